@@ -1,0 +1,79 @@
+r"""Integrate-and-fire neurons: one step, and many steps.
+
+With :math:`u` the potential before the reset, :math:`\theta` the threshold and :math:`a` the spike amplitude,
+
+.. math:: u = V(t-1) + I(t), \qquad z = H(u - \theta), \qquad s(t) = a z
+
+soft reset ("subtract"): :math:`V(t) = u - \theta z`; hard reset ("zero"): :math:`V(t) = u (1 - z)`.
+There is neither leak nor refractory time, and :math:`H(0) = 1`: a neuron at its threshold fires.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reset = Literal["subtract", "zero"]
+
+
+def if_step(
+    current: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset = "subtract", amplitude: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    r"""One step of an integrate-and-fire neuron (Sengupta et al., 2019, eq. 2; Han et al., 2020, section 4).
+
+    .. math:: u = v + I, \quad z = H(u - \theta), \quad s = a z, \quad v' = u - \theta z \;\text{ or }\; u (1 - z)
+
+    Args:
+        current: weighted input I of this step, (B, *features).
+        v: potential left by the step before, same shape.
+        threshold: theta > 0, in units of the current; a number or broadcastable, e.g. (C, 1, 1).
+        reset: "subtract" (soft, keeps the residual potential) or "zero" (hard).
+        amplitude: a, the size of one spike; a number or broadcastable.
+    Returns:
+        spikes in {0, a} and the new potential, both (B, *features).
+
+    >>> spikes, v = if_step(torch.tensor([1.5]), torch.tensor([0.0]), 1.0)
+    >>> spikes, v
+    (tensor([1.]), tensor([0.5000]))
+    """
+    u = v + current
+    fires = u >= threshold
+    spikes = fires.to(u.dtype)
+    v = u - threshold * spikes if reset == "subtract" else u.masked_fill(fires, 0.0)
+    return spikes * amplitude, v
+
+
+def if_scan(
+    currents: Tensor,
+    threshold: Tensor | float,
+    reset: Reset = "subtract",
+    v_init: Tensor | float = 0.0,
+    amplitude: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    r"""Integrate-and-fire neurons over T steps: :func:`if_step` applied T times, with less memory traffic.
+
+    Args:
+        currents: weighted input of every step, (T, B, *features).
+        threshold: theta > 0, a number or broadcastable to (B, *features).
+        reset: "subtract" (soft) or "zero" (hard).
+        v_init: potential before the first step, a number or broadcastable to (B, *features).
+        amplitude: a, the size of one spike.
+    Returns:
+        spikes in {0, a}, (T, B, *features), and the potential after the last step, (B, *features).
+
+    Han's example (2020, section 3.2): inputs of 1.5, 1.2 and 0.3 thresholds.
+
+    >>> currents = torch.tensor([[1.5], [1.2], [0.3]], dtype=torch.float64)
+    >>> if_scan(currents, 1.0, "subtract")[0].sum(), if_scan(currents, 1.0, "zero")[0].sum()
+    (tensor(3., dtype=torch.float64), tensor(2., dtype=torch.float64))
+    """
+    v = torch.zeros_like(currents[0]) + v_init
+    spikes = torch.empty_like(currents)
+    for current, out in zip(currents, spikes, strict=True):
+        v.add_(current)
+        torch.ge(v, threshold, out=out)
+        if reset == "subtract":
+            v.sub_(out * threshold)
+        else:
+            v.masked_fill_(out.bool(), 0.0)
+    return spikes.mul_(amplitude), v
