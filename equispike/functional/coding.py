@@ -28,7 +28,7 @@ _ROUNDS = 10
 _MASK = 0xFFFFFFFF
 _WORD = 2**32
 # Counters worked on at once: on a CPU the block stays in the cache, elsewhere it amortises the launches.
-_BLOCK = {"cpu": 2**14}
+_BLOCK = {"cpu": 2**15}
 _BLOCK_ELSEWHERE = 2**22
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
