@@ -77,7 +77,7 @@ class Sum(NamedTuple):
     """State of a mean: sum of the values, float64, and how many there were (per channel), int64."""
 
     total: Tensor
-    count: Tensor
+    seen: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,23 @@ class Mean:
     per_channel: bool = False
 
     def init(self, device: torch.device | str = "cpu") -> Sum:
-        return Sum(
-            torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-        )
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        return Sum(zero.double(), zero)
 
     def update(self, state: Sum, x: Tensor) -> Sum:
         if x.numel() == 0:
             return state
         _check(x, self.per_channel)
         total = x.sum(dim=_reduced(x, self.per_channel), dtype=torch.float64)
-        return self.merge(state, Sum(total, state.count.new_tensor(x.numel() // total.numel())))
+        return self.merge(state, Sum(total, state.seen.new_tensor(x.numel() // total.numel())))
 
     def merge(self, a: Sum, b: Sum) -> Sum:
-        return Sum(a.total + b.total, a.count + b.count)
+        return Sum(a.total + b.total, a.seen + b.seen)
 
     def value(self, state: Sum) -> Tensor:
-        if int(state.count) == 0:
+        if int(state.seen) == 0:
             raise _nothing_seen()
-        return state.total / state.count
+        return state.total / state.seen
 
 
 class Histogram(NamedTuple):
@@ -180,7 +179,7 @@ class Percentile:
         return Histogram(a.counts + b.counts, torch.maximum(a.maximum, b.maximum))
 
     def value(self, state: Histogram) -> Tensor:
-        below = state.counts.cumsum(dim=1)
+        below = state.seens.cumsum(dim=1)
         seen = int(below[0, -1])  # the same in every channel
         if seen == 0:
             raise _nothing_seen()
@@ -195,11 +194,8 @@ class Percentile:
     def _middle(self, bins: Tensor) -> Tensor:
         """Middle of each bin, float64; zero for the first, which holds zero."""
         shift = 23 - self.mantissa_bits
-        low = (bins << shift).int().view(torch.float32).double()
-        # The last edge, infinity, is not a number of the bin below it: take that bin's width from the bits.
-        half = (1 << shift) >> 1
-        middle = ((bins << shift) + half).int().view(torch.float32).double()
-        return middle.where(low > 0, 0.0)
+        representation = (bins << shift) + (1 << shift - 1)
+        return representation.int().view(torch.float32).double().where(bins > 0, 0.0)
 
 
 def _reduced(x: Tensor, per_channel: bool) -> tuple[int, ...]:
