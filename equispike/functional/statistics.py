@@ -179,7 +179,7 @@ class Percentile:
         return Histogram(a.counts + b.counts, torch.maximum(a.maximum, b.maximum))
 
     def value(self, state: Histogram) -> Tensor:
-        below = state.seens.cumsum(dim=1)
+        below = state.counts.cumsum(dim=1)
         seen = int(below[0, -1])  # the same in every channel
         if seen == 0:
             raise _nothing_seen()
