@@ -1,0 +1,287 @@
+"""What each ATen operation becomes: the table of translations, and the remedies for what has none.
+
+A translation takes the arguments of the call, with ``Value`` where images' data flows and constants elsewhere. It
+returns the operations that replace the call, in order (none for a call that changes nothing), or raises
+``Untranslatable``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Neuron, Op
+
+aten: Any = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Value:
+    """Data of the images inside a model: the Network node that computes it, and its features without the batch."""
+
+    node: str
+    shape: tuple[int, ...]
+
+
+class Untranslatable(Exception):
+    """An operation, or a use of one, without translation; the message holds the reason and the remedy."""
+
+
+SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
+REMEDIES = {
+    **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "elu", "mish", "softplus"), SMOOTH),
+    **dict.fromkeys(("SiLU", "GELU", "Sigmoid", "Tanh", "Hardswish", "Hardsigmoid", "ELU", "Mish", "Softplus"), SMOOTH),
+    **dict.fromkeys(
+        ("leaky_relu", "LeakyReLU", "prelu", "PReLU"),
+        "spikes have one sign, so the negative side is lost. Train with ReLU",
+    ),
+    **dict.fromkeys(
+        ("softmax", "Softmax", "log_softmax", "LogSoftmax"),
+        "needs all classes at once. Return the scores before it: the largest stays the largest",
+    ),
+    **dict.fromkeys(
+        ("layer_norm", "LayerNorm", "group_norm", "GroupNorm", "InstanceNorm2d"),
+        "its statistics change with every image. Train with batch norm, which folds into the weights",
+    ),
+    **dict.fromkeys(("batch_norm", "BatchNorm2d", "BatchNorm1d"), "has no running statistics to fold in. Track them"),
+}
+
+
+def remedy(operation: str) -> str:
+    return REMEDIES.get(operation, "no translation into integrate-and-fire neurons. Replace it, or move it outside")
+
+
+def _pair(value: Any, dims: int) -> tuple[int, ...]:
+    values = tuple(int(v) for v in flat(value))
+    return values * dims if len(values) == 1 else values
+
+
+def _conv(
+    x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> list[Op]:  # fmt: skip
+    dims = weight.ndim - 2
+    if dims > 2:
+        raise Untranslatable("3d convolutions are not supported. Use 1d or 2d")
+    dilations = _pair(dilation, dims)
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+        if any(r % 2 for r in reach):
+            raise Untranslatable("padding='same' with an even kernel pads one side more. Use an odd kernel")
+        padding = [r // 2 for r in reach]
+    elif padding == "valid":
+        padding = 0
+    return [Conv(weight, bias, _pair(stride, dims), _pair(padding, dims), dilations, groups)]
+
+
+def _convolution(
+    x: Value, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int,
+) -> list[Op]:  # fmt: skip
+    if transposed:
+        raise Untranslatable("transposed convolutions are not supported. Use a plain convolution")
+    return _conv(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> list[Op]:
+    if len(x.shape) != 1:
+        raise Untranslatable(f"acts on the last of the features {x.shape}. Flatten first, or use a 1x1 convolution")
+    return [Linear(weight, bias)]
+
+
+def _matmul(x: Value | Tensor, weight: Value | Tensor) -> list[Op]:
+    if not isinstance(x, Value) or not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise Untranslatable("is not images times fixed weights. Only x @ weight, with a matrix, converts")
+    return _linear(x, weight.t().contiguous())
+
+
+def _addmm(bias: Tensor, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> list[Op]:
+    if beta != 1 or alpha != 1:
+        raise Untranslatable("scales its terms. Fold the factors into the weights")
+    return [*_matmul(x, weight), _per_channel(x, 1.0, bias)]
+
+
+def _batch_norm(
+    x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, *rest: Any
+) -> list[Op]:
+    if mean is None or var is None:
+        raise Untranslatable("has no running statistics to fold in. Use track_running_stats=True")
+    eps = [value for value in rest if isinstance(value, float)][-1]  # (momentum, eps), behind a flag in old forms
+    scale = torch.rsqrt(var.double() + eps) * (1.0 if weight is None else weight.double())
+    shift = (0.0 if bias is None else bias.double()) - mean.double() * scale
+    return [Affine(scale.to(var.dtype), shift.to(var.dtype))]
+
+
+def _relu(x: Value) -> list[Op]:
+    return [Neuron()]
+
+
+def _clamp(x: Value, low: Any = None, high: Any = None) -> list[Op]:
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or low is None or float(low) != 0.0:
+        raise Untranslatable(f"clamps to [{low}, {high}]; only a lower bound of 0 is a ReLU. Use ReLU or ReLU6")
+    if high is not None and float(high) <= 0:
+        raise Untranslatable(f"clamps to [0, {high}], which is constant. Remove it")
+    return [Neuron(ceiling=None if high is None else float(high))]
+
+
+def _avg_pool(
+    x: Value, kernel: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_pad: bool = True,
+    divisor: int | None = None,
+) -> list[Op]:  # fmt: skip
+    if divisor is not None:
+        raise Untranslatable("divisor_override is not supported. Scale the next layer's weights instead")
+    dims = len(x.shape) - 1
+    size = _pair(kernel, dims)
+    return [AvgPool(size, _pair(stride, dims) if stride else size, _pair(padding, dims), ceil_mode, count_pad)]
+
+
+def _adaptive_avg_pool(x: Value, size: Any) -> list[Op]:
+    space = x.shape[1:]
+    sizes = [None if n is None else int(n) for n in flat(size)]
+    sizes = sizes * len(space) if len(sizes) == 1 else sizes
+    wanted = tuple(have if want is None else want for have, want in zip(space, sizes, strict=True))
+    if any(have % want for have, want in zip(space, wanted, strict=True)):
+        raise Untranslatable(f"{space} does not divide into {wanted} equal windows. Choose a size that divides it")
+    kernel = tuple(have // want for have, want in zip(space, wanted, strict=True))
+    return [AvgPool(kernel, kernel, (0,) * len(space))]
+
+
+def _mean(x: Value, dims: Any = None, keepdim: bool = False) -> list[Op]:
+    space = x.shape[1:]
+    rank = len(x.shape) + 1
+    over = [] if dims is None else sorted(int(d) % rank for d in flat(dims))
+    if not space or over != list(range(2, rank)):
+        raise Untranslatable("only the mean over all of space converts. Use global average pooling")
+    return [AvgPool(space, space, (0,) * len(space)), *([] if keepdim else [Flatten()])]
+
+
+def _max_pool(
+    x: Value, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> list[Op]:
+    dims = len(x.shape) - 1
+    size = _pair(kernel, dims)
+    strides = _pair(stride, dims) if stride else size
+    return [MaxPool(size, strides, _pair(padding, dims), _pair(dilation, dims), ceil_mode)]
+
+
+def _add(x: Any, y: Any, *, alpha: float = 1) -> list[Op]:
+    if isinstance(x, Value) and isinstance(y, Value):
+        if x.shape != y.shape:
+            raise Untranslatable(f"adds features {x.shape} and {y.shape}. Give both the same shape")
+        return [Add((1.0, float(alpha)))]
+    if isinstance(x, Value):
+        return [_per_channel(x, 1.0, y * alpha)]
+    return [_per_channel(y, float(alpha), x)]
+
+
+def _sub(x: Any, y: Any, *, alpha: float = 1) -> list[Op]:
+    return _add(x, y, alpha=-alpha)
+
+
+def _mul(x: Any, y: Any) -> list[Op]:
+    if isinstance(x, Value) and isinstance(y, Value):
+        raise Untranslatable("multiplies two data-dependent tensors (a gate or attention). Remove it")
+    return [_per_channel(x, y, 0.0) if isinstance(x, Value) else _per_channel(y, x, 0.0)]
+
+
+def _div(x: Any, y: Any) -> list[Op]:
+    if isinstance(y, Value):
+        raise Untranslatable("divides by a data-dependent tensor. Remove it")
+    return _mul(x, 1.0 / y)
+
+
+def _per_channel(x: Value, scale: Any, shift: Any) -> Affine:
+    return Affine(_channels(x, scale), _channels(x, shift))
+
+
+def _channels(x: Value, constant: Any) -> Tensor:
+    """A number or a tensor that broadcasts along the channels alone, as one value per channel, (C,)."""
+    t = torch.as_tensor(constant, dtype=None if isinstance(constant, Tensor) else torch.get_default_dtype())
+    channels = x.shape[0]
+    along = (channels, *(1,) * (len(x.shape) - 1))
+    if t.numel() == 1:
+        return t.reshape(1).repeat(channels)
+    if t.shape[-len(along) :] == along and t.numel() == channels:
+        return t.reshape(channels).clone()
+    raise Untranslatable(f"has a constant of shape {tuple(t.shape)}; only one value per channel converts")
+
+
+def _cat(values: list[Value | Tensor], dim: int = 0) -> list[Op]:
+    if not all(isinstance(value, Value) for value in values):
+        raise Untranslatable("joins data and constants. Join data alone")
+    if dim % (len(values[0].shape) + 1) != 1:
+        raise Untranslatable(f"joins along dimension {dim}. Join along the channels (1)")
+    return [Concat((1.0,) * len(values))]
+
+
+def _nothing(x: Value, *_: Any, **__: Any) -> list[Op]:
+    return []
+
+
+def flat(arguments: object) -> Iterator[Any]:
+    """The leaves of nested lists and tuples."""
+    if isinstance(arguments, list | tuple):
+        for argument in cast("list[object]", arguments):
+            yield from flat(argument)
+    else:
+        yield arguments
+
+
+TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
+    aten.conv1d.default: _conv,
+    aten.conv1d.padding: _conv,
+    aten.conv2d.default: _conv,
+    aten.conv2d.padding: _conv,
+    aten.convolution.default: _convolution,
+    aten.linear.default: _linear,
+    aten.matmul.default: _matmul,
+    aten.mm.default: _matmul,
+    aten.addmm.default: _addmm,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.batch_norm.default: _batch_norm,
+    aten.relu.default: _relu,
+    aten.clamp.default: _clamp,
+    aten.clamp_min.default: _clamp,
+    aten.hardtanh.default: _clamp,
+    aten.avg_pool1d.default: _avg_pool,
+    aten.avg_pool2d.default: _avg_pool,
+    aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,
+    aten.adaptive_avg_pool2d.default: _adaptive_avg_pool,
+    aten.mean.dim: _mean,
+    aten.max_pool1d.default: _max_pool,
+    aten.max_pool2d.default: _max_pool,
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.add.Tensor: _add,
+    aten.sub.Tensor: _sub,
+    aten.mul.Tensor: _mul,
+    aten.div.Tensor: _div,
+    aten.cat.default: _cat,
+    aten.dropout.default: _nothing,
+    aten.clone.default: _nothing,
+    aten.alias.default: _nothing,
+    aten.detach.default: _nothing,
+    aten.contiguous.default: _nothing,
+}
+"""Translation of each operation that has one. Those in ``RESHAPES`` are judged by the shapes alone."""
+
+RESHAPES: frozenset[object] = frozenset(
+    {
+        aten.flatten.using_ints,
+        aten.view.default,
+        aten.reshape.default,
+        aten._unsafe_view.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+    }
+)
+
+
+def reshape(before: tuple[int, ...], after: tuple[int, ...]) -> list[Op]:
+    """A view of the features: nothing, or a vector of all of them."""
+    if after == before:
+        return []
+    if len(after) == 1:
+        return [Flatten()]
+    raise Untranslatable(f"reshapes features {before} to {after}. Only a reshape to a vector converts")

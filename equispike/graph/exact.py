@@ -1,0 +1,238 @@
+"""Passes that keep the network's function: each takes a Network and returns a new one.
+
+``fold_affine`` removes batch norm; ``rescale`` changes the units in which layers count; ``fold_amplitudes`` gives unit
+spikes. On dyadic numbers nothing changes at all; on others, results agree to rounding.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
+
+Form = Literal["activation", "balanced"]
+
+
+def rescale(network: Network, form: Form) -> Network:
+    r"""The same network, spike for spike, in another form (threshold balancing and weight normalisation are one).
+
+    Every layer may count in a unit of its own: multiplying a layer's amplitude by c, and everything downstream that is
+    added to its spikes (biases, thresholds) by c too, changes no spike.
+
+    - "balanced": unit spikes. Thresholds are in units of the weighted spike input, as the papers print them.
+    - "activation": a = theta, so that a x rate estimates the trained ReLU and biases stay as trained.
+
+    Raises:
+        ConversionError: the network is not calibrated, or a layer has an amplitude per channel, for which no common
+            unit exists (use :func:`fold_amplitudes`).
+    """
+
+    def change(name: str, op: Neuron, unit: float) -> tuple[Neuron, float]:
+        threshold, amplitude = calibrated(name, op)
+        reference = amplitude if form == "balanced" else amplitude / threshold / unit
+        if reference.numel() > 1 and bool((reference != reference.flatten()[0]).any()):
+            raise ConversionError(
+                f"{name}: has an amplitude per channel, which no unit of the layer makes equal. "
+                "Use exact.fold_amplitudes, or calibrate with one threshold per layer"
+            )
+        factor = 1 / float(reference.flatten()[0])
+        if form == "activation":  # taken over, not computed: equal to the last bit
+            return dataclasses.replace(op, threshold=threshold * unit, amplitude=threshold * unit), factor
+        return dataclasses.replace(op, threshold=threshold * unit, amplitude=torch.ones_like(amplitude)), factor
+
+    amplitude = 1.0 if form == "balanced" else network.input.scale
+    entrance = dataclasses.replace(network.input, amplitude=amplitude)
+    return change_units(network, entrance, amplitude / network.input.amplitude, change)
+
+
+def change_units(
+    network: Network, entrance: Input, unit: float, change: Callable[[str, Neuron, float], tuple[Neuron, float]]
+) -> Network:
+    """Let every layer count in a new unit, and carry the units through to the readout.
+
+    Args:
+        entrance: the new input operation.
+        unit: factor by which it multiplies what the network's values mean: new value = old value x unit.
+        change: (name, neuron layer, unit of its input) -> (new layer, unit of its output).
+    """
+    units: dict[str, float] = {}
+    ops: dict[str, Op] = {}
+    for node in network.nodes:
+        op, incoming = node.op, [units[name] for name in node.inputs]
+        if isinstance(op, Input):
+            ops[node.name], units[node.name] = entrance, unit
+        elif isinstance(op, Add | Concat):
+            units[node.name] = max(incoming)
+            weights = (c * (max(incoming) / u) for c, u in zip(op.coefficients, incoming, strict=True))
+            ops[node.name] = dataclasses.replace(op, coefficients=tuple(weights))
+        elif isinstance(op, Neuron):
+            ceiling = None if op.ceiling is None else op.ceiling * incoming[0]
+            ops[node.name], units[node.name] = change(node.name, dataclasses.replace(op, ceiling=ceiling), incoming[0])
+        else:
+            units[node.name] = incoming[0]
+            ops[node.name] = _in_unit(op, incoming[0])
+    return network.replace_ops(ops)
+
+
+def fold_amplitudes(network: Network) -> Network:
+    """Unit spikes with thresholds unchanged: amplitudes go into the weights that the spikes meet, per channel too.
+
+    Where spikes meet no weights (an identity shortcut), the sum is weighted, or a depthwise 1x1 convolution added.
+    The input's amplitude is folded as well, so that an input spike is 1.
+    """
+    nodes: list[Node] = []
+    renamed: dict[str, str] = {}
+    for node in network.nodes:
+        op = node.op
+        node = dataclasses.replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        scale = None
+        channels = network.shapes[node.name][0]
+        if isinstance(op, Neuron):
+            amplitude = calibrated(node.name, op)[1]
+            if bool((amplitude != 1).any()):
+                scale = amplitude.flatten().expand(channels).clone()
+                node = dataclasses.replace(node, op=dataclasses.replace(op, amplitude=torch.ones_like(amplitude)))
+        elif isinstance(op, Input) and op.amplitude != 1.0:
+            scale = torch.full((channels,), op.amplitude, dtype=network.dtype, device=network.device)
+            node = dataclasses.replace(node, op=dataclasses.replace(op, amplitude=1.0))
+        nodes.append(node)
+        if scale is not None:
+            renamed[node.name] = f"{node.name}.amplitude"
+            nodes.append(Node(renamed[node.name], Affine(scale, torch.zeros_like(scale)), (node.name,)))
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def fold_affine(network: Network) -> Network:
+    """Fold every per-channel affine map (batch norm in eval mode) into the weights next to it.
+
+    Backward into the convolution or linear layer that feeds it alone; else forward into what reads it, across average
+    pools and flattening, where that is exact (a shift does not cross zero padding); else it becomes a depthwise 1x1
+    convolution (on vectors, a diagonal linear layer), which is a weighted current like any other.
+    """
+    while affine := next((node for node in network.nodes if isinstance(node.op, Affine)), None):
+        network = _fold_backward(network, affine) or _fold_forward(network, affine)
+    return network
+
+
+def calibrated(name: str, op: Neuron) -> tuple[Tensor, Tensor]:
+    """Threshold and amplitude of a neuron layer; ConversionError if it has none yet."""
+    if op.threshold is None or op.amplitude is None:
+        raise ConversionError(f"{name}: has no threshold yet. Calibrate first: es.convert(model, batches, method=...)")
+    return op.threshold, op.amplitude
+
+
+def _in_unit(op: Op, unit: float) -> Op:
+    if isinstance(op, Conv | Linear) and op.bias is not None:
+        return dataclasses.replace(op, bias=op.bias * unit)
+    if isinstance(op, Affine):
+        return dataclasses.replace(op, shift=op.shift * unit)
+    return dataclasses.replace(op, scale=op.scale / unit) if isinstance(op, Readout) else op
+
+
+def _fold_backward(network: Network, node: Node) -> Network | None:
+    affine, before = node.op, network[node.inputs[0]]
+    assert isinstance(affine, Affine)
+    if len(network.consumers[before.name]) > 1:
+        return None
+    if isinstance(before.op, Conv | Linear):
+        op = before.op
+        weight = op.weight * affine.scale.view(-1, *(1,) * (op.weight.ndim - 1))
+        bias = affine.shift if op.bias is None else op.bias * affine.scale + affine.shift
+        bias = None if op.bias is None and not bool(affine.shift.any()) else bias
+        merged: Op = dataclasses.replace(op, weight=weight, bias=bias)
+    elif isinstance(before.op, Affine):
+        merged = Affine(before.op.scale * affine.scale, before.op.shift * affine.scale + affine.shift)
+    else:
+        return None
+    return _rewire(network.replace_ops({before.name: merged}), {node.name: before.name})
+
+
+def _fold_forward(network: Network, node: Node) -> Network:
+    """Give the affine map to each node that reads it; if one cannot take it, make it a weighted current for those."""
+    affine = node.op
+    assert isinstance(affine, Affine)
+    source, ops, behind = node.inputs[0], dict[str, Op](), dict[str, Affine]()
+    readers = network.consumers[node.name]
+    for reader in readers:
+        op = reader.op
+        if isinstance(op, AvgPool | Flatten) and _commutes(op, affine):
+            shape = network.shapes[node.name]
+            positions = math.prod(shape[1:]) if isinstance(op, Flatten) else 1
+            behind[reader.name] = Affine(
+                affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions)
+            )
+        elif (taken := _take(op, [name == node.name for name in reader.inputs], affine)) is not None:
+            ops[reader.name] = taken
+    left = [reader for reader in readers if reader.name not in ops and reader.name not in behind]
+    nodes: list[Node] = []
+    names = {reader.name: f"{reader.name}.affine" for reader in readers if reader.name in behind}
+    for old in network.nodes:
+        inputs = tuple(names.get(name, name) for name in old.inputs)
+        if old.name in ops or old.name in behind:
+            inputs = tuple(source if name == node.name else name for name in inputs)
+        if old is node:
+            if left:
+                nodes.append(Node(node.name, _as_weights(affine, network.shapes[node.name]), inputs))
+            continue
+        nodes.append(Node(old.name, ops.get(old.name, old.op), inputs))
+        if old.name in behind:
+            nodes.append(Node(names[old.name], behind[old.name], (old.name,)))
+    return dataclasses.replace(network, nodes=tuple(nodes))
+
+
+def _take(op: Op, mine: list[bool], affine: Affine) -> Op | None:
+    """The operation with the affine map of its inputs (those that are ``mine``) absorbed, or None if it cannot be."""
+    shifts = bool(affine.shift.any())
+    if isinstance(op, Conv) and (not shifts or not any(op.padding)):
+        scale, shift = (_per_group(t, op) for t in (affine.scale, affine.shift))
+        return _absorbed(op, op.weight * scale, (op.weight * shift).flatten(1).sum(1), shifts)
+    if isinstance(op, Linear):
+        return _absorbed(op, op.weight * affine.scale, op.weight @ affine.shift, shifts)
+    if shifts or bool((affine.scale != affine.scale[0]).any()):
+        return None
+    factor = float(affine.scale[0])
+    if isinstance(op, Readout):
+        return Readout(op.scale * factor)
+    if isinstance(op, Add | Concat):
+        weights = (c * factor if m else c for c, m in zip(op.coefficients, mine, strict=True))
+        return dataclasses.replace(op, coefficients=tuple(weights))
+    return None
+
+
+def _absorbed(op: Conv | Linear, weight: Tensor, added: Tensor, shifts: bool) -> Conv | Linear:
+    bias = op.bias if not shifts else added if op.bias is None else op.bias + added
+    return dataclasses.replace(op, weight=weight, bias=bias)
+
+
+def _per_group(values: Tensor, op: Conv) -> Tensor:
+    """Values per input channel, laid along the weight: (out, in / groups, 1, ...)."""
+    out = op.weight.shape[0]
+    grouped = values.view(op.groups, 1, -1).expand(op.groups, out // op.groups, -1)
+    return grouped.reshape(out, -1, *(1,) * (op.weight.ndim - 2))
+
+
+def _commutes(op: AvgPool | Flatten, affine: Affine) -> bool:
+    padded = isinstance(op, AvgPool) and any(op.padding) and op.count_include_pad
+    return not (padded and bool(affine.shift.any()))
+
+
+def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Conv | Linear:
+    bias = affine.shift if bool(affine.shift.any()) else None
+    space = len(shape) - 1
+    if not space:
+        return Linear(torch.diag(affine.scale), bias)
+    ones, zeros = (1,) * space, (0,) * space
+    return Conv(affine.scale.view(-1, 1, *ones), bias, ones, zeros, ones, groups=shape[0])
+
+
+def _rewire(network: Network, renamed: Mapping[str, str]) -> Network:
+    """Drop the nodes that are keys; whoever read them reads the nodes named by the values."""
+    kept = (node for node in network.nodes if node.name not in renamed)
+    nodes = (dataclasses.replace(n, inputs=tuple(renamed.get(name, name) for name in n.inputs)) for n in kept)
+    return dataclasses.replace(network, nodes=tuple(nodes))

@@ -1,0 +1,225 @@
+"""Network: a topologically ordered tuple of nodes. Plain data, never changed in place; engines own all state."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError, SimulationError
+from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, Op, Readout, map_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation: its name (the layer's path in the model), what it does, and the nodes that feed it."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...] = ()
+
+
+class Row(NamedTuple):
+    """One line of a network's table. Shape without batch; MACs of one image; threshold in the network's own units."""
+
+    layer: str
+    type: str
+    shape: tuple[int, ...]
+    parameters: int
+    neurons: int
+    macs: int
+    threshold: str
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network as data, with or without thresholds.
+
+    Built only if it makes sense: exactly one input (first) and one readout (last), unique names, every node after
+    those it reads, and shapes that fit; otherwise a ConversionError names the node.
+
+    Attributes:
+        nodes: the operations, in an order in which they can run.
+        provenance: where it comes from (model, method, data, versions), as JSON-able data.
+        shapes: features of each node's output, without the batch.
+    """
+
+    nodes: tuple[Node, ...]
+    provenance: Mapping[str, object] = field(default_factory=dict[str, object])
+    shapes: Mapping[str, tuple[int, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shapes", _infer_shapes(self.nodes))
+
+    def __getitem__(self, name: str) -> Node:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The trained network's output (B, classes) for images (B, *features): every neuron as its ReLU."""
+        return self.values(x)[self.nodes[-1].name]
+
+    def __str__(self) -> str:
+        header = tuple(name.capitalize() if name != "macs" else "MACs" for name in Row._fields)
+        rows = [header, *(_cells(row) for row in self.table())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        align = "<<<>>>>"
+        lines = ("  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Node]]:
+        """For each node, those that read it, in order."""
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                readers[name].append(node)
+        return readers
+
+    @property
+    def input(self) -> Input:
+        op = self.nodes[0].op
+        assert isinstance(op, Input)
+        return op
+
+    @property
+    def neurons(self) -> dict[str, Neuron]:
+        """The neuron layers by name, from input to output."""
+        return {node.name: node.op for node in self.nodes if isinstance(node.op, Neuron)}
+
+    @property
+    def thresholds(self) -> dict[str, Tensor]:
+        """Threshold of each calibrated neuron layer, in the network's own units, shape () or (C, 1, ...)."""
+        return {name: op.threshold for name, op in self.neurons.items() if op.threshold is not None}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights (float32 in a network without any)."""
+        return next((op.weight.dtype for op in self._weighted_ops()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        return next((op.weight.device for op in self._weighted_ops()), torch.device("cpu"))
+
+    def to(self, target: torch.device | torch.dtype | str) -> "Network":
+        """The same network with its tensors on another device or in another floating-point type."""
+        return self.rewrite(lambda node: dataclasses.replace(node, op=map_tensors(node.op, lambda t: t.to(target))))
+
+    def rewrite(self, change: Callable[[Node], Node]) -> "Network":
+        """The network with ``change`` applied to every node."""
+        return dataclasses.replace(self, nodes=tuple(change(node) for node in self.nodes))
+
+    def replace_ops(self, ops: Mapping[str, Op]) -> "Network":
+        """The network with the named nodes' operations replaced."""
+        return self.rewrite(lambda node: dataclasses.replace(node, op=ops[node.name]) if node.name in ops else node)
+
+    def values(self, x: Tensor, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Values of the trained network for images (B, *features), by node; those not wanted are freed on the way.
+
+        Args:
+            x: images, moved to the network's floating-point type and device.
+            wanted: names to return (default: the readout alone).
+        """
+        keep = {self.nodes[-1].name} if wanted is None else set(wanted)
+        return dict(evaluate(self, self.check_images(x), keep))
+
+    def check_images(self, x: Tensor) -> Tensor:
+        """The images in the network's type and on its device; SimulationError if shape or values are not usable."""
+        expected = self.input.shape
+        if x.ndim == 0 or tuple(x.shape[1:]) != expected:
+            raise SimulationError(
+                f"images of shape {tuple(x.shape)}: this network takes (B, {', '.join(map(str, expected))}). "
+                "Reshape the images, or convert the model with an example of that shape"
+            )
+        x = x.to(self.device, self.dtype)
+        if not bool(torch.isfinite(x).all()):
+            raise SimulationError("images hold NaN or infinity: check the loading and the normalisation of the data")
+        return x
+
+    def table(self) -> list[Row]:
+        """One row per node."""
+        return [self._row(node) for node in self.nodes]
+
+    def _row(self, node: Node) -> Row:
+        op, shape = node.op, self.shapes[node.name]
+        size = math.prod(shape)
+        tensors = [t for t in (getattr(op, "weight", None), getattr(op, "bias", None)) if isinstance(t, Tensor)]
+        macs = size * op.weight[0].numel() if isinstance(op, Conv | Linear) else 0
+        neurons, threshold = (size, _span(op.threshold)) if isinstance(op, Neuron) else (0, "")
+        return Row(node.name, type(op).__name__, shape, sum(t.numel() for t in tensors), neurons, macs, threshold)
+
+    def _weighted_ops(self) -> Iterator[Conv | Linear]:
+        return (node.op for node in self.nodes if isinstance(node.op, Conv | Linear))
+
+
+def evaluate(network: Network, x: Tensor, keep: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, value) of the nodes in ``keep``, in order, holding no value longer than it is needed."""
+    left = {name: len(readers) for name, readers in network.consumers.items()}
+    values: dict[str, Tensor] = {}
+    for node in network.nodes:
+        value = node.op(x) if isinstance(node.op, Input) else node.op(*(values[name] for name in node.inputs))
+        if node.name in keep:
+            yield node.name, value
+        values[node.name] = value
+        for name in set(node.inputs):
+            left[name] -= 1
+            if not left[name]:
+                del values[name]
+
+
+def _infer_shapes(nodes: tuple[Node, ...]) -> dict[str, tuple[int, ...]]:
+    kinds = [type(node.op) for node in nodes]
+    if not nodes or kinds[0] is not Input or kinds[-1] is not Readout or kinds.count(Input) + kinds.count(Readout) != 2:
+        raise ConversionError("a network has one input, its first node, and one readout, its last node")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for node in nodes:
+        if node.name in shapes:
+            raise ConversionError(f"{node.name}: two nodes have this name")
+        if missing := [name for name in node.inputs if name not in shapes]:
+            raise ConversionError(f"{node.name}: reads {missing[0]}, which does not come before it")
+        shapes[node.name] = _shape(node, [shapes[name] for name in node.inputs])
+    return shapes
+
+
+def _shape(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
+    op = node.op
+    if isinstance(op, Input):
+        return op.shape
+    expected = len(op.coefficients) if isinstance(op, Add | Concat) else 1
+    if len(inputs) != expected or expected == 0:
+        raise ConversionError(f"{node.name} ({type(op).__name__}): has {len(inputs)} inputs, expected {expected}")
+    if isinstance(op, Add) and len(set(inputs)) > 1:
+        raise ConversionError(f"{node.name} (Add): inputs of shapes {inputs} cannot be added without broadcasting")
+    meta = map_tensors(op, lambda t: torch.empty_like(t, device="meta", dtype=torch.float32))
+    try:
+        result = meta(*(torch.empty(2, *shape, device="meta") for shape in inputs))
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        where, reason = f"{node.name} ({type(op).__name__})", str(error).partition("\n")[0]
+        raise ConversionError(f"{where}: does not fit its input {inputs}: {reason}") from error
+    shape = tuple(result.shape[1:])
+    if isinstance(op, Neuron) and shape != inputs[0]:
+        raise ConversionError(f"{node.name} (Neuron): threshold or amplitude does not fit a layer of shape {inputs[0]}")
+    return shape
+
+
+def _span(threshold: Tensor | None) -> str:
+    if threshold is None:
+        return "-"
+    low, high = float(threshold.min()), float(threshold.max())
+    return f"{low:.4g}" if threshold.numel() == 1 else f"{low:.4g} .. {high:.4g}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    shape = " x ".join(map(str, row.shape))
+    counts = (f"{n:,}" if n else "" for n in (row.parameters, row.neurons, row.macs))
+    return (row.layer, row.type, shape, *counts, row.threshold)

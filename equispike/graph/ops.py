@@ -1,0 +1,189 @@
+"""What a node does: one frozen dataclass per operation.
+
+Calling an operation gives the *trained* network's value, (B, *features) in and out; on linear operations that is also
+what a spiking step does, so engines call them as they are and treat only ``Input``, ``Neuron`` and ``Readout`` apart.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equispike.functional.integrate import Reset
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """Where images enter. An input spike has size ``amplitude``; it stands for a pixel of ``scale``.
+
+    Attributes:
+        shape: features of one image, without the batch.
+        scale: largest absolute pixel seen in calibration, which a Poisson coder maps to one spike in every step.
+        amplitude: size of one input spike in the network's own units (``scale`` in the activation form, 1 balanced).
+    """
+
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    amplitude: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x if self.amplitude == self.scale else x * (self.amplitude / self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """Convolution, 1d or 2d by the rank of the weight (out, in / groups, *kernel); zero padding."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        convolve = F.conv1d if self.weight.ndim == 3 else F.conv2d
+        return convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Fully connected layer on vectors, weight (out, in)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class AvgPool:
+    """Average pooling, 1d or 2d by the length of the kernel."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pool = F.avg_pool1d if len(self.kernel) == 1 else F.avg_pool2d
+        return pool(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """Max pooling: read from a model so that a lossy pass can replace it; no engine runs it."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil_mode: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pool = F.max_pool1d if len(self.kernel) == 1 else F.max_pool2d
+        return pool(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """y = scale x + shift per channel (batch norm in eval mode, or a constant); folded away before conversion."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        along_channels = (-1, *(1,) * (x.ndim - 2))
+        return x * self.scale.view(along_channels) + self.shift.view(along_channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten:
+    """All features of an image in one vector, in C order."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """Sum of its inputs, input i weighted with coefficient i: 1 unless the inputs count in different units."""
+
+    coefficients: tuple[float, ...]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        first, *rest = _weighted(inputs, self.coefficients)
+        for x in rest:
+            first = first + x
+        return first
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Inputs side by side along the channels, weighted as in :class:`Add`."""
+
+    coefficients: tuple[float, ...]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(_weighted(inputs, self.coefficients), dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron:
+    """Integrate-and-fire neurons that stand for a ReLU.
+
+    Attributes:
+        threshold: theta, in units of the input current, shape () or (C, 1, ...); None before calibration.
+        amplitude: a, the size of one spike, shape () or (C, 1, ...); None before calibration.
+        ceiling: upper bound of the trained activation in units of the current (ReLU6: 6), or None.
+        reset: "subtract" (soft) or "zero" (hard).
+        v_init: potential before the first step as a fraction of the threshold, or "uniform": drawn in [0, theta).
+
+    Called on a current I it gives what the spikes stand for, a I / theta clipped at zero and at the ceiling: the rate
+    times the amplitude, were rates continuous and unbounded. In the activation form (a = theta) that is the ReLU.
+    """
+
+    threshold: Tensor | None = None
+    amplitude: Tensor | None = None
+    ceiling: float | None = None
+    reset: Reset = "subtract"
+    v_init: float | Literal["uniform"] = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = x.clamp(min=0.0, max=self.ceiling)
+        if self.threshold is None or self.amplitude is None:
+            return y
+        return y * (self.amplitude / self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Class scores: the sum over time of its input, times ``scale``, so that score / T estimates the trained output.
+
+    Its input is the last layer's current (readout by potential) or the spikes of an output neuron layer.
+    """
+
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x if self.scale == 1.0 else x * self.scale
+
+
+Op = Input | Conv | Linear | AvgPool | MaxPool | Affine | Flatten | Add | Concat | Neuron | Readout
+AnyOp = TypeVar("AnyOp", bound=Op)
+
+
+def map_tensors(op: AnyOp, change: Callable[[Tensor], Tensor]) -> AnyOp:
+    """The operation with ``change`` applied to each of its tensors (a copy; the original stays)."""
+    tensors = {f.name: value for f in dataclasses.fields(op) if isinstance(value := getattr(op, f.name), Tensor)}
+    return dataclasses.replace(op, **{name: change(value) for name, value in tensors.items()})
+
+
+def _weighted(inputs: tuple[Tensor, ...], coefficients: tuple[float, ...]) -> list[Tensor]:
+    return [x if c == 1.0 else x * c for x, c in zip(inputs, coefficients, strict=True)]

@@ -1,0 +1,214 @@
+"""From a PyTorch model to a Network, by way of ``torch.export``: every operation is translated or refused by name."""
+
+import copy
+import operator
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from equispike.errors import ConversionError
+from equispike.graph.aten import RESHAPES, TRANSLATIONS, Untranslatable, Value, flat, remedy, reshape
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, MaxPool, Neuron, Op, Readout
+
+FxNode = torch.fx.Node
+
+
+class Finding(NamedTuple):
+    """One operation of a model: where, what, whether it converts ("yes", "lossy", "no"), and why or what to do."""
+
+    layer: str
+    operation: str
+    verdict: Literal["yes", "lossy", "no"]
+    note: str
+
+
+def trace(model: nn.Module, example: Tensor) -> Network:
+    """Read a model into a Network, without thresholds.
+
+    Batch norm appears as ``Affine`` and max pooling as ``MaxPool``; passes of ``graph.exact`` and ``graph.lossy``
+    remove them. The model is copied first: its mode, device and weights stay as they are.
+
+    Args:
+        model: any module of one image tensor that returns one score tensor (B, classes).
+        example: one batch of images, (B, *features); only its shape and type matter.
+    Raises:
+        ConversionError: names every operation that cannot be translated, the reason and the remedy.
+    """
+    nodes, findings = _translate(model, example)
+    if refused := [finding for finding in findings if finding.verdict == "no"]:
+        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.note}" for f in refused))
+    return Network(tuple(nodes))
+
+
+def findings(model: nn.Module, example: Tensor) -> list[Finding]:
+    """Every operation of a model with its verdict, in the order in which they run. Nothing is raised for a refusal."""
+    return _translate(model, example)[1]
+
+
+def export(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """The model's functional ATen graph with a free batch size. ConversionError if it cannot be exported."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        example = example.to(parameter.device, parameter.dtype)
+    if example.shape[:1] in ((0,), (1,)):  # torch.export would take a batch of 0 or 1 for a constant
+        example = example.new_zeros(2, *example.shape[1:])
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program: Any = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch")},))
+            return program.run_decompositions({})
+    except Exception as error:  # whatever the user's forward may raise
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(
+            f"{type(model).__name__}: torch.export could not read it with an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
+            "branch on values"
+        ) from error
+
+
+def _translate(model: nn.Module, example: Tensor) -> tuple[list[Node], list[Finding]]:
+    program = export(model, example)
+    reader = _Reader(program, tuple(int(n) for n in example.shape[1:]))
+    for node in program.graph.nodes:
+        reader.read(node)
+    return reader.nodes, reader.findings
+
+
+class _Reader:
+    """Walks an exported graph once. ``known`` holds what each of its nodes gives: a Value or a constant.
+
+    A refused operation passes its first input on under the shape it would have had, so that the rest is judged too.
+    """
+
+    def __init__(self, program: ExportedProgram, shape: tuple[int, ...]) -> None:
+        self.nodes: list[Node] = []
+        self.findings: list[Finding] = []
+        self.known: dict[FxNode, Any] = {}
+        self._shape = shape
+        self._batch = ""
+        self._names: set[str] = set()
+        signature = program.graph_signature
+        sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        sources |= signature.inputs_to_lifted_tensor_constants
+        stored: dict[str, Any] = {**program.state_dict, **program.constants}
+        self._constants = {name: stored[source].detach().clone() for name, source in sources.items()}
+
+    def read(self, node: FxNode) -> None:
+        if node.op == "placeholder":
+            self._read_placeholder(node)
+        elif node.op == "output":
+            self._read_output(node)
+        else:
+            self._read_call(node)
+
+    def _read_placeholder(self, node: FxNode) -> None:
+        if node.name in self._constants:
+            self.known[node] = self._constants[node.name]
+            return
+        self._batch = str(node.meta["val"].shape[0])
+        self.known[node] = self._add("input", Input(self._shape), (), self._shape)
+
+    def _read_output(self, node: FxNode) -> None:
+        outputs = [self.known.get(n) for n in node.all_input_nodes]
+        if len(outputs) != 1 or not isinstance(outputs[0], Value):
+            raise ConversionError(
+                f"output: the model returns {len(outputs)} tensors computed from the images. "
+                "Return one: the class scores"
+            )
+        if len(outputs[0].shape) != 1:
+            note = f"scores of shape {outputs[0].shape} per image, expected a vector. Flatten them"
+            self.findings.append(Finding("readout", "output", "no", note))
+        self._add("readout", Readout(), (outputs[0],), outputs[0].shape)
+
+    def _read_call(self, node: FxNode) -> None:
+        def lookup(n: FxNode) -> Any:
+            return self.known[n]
+
+        target = cast("Callable[..., Any]", node.target)
+        if isinstance(node.meta.get("val"), torch.SymInt):  # arithmetic on the batch size, for a reshape
+            self.known[node] = node.meta["val"]
+        elif not any(isinstance(self.known[n], Value) for n in node.all_input_nodes):
+            # weights that the model computes from its parameters (weight norm, transposes, ...)
+            self.known[node] = target(*torch.fx.map_arg(node.args, lookup), **torch.fx.map_arg(node.kwargs, lookup))
+        elif target is operator.getitem:
+            self.known[node] = self.known[node.all_input_nodes[0]]
+        else:
+            arguments = cast("list[Any]", torch.fx.map_arg(list(node.args), lookup))
+            self.known[node] = self._read_operation(node, arguments)
+
+    def _read_operation(self, node: FxNode, arguments: list[Any]) -> Value:
+        layer, operation = _place(node)
+        inputs = tuple(a for a in flat(arguments) if isinstance(a, Value))
+        batch, *features = _sizes(node)
+        shape = tuple(int(n) for n in features)
+        try:
+            if str(batch) != self._batch:
+                raise Untranslatable("mixes the images of a batch. Keep the first dimension for the images")
+            if node.target in RESHAPES:
+                ops = reshape(inputs[0].shape, shape)
+            elif node.target in TRANSLATIONS:
+                ops = TRANSLATIONS[node.target](*arguments, **node.kwargs)
+            else:
+                raise Untranslatable(remedy(operation))
+        except Untranslatable as refusal:
+            self.findings.append(Finding(layer, operation, "no", str(refusal)))
+            return Value(inputs[0].node, shape)
+        if not ops:
+            self.findings.append(Finding(layer, operation, "yes", "nothing to do in a trained network"))
+        for op in ops:
+            name = self._name(layer)
+            self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
+            inputs = (self._add(name, op, inputs, shape),)
+        return Value(inputs[0].node, shape)
+
+    def _add(self, name: str, op: Op, inputs: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
+        self._names.add(name)
+        self.nodes.append(Node(name, op, tuple(value.node for value in inputs)))
+        return Value(name, shape)
+
+    def _name(self, layer: str) -> str:
+        """The layer's path; for its second use, and if it is taken, "path:2" and so on."""
+        name, count = layer, 1
+        while name in self._names or name in ("input", "readout"):
+            count += 1
+            name = f"{layer}:{count}"
+        return name
+
+
+def _place(node: FxNode) -> tuple[str, str]:
+    """The layer's path in the model and the operation's name: the module's class, or the function called."""
+    function = str(node.target).removeprefix("aten.").partition(".")[0].strip("_")
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    path, kind = next(reversed(stack.values()), ("", ""))
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    if kind.startswith("torch.nn.modules.") and not kind.startswith("torch.nn.modules.container"):
+        return path, kind.rpartition(".")[2]
+    return (f"{path}.{function}" if path else function), function
+
+
+def _sizes(node: FxNode) -> tuple[Any, ...]:
+    value: Any = node.meta["val"]  # of a tuple (batch norm), the first is the result
+    return tuple(value.shape if isinstance(value, Tensor) else value[0].shape)
+
+
+VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
+    Conv: ("yes", "weights carry over"),
+    Linear: ("yes", "weights carry over"),
+    AvgPool: ("yes", "averages spikes"),
+    Affine: ("yes", "folded into the weights"),
+    Flatten: ("yes", "reorders spikes"),
+    Add: ("yes", "currents add up"),
+    Concat: ("yes", "spikes side by side"),
+    Neuron: ("yes", "becomes integrate-and-fire neurons"),
+    MaxPool: (
+        "lossy",
+        "a maximum of spikes is not the maximum of rates. Train with average pooling, "
+        "or pass lossy=[es.max_pool_to_avg]",
+    ),
+}
