@@ -1,0 +1,1 @@
+"""The papers' networks, the data they are trained on, and how they are trained."""

@@ -1,0 +1,75 @@
+"""How the zoo's networks are trained, as data."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """Learning rate over the training, as a factor of the recipe's `lr`."""
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        """Factor after `epoch` (a fraction of epochs counts) of `epochs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear rise over the first `warmup` epochs, then half a cosine down to zero.
+
+    >>> [round(Cosine(warmup=1.0)(epoch, epochs=5), 3) for epoch in (0.5, 1, 3, 5)]
+    [0.5, 1.0, 0.5, 0.0]
+    """
+
+    warmup: float = 1.0
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        if epoch < self.warmup:
+            return epoch / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / max(epochs - self.warmup, 1e-9)))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Times `factor` at each milestone, in epochs (Sengupta et al., 2019: a tenth at 81 and 122 of 200).
+
+    >>> [round(Steps((81, 122))(epoch, epochs=200), 3) for epoch in (80.9, 81, 150)]
+    [1.0, 0.1, 0.01]
+    """
+
+    milestones: tuple[int, ...]
+    factor: float = 0.1
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stochastic gradient descent with Nesterov momentum on the cross-entropy.
+
+    Fields:
+        epochs: passes over the training part.
+        batch: images per step.
+        lr: highest learning rate; `schedule` gives the factor at each step.
+        momentum, weight_decay: of SGD; the decay acts on weights (2 or more dimensions), not on biases or batch norm.
+        shift: images are moved by up to that many pixels in both directions, the border filled with zeros.
+        flip: images are mirrored left to right with probability 1/2.
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    epochs: int
+    batch: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Schedule = field(default_factory=Cosine)
+    shift: int = 0
+    flip: bool = False
+    label_smoothing: float = 0.0
+
+
+RECIPES: dict[str, Recipe] = {
+    "demo": Recipe(epochs=15, batch=64, lr=0.05, weight_decay=5e-4, shift=2),
+    "mnist": Recipe(epochs=15, batch=128, lr=0.05, weight_decay=5e-4, shift=2),
+}
