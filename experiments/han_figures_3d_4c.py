@@ -7,7 +7,7 @@ one in step 1. Lines are the paper's formulas for large N, eq. 4 cut at one spik
 
 Measured (torch 2.13.0, CPU, float64 with integer potentials; N = 1,000; f_in = 0.1, 0.25, 0.5 and 1; eta from 0 to 2.5
 in steps of 0.01): at all 1,004 points of either reset the number of spikes is the formula's. Hard reset is a staircase,
-and flat above eta = 1; soft reset is linear up to one spike per step. Soft reset needs the cut and evenly spaced events:
+and flat above eta = 1; soft reset is linear up to one spike per step. It needs the cut, and evenly spaced events:
 with eta > 1 and all events in the last steps, the spikes that they owe come too late (tests/test_integrate.py).
 """
 
