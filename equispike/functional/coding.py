@@ -28,7 +28,7 @@ _ROUNDS = 10
 _MASK = 0xFFFFFFFF
 _WORD = 2**32
 # Counters worked on at once: on a CPU the block stays in the cache, elsewhere it amortises the launches.
-_BLOCK = {"cpu": 2**15}
+_BLOCK = {"cpu": 2**16}
 _BLOCK_ELSEWHERE = 2**22
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -164,8 +164,7 @@ class Poisson:
             limits = (values.double().abs() / scale).clamp(max=1.0).mul(_WORD).round().long()
             spikes = values.sign() * amplitude
             words = philox((group, times, indices[row], stream), key)
-            for lane, word in enumerate(words):
-                currents[:, row, group, lane] = (word < limits[:, lane]) * spikes[:, lane]
+            currents[:, row, group] = (torch.stack(words, dim=-1) < limits) * spikes
         return currents.flatten(2)[..., :size].reshape(len(steps), *images.shape)
 
 
