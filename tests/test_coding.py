@@ -176,6 +176,15 @@ def test_certain_inputs(seed: int) -> None:
     assert (currents == torch.tensor([1.0, -1.0, 0.0, 1.0, 0.0])).all()
 
 
+@pytest.mark.parametrize("word", [0, 1, 2**31, MASK - 1, MASK])
+def test_an_input_fires_where_its_word_is_below_its_limit(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the ends and in the middle of the words' range: the limit is round(p 2**32), and the word itself too low."""
+    monkeypatch.setattr(coding, "philox", lambda counter, key: (torch.full((1, 1), word),) * 4)
+    limits = torch.tensor([0.0, word, word + 0.25, word + 0.75, word + 1.0], dtype=torch.float64)
+    currents = torch.cat([poisson(x[None, None] / 2**32, steps=range(1, 2)) for x in limits])
+    assert currents.flatten().tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("own", "scale", "amplitude", "size"), [(None, 2.0, 2.0, 2.0), (None, 2.0, 1.0, 1.0), (4.0, 2.0, 1.0, 2.0)]
 )
