@@ -111,7 +111,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits, three objects. `validation` is cut from the official training split; `test` is for the last number."""
+    """Three splits, three objects. `validation` is cut from the official training split, `test` is the official one."""
 
     name: str
     train: Split
@@ -132,7 +132,7 @@ class Dataset:
         std = (p @ values.square() - mean.square()).sqrt()
         if not bool((std > 0).all()):
             raise DataError(f"{self.train.name}: a channel is constant, so it cannot be normalised")
-        stated = {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
+        stated = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
         parts = {part: replace(getattr(self, part), **stated) for part in ("train", "validation", "test")}
         return replace(self, **parts)
 
@@ -191,7 +191,7 @@ def _mnist_sample(_: Path) -> Dataset:
         raise DataError(f"equispike/zoo/{SAMPLE}: altered (SHA-256 differs). Reinstall equispike")
     with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as arrays:
         splits = {
-            part: _split(f"mnist-sample/{part}", arrays[f"{part}_images"][:, None], arrays[f"{part}_labels"], _DIGITS, step)
+            part: _split(f"mnist-sample/{part}", arrays[f"{part}_images"], arrays[f"{part}_labels"], _DIGITS, step)
             for part, step in _SAMPLE_STEPS.items()
         }
     return _cut_validation("mnist-sample", **splits, size=600)
@@ -202,7 +202,7 @@ def _mnist(folder: Path) -> Dataset:
     splits: dict[str, Split] = {}
     for part in _MNIST_FILES:
         images, labels = _mnist_files(folder, part)
-        splits[part] = _split(f"mnist/{part}", images[:, None], labels, _DIGITS)
+        splits[part] = _split(f"mnist/{part}", images, labels, _DIGITS)
     return _cut_validation("mnist", **splits, size=5000)
 
 
@@ -257,6 +257,7 @@ def _whole_numbers(path: Path, labels: list[Any]) -> np.ndarray:
 
 def _split(name: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], step: int = 1) -> Split:
     indices = torch.arange(0, step * len(images), step)
+    images = images[:, None] if images.ndim == 3 else images
     return Split(name, torch.tensor(images), torch.tensor(labels.astype(np.int64)), indices, classes)
 
 

@@ -7,8 +7,8 @@ import shutil
 import sys
 import tarfile
 import time
-import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -93,11 +93,12 @@ def ensure(name: str, folder: Path, source: Source | None = None) -> None:
             _fetch(address, packed, archive.md5)
             _unpack(packed, source.folder, archive.members)
             packed.unlink()
-        except (OSError, HTTPException, tarfile.TarError, EOFError) as error:
+        except (OSError, HTTPException, tarfile.TarError, EOFError, zlib.error) as error:
             reason = getattr(error, "reason", None) or error
             raise DataError(
                 f"{name}: {address} cannot be downloaded to {target} ({reason})."
-                f" Put {', '.join(archive.members)} there yourself, or set EQUISPIKE_DATA to a folder with {source.folder}"
+                f" Put {', '.join(archive.members)} there yourself,"
+                f" or set EQUISPIKE_DATA to a folder that has {source.folder}"
             ) from error
 
 

@@ -83,9 +83,9 @@ class _Dtype:
 class _Array:
     """Stands in for numpy.ndarray while a pickle is read: bytes and a shape, checked against each other."""
 
-    value: NDArray[np.uint8]
+    value: NDArray[np.uint8] = np.empty(0, np.uint8)
 
-    def __setstate__(self, state: tuple[int, tuple[int, ...], _Dtype, bool, str | bytes]) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", "|u1", "uint8") or fortran:
             raise DataError("holds an array that is not of unsigned bytes in C order")

@@ -1,4 +1,6 @@
 """The papers' networks, untrained."""
+# pyright: reportUnknownMemberType=false
+# (some of torch's own signatures lack types)
 
 import math
 from collections import OrderedDict
@@ -49,7 +51,7 @@ def initialise(model: nn.Sequential) -> nn.Sequential:
     r"""He initialisation, in place; returns the model.
 
     Convolutions with kernel k x k and n output channels: :math:`\sigma = \sqrt{2 / (k^2 n)}` (Sengupta et al., 2019,
-    section 7.1). The paper says nothing on linear layers: :math:`\sigma = \sqrt{2 / n_{in}}` here. Biases start at zero.
+    section 7.1). On linear layers the paper is silent: :math:`\sigma = \sqrt{2 / n_{in}}` here. Biases start at zero.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

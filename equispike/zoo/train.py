@@ -1,4 +1,6 @@
 """Train a network on a training part, and choose the epoch on a validation part. Test images have no way in."""
+# pyright: reportUnknownMemberType=false
+# (some of torch's own signatures lack types)
 
 import copy
 import math
@@ -79,8 +81,7 @@ def train(
         DataError: an empty split, or other classes than the model has scores.
         EquispikeError: the loss is no longer finite.
     """
-    # Channels last: a third faster on CPUs (MNIST CNN, batch 128), and no slower on GPUs.
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model)
     device = next(model.parameters()).device
     _check(model, train, validation, device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -107,6 +108,8 @@ def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
 def _train(
     model: nn.Module, train: Split, validation: Split, recipe: Recipe, report: Callable[[Progress], None]
 ) -> Trained:
+    # A third faster on a CPU (MNIST CNN, batch 128) than channels first.
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = _optimizer(model, recipe)
     per_epoch = math.ceil(len(train) / recipe.batch)
     steps = per_epoch * recipe.epochs
@@ -130,7 +133,8 @@ def _train(
             best, best_weights = epoch, {name: value.clone() for name, value in model.state_dict().items()}
         tell(epoch, number * per_epoch)
     model.load_state_dict(best_weights)
-    return Trained(model.eval().to(memory_format=torch.contiguous_format), tuple(history), best)
+    model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    return Trained(model.eval(), tuple(history), best)
 
 
 def _one_epoch(
@@ -146,7 +150,7 @@ def _one_epoch(
     device = next(model.parameters()).device
     start, total, hits, seen = time.perf_counter(), 0.0, 0, 0
     epoch = Epoch(number, 0.0, 0.0, None, 0.0, 0.0, 0.0)
-    batches = torch.randperm(len(train)).split(recipe.batch)
+    batches = torch.split(torch.randperm(len(train)), recipe.batch)
     for k, chosen in enumerate(batches, start=1):
         lr = recipe.lr * recipe.schedule(number - 1 + (k - 0.5) / len(batches), recipe.epochs)
         for group in optimizer.param_groups:
