@@ -35,7 +35,7 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
-    r"""Philox 4x32-10: four random words from a counter of four and a key of two (Salmon et al., 2011, section 3.3).
+    r"""Philox 4x32-10: four random words from a counter of four and a key of two (Salmon et al., 2011).
 
     .. math:: (c_0, c_1, c_2, c_3) \leftarrow
         (\mathrm{hi}(M_1 c_2) \oplus c_1 \oplus k_0,\; \mathrm{lo}(M_1 c_2),\;
@@ -113,7 +113,7 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """Analog input: the current is x amplitude / scale in every step (Rueckauer et al., 2017, section 2.2.4)."""
+    """Analog input: the current is x amplitude / scale in every step (Rueckauer et al., 2017)."""
 
     constant: ClassVar[bool] = True
 
@@ -129,7 +129,7 @@ class Constant:
 class Poisson:
     r"""Signed random spikes: :math:`a\,\mathrm{sign}(x)` with probability :math:`\min(1, |x|/s)` in every step.
 
-    Sengupta et al. (2019), section 3.1. An input fires where its word < round(p 2**32), halves to even and p in
+    Sengupta et al. (2019), section 4.1. An input fires where its word < round(p 2**32), halves to even and p in
     float64: p = 1 always fires, p = 0 never does.
 
     Args:
