@@ -7,6 +7,7 @@ torchvision.datasets. What is missing there is downloaded from the official addr
 import hashlib
 import io
 import lzma
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -57,6 +58,10 @@ class Split:
                 raise DataError(f"{self.name}: {field} must be int64 ({n},) like the images, not {_describe(value)}")
         if n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             raise DataError(f"{self.name}: labels must lie between 0 and {len(self.classes) - 1}")
+        if {len(self.mean), len(self.std)} - {1, self.images.shape[1]}:
+            raise DataError(f"{self.name}: mean and std must have one number per channel, {self.images.shape[1]}")
+        if not (all(map(math.isfinite, (*self.mean, *self.std))) and min(self.std) > 0):
+            raise DataError(f"{self.name}: mean and std must be finite, and std must be positive")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -79,7 +79,7 @@ def train(
         report: called after every step.
     Raises:
         DataError: an empty split, or other classes than the model has scores.
-        EquispikeError: the loss is no longer finite.
+        EquispikeError: the model's scores are not finite, or the loss is no longer.
     """
     model = copy.deepcopy(model)
     device = next(model.parameters()).device
@@ -216,9 +216,12 @@ def _check(model: nn.Module, train: Split, validation: Split, device: torch.devi
             raise DataError(f"{split.name}: no images to train with")
     model.eval()
     with torch.inference_mode():
-        shape = model(train[:1].floats().to(device)).shape
-    if shape != (1, len(train.classes)):
-        raise DataError(f"{train.name}: has {len(train.classes)} classes, but the model gives scores of {tuple(shape)}")
+        scores: Tensor = model(train[:1].floats().to(device))
+    if scores.shape != (1, len(train.classes)):
+        shape = tuple(scores.shape)
+        raise DataError(f"{train.name}: has {len(train.classes)} classes, but the model gives scores of shape {shape}")
+    if not bool(scores.isfinite().all()):
+        raise EquispikeError("training: the model's scores are not finite before training. Build it anew")
 
 
 def _hits(scores: Tensor, labels: Tensor) -> int:
