@@ -1,0 +1,70 @@
+"""equispike: run a trained ReLU network as spikes, and know what was lost.
+
+>>> import equispike as es
+>>> network = es.convert(model, batches, method=es.RMP(scale=0.8))   # doctest: +SKIP
+>>> run = es.simulate(network, images, timesteps=128)                # doctest: +SKIP
+
+Names are loaded when first used, so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from equispike.analysis.accuracy import accuracy as accuracy
+    from equispike.analysis.accuracy import evaluate as evaluate
+    from equispike.analysis.accuracy import latency as latency
+    from equispike.calibrate.data_norm import DataNorm as DataNorm
+    from equispike.calibrate.data_norm import ModelNorm as ModelNorm
+    from equispike.calibrate.spike_norm import RMP as RMP
+    from equispike.calibrate.spike_norm import SpikeNorm as SpikeNorm
+    from equispike.conversion import check as check
+    from equispike.conversion import convert as convert
+    from equispike.errors import CalibrationError as CalibrationError
+    from equispike.errors import ConversionError as ConversionError
+    from equispike.errors import DataError as DataError
+    from equispike.errors import EquispikeError as EquispikeError
+    from equispike.errors import FileError as FileError
+    from equispike.errors import SimulationError as SimulationError
+    from equispike.export.checkpoint import load as load
+    from equispike.export.checkpoint import save as save
+    from equispike.functional.coding import Constant as Constant
+    from equispike.functional.coding import Poisson as Poisson
+    from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
+    from equispike.graph.network import Network as Network
+    from equispike.graph.trace import trace as trace
+    from equispike.simulation.run import Run as Run
+    from equispike.simulation.run import simulate as simulate
+
+_PLACES = {
+    "analysis.accuracy": ("accuracy", "evaluate", "latency"),
+    "calibrate.data_norm": ("DataNorm", "ModelNorm"),
+    "calibrate.spike_norm": ("RMP", "SpikeNorm"),
+    "conversion": ("check", "convert"),
+    "errors": (
+        "CalibrationError",
+        "ConversionError",
+        "DataError",
+        "EquispikeError",
+        "FileError",
+        "SimulationError",
+    ),
+    "export.checkpoint": ("load", "save"),
+    "functional.coding": ("Constant", "Poisson"),
+    "graph.lossy": ("max_pool_to_avg",),
+    "graph.network": ("Network",),
+    "graph.trace": ("trace",),
+    "simulation.run": ("Run", "simulate"),
+}
+_HOME = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'equispike' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"equispike.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,0 +1,71 @@
+"""Images as users bring them, in batches, checked where they enter."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from equispike.errors import DataError
+
+
+class Batch(NamedTuple):
+    """Images (B, *features) and, where known, labels (B,)."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+
+Batches = Iterable[Tensor | tuple[Tensor, Tensor | None] | Sequence[Tensor]]
+"""What users pass: any iterable of image tensors, or of (images, labels) pairs; a DataLoader, say."""
+
+
+def read(batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "batch") -> Iterator[Batch]:
+    """The batches in the order given, each checked before it is handed on; empty ones are left out.
+
+    Args:
+        batches: see ``Batches``; a single tensor is one batch.
+        shape: features that an image must have, if known.
+        purpose: what an error calls a batch.
+    Raises:
+        DataError: a batch of wrong shape, type or value, which is named; at the end, if there was no image.
+    """
+    source: Iterable[object] = [batches] if isinstance(batches, Tensor) else batches
+    if not isinstance(cast("object", source), Iterable):
+        raise DataError(f"batches: a {type(batches).__name__}. Pass tensors or (images, labels) pairs")
+    empty = True
+    for number, item in enumerate(source):
+        batch = _batch(f"{purpose} {number}", item, shape)
+        if len(batch.images):
+            empty = False
+            yield batch
+    if empty:
+        raise DataError(f"{purpose}: there are no images. Pass at least one batch")
+
+
+def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> list[Batch]:
+    """Calibration images, read once and held: methods need them more than once, in one order.
+
+    Image k of all batches draws its Poisson spikes as image k, so thresholds do not depend on the batches' sizes.
+    """
+    return list(read(batches, shape, "calibration batch"))
+
+
+def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
+    parts: tuple[object, ...] = tuple(cast("Sequence[object]", item)) if isinstance(item, tuple | list) else (item,)
+    images, labels = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
+    if not isinstance(images, Tensor):
+        raise DataError(f"{where}: holds a {type(images).__name__}. Pass tensors or (images, labels) pairs")
+    if not images.is_floating_point():
+        raise DataError(f"{where}: images of type {images.dtype}. Preprocess them as in training (floats)")
+    if images.ndim < 2 or (shape is not None and tuple(images.shape[1:]) != shape):
+        expected = "(B, features)" if shape is None else f"(B, {', '.join(map(str, shape))})"
+        raise DataError(f"{where}: shape {tuple(images.shape)}, expected {expected}. Reshape the images")
+    if not bool(torch.isfinite(images).all()):
+        raise DataError(f"{where}: holds NaN or infinity. Check the loading and the normalisation")
+    if labels is None:
+        return Batch(images.detach())
+    labels = torch.as_tensor(labels)
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{where}: {tuple(labels.shape)} labels for {len(images)} images. Give one per image")
+    return Batch(images.detach(), labels)

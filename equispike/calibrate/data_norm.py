@@ -1,0 +1,122 @@
+"""Thresholds from the trained network's activations (Diehl 2015, Rueckauer 2017), or from its weights alone."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equispike.batches import Batch, Batches, hold
+from equispike.calibrate.method import ReadoutKind, Thresholds, silent, to_layer
+from equispike.errors import CalibrationError
+from equispike.functional.integrate import Reset
+from equispike.functional.statistics import Maximum, Percentile
+from equispike.graph.network import Network, evaluate
+from equispike.graph.ops import Conv, Input, Linear, Neuron
+from equispike.progress import track
+
+
+@dataclass(frozen=True)
+class DataNorm:
+    """Data-based normalisation: threshold = a percentile of the layer's activation in the trained network.
+
+    100 is the maximum (Diehl et al., 2015); 99.9 is robust against outliers (Rueckauer et al., 2017, section 2.2.2);
+    per channel follows Kim et al. (2020). The maximum is exact; other percentiles follow nearest rank over all
+    activations, zeros included, within the bound stated at ``functional.statistics.Percentile``. A channel that stays
+    silent takes the layer's largest threshold.
+    """
+
+    percentile: float = 100.0
+    per_channel: bool = False
+    reset: Reset = "subtract"
+    readout: ReadoutKind = "potential"
+
+    def __post_init__(self) -> None:
+        self._statistic()
+
+    def __call__(self, network: Network, batches: Batches) -> Thresholds:
+        """Thresholds by layer. CalibrationError if a layer stays silent, or the images are unusable."""
+        held = hold(batches, network.input.shape)
+        statistic = self._statistic()
+        layers = set(network.neurons)
+        states = {name: statistic.init(network.device) for name in network.neurons}
+        with torch.inference_mode():
+            for batch in track(held, str(self), len(held)):
+                for name, value in evaluate(network, network.check_images(batch.images), layers):
+                    states[name] = update(name, statistic, states[name], value)
+        return Thresholds({name: self._threshold(network, name, statistic.value(states[name])) for name in states})
+
+    def _statistic(self) -> Any:
+        if self.percentile == 100.0:
+            return Maximum(self.per_channel)
+        return Percentile(self.percentile, self.per_channel)
+
+    def _threshold(self, network: Network, name: str, value: Tensor) -> Tensor:
+        largest = value.max()
+        if largest <= 0:
+            raise silent(name, "activation" if self.percentile == 100.0 else f"percentile {self.percentile}")
+        return to_layer(network, name, value.where(value > 0, largest))
+
+
+@dataclass(frozen=True)
+class ModelNorm:
+    """Model-based normalisation: threshold = the largest activation that the weights allow (Diehl et al., 2015).
+
+    Inputs are bounded by the calibrated scale, the activations of a layer by its own largest bound; positive weights
+    meet the upper bounds and negative weights the lower. Safe and slow: in deep networks the bounds are far too high.
+    Of the images, only the range of the pixels is used.
+    """
+
+    reset: Reset = "subtract"
+    readout: ReadoutKind = "potential"
+
+    def __call__(self, network: Network, batches: Batches) -> Thresholds:
+        """Thresholds by layer. CalibrationError if a layer cannot be driven above zero."""
+        signed = any(bool((batch.images < 0).any()) for batch in hold(batches, network.input.shape))
+        thresholds = Thresholds()
+        bounds: dict[str, tuple[Tensor, Tensor]] = {}
+        with torch.inference_mode():
+            for node in network.nodes:
+                op, inputs = node.op, [bounds[name] for name in node.inputs]
+                if isinstance(op, Input):
+                    high = torch.full((1, *op.shape), op.amplitude, dtype=network.dtype, device=network.device)
+                    bounds[node.name] = (-high if signed else torch.zeros_like(high), high)
+                elif isinstance(op, Neuron):
+                    largest = op(inputs[0][1]).max()
+                    if largest <= 0:
+                        raise silent(node.name, "possible activation")
+                    thresholds[node.name] = largest
+                    bounds[node.name] = (torch.zeros_like(inputs[0][1]), largest.expand_as(inputs[0][1]))
+                elif isinstance(op, Conv | Linear):
+                    bounds[node.name] = _interval(op, *inputs[0])
+                else:  # averages, sums and moves, all monotone in their inputs but for negative coefficients
+                    bounds[node.name] = _monotone(op, inputs)
+        return thresholds
+
+
+def input_scale(batches: list[Batch]) -> float:
+    """Largest |x| of the images. CalibrationError if all are zero."""
+    largest = max(float(batch.images.abs().max()) for batch in batches)
+    if largest == 0:
+        raise CalibrationError("batches: every pixel is zero. Check the loading of the images")
+    return largest
+
+
+def update(name: str, statistic: Any, state: Any, value: Tensor) -> Any:
+    """The statistic's state after one layer's values; its CalibrationError names the layer."""
+    try:
+        return statistic.update(state, value)
+    except CalibrationError as error:
+        raise CalibrationError(f"{name}: {error}") from error
+
+
+def _interval(op: Conv | Linear, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    up = replace(op, weight=op.weight.clamp(min=0), bias=None)
+    down = replace(op, weight=op.weight.clamp(max=0))
+    return down(high) + up(low), down(low) + up(high)
+
+
+def _monotone(op: Any, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    coefficients = getattr(op, "coefficients", (1.0,) * len(inputs))
+    ends = [(a, b) if c >= 0 else (b, a) for (a, b), c in zip(inputs, coefficients, strict=True)]
+    return op(*(low for low, _ in ends)), op(*(high for _, high in ends))

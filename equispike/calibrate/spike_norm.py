@@ -1,0 +1,174 @@
+"""Thresholds from the spikes that each layer really receives: SPIKE-NORM (Sengupta 2019) and RMP (Han 2020)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from equispike.batches import Batch, Batches, hold
+from equispike.calibrate.method import ReadoutKind, Thresholds, silent, with_thresholds
+from equispike.errors import CalibrationError
+from equispike.functional.coding import Coder, Poisson
+from equispike.functional.integrate import Reset
+from equispike.functional.statistics import Maximum
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Readout
+from equispike.progress import track
+from equispike.simulation.layerwise import bytes_per_step, propagate
+from equispike.simulation.run import BATCH, MEMORY, simulate
+
+
+@dataclass(frozen=True)
+class SpikeNorm:
+    r"""SPIKE-NORM (Sengupta et al., 2019, algorithm 1): layer after layer, earlier layers already spiking.
+
+    .. math:: \theta_l = \max_{\text{images}, t, i} \; (W_l\, s_{l-1}(t) + b_l)_i
+
+    The maximum of the weighted input of one step, never of the potential; exact, whatever the batches. In the
+    activation form spikes carry the amplitudes of the layers before, so biases and residual sums need no special care.
+    The output layer gets a threshold like any other if the network's readout counts spikes.
+
+    Args:
+        timesteps: steps that each layer is observed for (the paper: 2,500).
+        reset: of the layers while measuring, and of the converted network; the paper's is hard, "zero".
+        coder: how calibration images enter.
+        seed: of the coder's draws.
+    """
+
+    timesteps: int = 2500
+    reset: Reset = "zero"
+    coder: Coder = field(default_factory=Poisson)
+    seed: int = 0
+    readout: ReadoutKind = "spikes"
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 1:
+            raise CalibrationError(f"SpikeNorm.timesteps: {self.timesteps} is less than 1")
+
+    def __call__(self, network: Network, batches: Batches) -> Thresholds:
+        """Thresholds by layer. CalibrationError if a layer stays silent, or the images are unusable."""
+        held = hold(batches, network.input.shape)
+        thresholds = Thresholds()
+        for number, name in enumerate(network.neurons, start=1):
+            label = f"{name} ({number} of {len(network.neurons)})"
+            largest = self._largest_current(_up_to(network, name), held, label)
+            if largest <= 0:
+                raise silent(name, "weighted spike input")
+            thresholds[name] = largest.to(network.device, network.dtype)
+            network = with_thresholds(network, {name: thresholds[name]}, self.reset)
+            thresholds[name] = network.thresholds[name]  # below a ceiling, if the layer has one
+        return thresholds
+
+    def _largest_current(self, prefix: Network, held: list[Batch], label: str) -> Tensor:
+        statistic, source = Maximum(), prefix.nodes[-1].inputs[0]
+        state = statistic.init(prefix.device)
+
+        def visit(name: str, value: Tensor) -> None:
+            nonlocal state
+            if name == source:
+                state = statistic.update(state, value)
+
+        parts = list(_parts(held))
+        with torch.inference_mode():
+            for images, indices in track(parts, label, len(parts)):
+                x, i = prefix.check_images(images), indices.to(prefix.device)
+                chunk = max(1, min(self.timesteps, MEMORY // (bytes_per_step(prefix) * len(x))))
+                propagate(prefix, x, i, self.timesteps, self.coder, self.seed, chunk, visit)
+        return statistic.value(state)
+
+
+@dataclass(frozen=True)
+class RMP:
+    """RMP-SNN (Han et al., 2020): soft reset, and SpikeNorm's thresholds multiplied by ``scale``.
+
+    A soft-reset neuron stays linear over a wide range of thresholds, so lower ones give the same accuracy in fewer
+    steps at more spikes, down to a scale that depends on the network's depth: below it neurons fire in every step.
+
+    Args:
+        scale: in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial`` steps,
+            is within ``tolerance`` of the trained network's. The images are ``validation``, or else the calibration
+            images, which must then come with labels; never test images.
+        timesteps, coder, seed: as in :class:`SpikeNorm`.
+    """
+
+    scale: float | None = 0.8
+    timesteps: int = 2500
+    coder: Coder = field(default_factory=Poisson)
+    seed: int = 0
+    validation: Batches | None = field(default=None, repr=False)
+    scales: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    trial: int = 128
+    tolerance: float = 0.005
+    readout: ReadoutKind = "spikes"
+    reset: ClassVar[Reset] = "subtract"
+
+    def __post_init__(self) -> None:
+        for scale in self.scales if self.scale is None else (self.scale,):
+            if not 0 < scale <= 1:
+                raise CalibrationError(f"RMP.scale: {scale} is outside (0, 1]; 1 leaves thresholds as measured")
+
+    def __call__(self, network: Network, batches: Batches) -> Thresholds:
+        """Thresholds by layer, multiplied by the scale, which they carry. CalibrationError as in SpikeNorm."""
+        held = hold(batches, network.input.shape)
+        measured = SpikeNorm(self.timesteps, "subtract", self.coder, self.seed)(network, held)
+        if self.scale is not None:
+            return scaled(measured, self.scale)
+        return self._choose(network, measured, held if self.validation is None else hold(self.validation))
+
+    def _predict(self, converted: Network, images: Tensor, indices: Tensor) -> Tensor:
+        return simulate(converted, images, self.trial, self.coder, self.seed, indices).predictions[-1]
+
+    def _choose(self, network: Network, measured: Thresholds, images: list[Batch]) -> Thresholds:
+        if any(batch.labels is None for batch in images):
+            raise CalibrationError(
+                "RMP(scale=None): choosing a scale needs labels. Pass (images, labels) pairs, "
+                "validation=..., or a scale"
+            )
+        with torch.inference_mode():
+            target = _accuracy(images, lambda x, _: network(network.check_images(x)).argmax(1)) - self.tolerance
+        best, candidate = -1.0, scaled(measured, 1.0)
+        for scale in sorted(self.scales):
+            thresholds = scaled(measured, scale)
+            converted = with_thresholds(network, thresholds)
+            accuracy = _accuracy(images, partial(self._predict, converted))
+            if accuracy >= target:
+                return thresholds
+            if accuracy > best:
+                best, candidate = accuracy, thresholds
+        return candidate
+
+
+def _accuracy(batches: list[Batch], predict: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Share of images (with their numbers) whose predicted class is their label."""
+    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+    right = sum(int((predict(x, i).cpu() == labels[i]).sum()) for x, i in _parts(batches))
+    return right / len(labels)
+
+
+def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
+    """Thresholds multiplied by the scale; amplitudes stay as calibrated."""
+    result = Thresholds({name: threshold * scale for name, threshold in thresholds.items()})
+    result.scale = scale
+    return result
+
+
+def _up_to(network: Network, name: str) -> Network:
+    """The part that computes a neuron layer's input current: all nodes before it, and the current as readout."""
+    position = next(i for i, node in enumerate(network.nodes) if node.name == name)
+    readout = Node(network.nodes[-1].name, Readout(), network[name].inputs)
+    return Network((*network.nodes[:position], readout))
+
+
+def _parts(held: Sequence[Batch]) -> list[tuple[Tensor, Tensor]]:
+    """Images in parts small enough to simulate at once, with their numbers."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    first = 0
+    for batch in held:
+        for start in range(0, len(batch.images), BATCH):
+            images = batch.images[start : start + BATCH]
+            parts.append((images, torch.arange(first + start, first + start + len(images))))
+        first += len(batch.images)
+    return parts

@@ -1,0 +1,166 @@
+"""convert(): from a trained model to a network with thresholds; and check(): would it work?"""
+
+import dataclasses
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+
+import torch
+from torch import Tensor, nn
+
+from equispike.batches import Batches, hold
+from equispike.calibrate.data_norm import DataNorm, input_scale
+from equispike.calibrate.method import Method, ReadoutKind, with_thresholds
+from equispike.errors import ConversionError
+from equispike.functional.integrate import Reset
+from equispike.graph.exact import fold_affine
+from equispike.graph.lossy import Change, LossyPass
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import MaxPool, Neuron
+from equispike.graph.trace import VERDICTS, Finding, findings, trace
+
+OUTPUT_NEURONS = "output neurons"
+
+
+def convert(
+    model: nn.Module,
+    batches: Batches | Tensor,
+    method: Method | None = None,
+    *,
+    reset: Reset | None = None,
+    readout: ReadoutKind | None = None,
+    v_init: float | str = 0.0,
+    lossy: Iterable[LossyPass] = (),
+) -> Network:
+    """Turn a trained ReLU network into a network of integrate-and-fire neurons.
+
+    Args:
+        model: trained; any module of one image tensor that returns class scores (B, classes). It is not changed.
+        batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
+            pairs, preprocessed as in training, or one tensor. Read once and held in memory.
+        method: how thresholds are set; default ``DataNorm(percentile=99.9)``.
+        reset: "subtract" (soft) or "zero" (hard); default the method's own.
+        readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
+            calibrated like any other); default the method's own.
+        v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta).
+        lossy: passes that change the trained function, e.g. ``[es.max_pool_to_avg]``.
+    Returns:
+        the network in the activation form: thresholds are in units of the trained activations. ``provenance`` tells
+        method, reset, readout, what lossy passes changed, and versions.
+    Raises:
+        ConversionError: the model holds operations that cannot be spikes, or weights that are not finite.
+        DataError: there are no calibration images, or unusable ones. CalibrationError: they leave a layer silent.
+
+    >>> import equispike as es
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images = torch.rand(16, 4)
+    >>> network = es.convert(model, [images], method=es.DataNorm())
+    >>> es.simulate(network, images, timesteps=32).predictions.shape
+    torch.Size([32, 16])
+    """
+    method = DataNorm(percentile=99.9) if method is None else method
+    held = hold(batches)
+    network, changes = prepare(model, held[0].images, lossy)
+    held = hold(held, network.input.shape)
+    reset, readout = reset or method.reset, readout or method.readout
+    _check_options(reset, readout, v_init)
+    if readout == "spikes":
+        network = _with_output_neurons(network)
+    scale = input_scale(held)
+    entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
+    network = network.replace_ops({network.nodes[0].name: entrance})
+    thresholds = method(network, held)
+    network = with_thresholds(network, thresholds, reset)
+    network = network.replace_ops(
+        {name: dataclasses.replace(op, v_init=v_init) for name, op in network.neurons.items()}
+    )
+    provenance = {
+        "model": type(model).__name__,
+        "method": repr(method),
+        "scale": thresholds.scale,
+        "reset": reset,
+        "readout": readout,
+        "v_init": v_init,
+        "calibration_images": sum(len(batch.images) for batch in held),
+        "changes": [f"{change.layer}: {change.text}" for change in changes],
+        "versions": versions(),
+    }
+    return dataclasses.replace(network, provenance=provenance)
+
+
+def prepare(model: nn.Module, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
+    """Trace, apply lossy passes, fold: the network as it will spike, without thresholds, and what was changed."""
+    network, changes = trace(model, example), list[Change]()
+    for lossy_pass in lossy:
+        network, changed = lossy_pass(network)
+        changes += changed
+    network = fold_affine(network)
+    for node in network.nodes:
+        if isinstance(node.op, MaxPool):
+            raise ConversionError(f"{node.name} (MaxPool): {VERDICTS[MaxPool][1]}")
+        for value in (getattr(node.op, "weight", None), getattr(node.op, "bias", None)):
+            if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+                raise ConversionError(
+                    f"{node.name} ({type(node.op).__name__}): its weights hold NaN or infinity. Train the model again"
+                )
+    if not network.neurons:
+        raise ConversionError("the model has no ReLU: nothing in it would spike")
+    return network, changes
+
+
+class Report(tuple[Finding, ...]):
+    """Every operation of a model with its verdict. Printing it gives a table."""
+
+    @property
+    def convertible(self) -> bool:
+        """Whether ``convert`` takes the model as it is."""
+        return all(finding.verdict == "yes" for finding in self)
+
+    def __str__(self) -> str:
+        rows = [Finding("Layer", "Operation", "Converts", "How, or why not and what to do"), *self]  # type: ignore[arg-type]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ("  ".join([*(f"{row[i]:{widths[i]}}" for i in range(3)), row.note]) for row in rows)
+        return "\n".join(lines)
+
+
+def check(model: nn.Module, example: Tensor) -> Report:
+    """List every operation of a model: convertible or not, how or why not, and the remedy. Nothing is computed.
+
+    Args:
+        model: any module of one image tensor; it is not changed.
+        example: a batch of images of the right shape; values do not matter.
+    Raises:
+        ConversionError: ``torch.export`` cannot read the model at all.
+    """
+    found = findings(model, example)
+    if not any(VERDICTS[Neuron][1] == finding.note for finding in found):
+        found.append(Finding("(model)", "-", "no", "it has no ReLU: nothing in it would spike"))
+    return Report(found)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"equispike": version("equispike"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _check_options(reset: str, readout: str, v_init: float | str) -> None:
+    choices: Sequence[tuple[str, str, tuple[str, ...]]] = (
+        ("reset", reset, ("subtract", "zero")),
+        ("readout", readout, ("potential", "spikes")),
+    )
+    for name, value, allowed in choices:
+        if value not in allowed:
+            raise ConversionError(f"{name}: {value!r} is not known. Choose from {', '.join(allowed)}")
+    if v_init != "uniform" and not (isinstance(v_init, int | float) and 0 <= v_init < 1):
+        raise ConversionError(f'v_init: {v_init!r} is neither a fraction of the threshold in [0, 1) nor "uniform"')
+
+
+def _with_output_neurons(network: Network) -> Network:
+    """The network with a neuron layer in front of the readout, unless there is one already."""
+    *before, readout = network.nodes
+    if isinstance(network[readout.inputs[0]].op, Neuron):
+        return network
+    neurons = Node(OUTPUT_NEURONS, Neuron(), readout.inputs)
+    return dataclasses.replace(
+        network, nodes=(*before, neurons, dataclasses.replace(readout, inputs=(OUTPUT_NEURONS,)))
+    )

@@ -1,0 +1,1 @@
+"""Networks and models in files. Loading never runs code from them."""

@@ -1,0 +1,167 @@
+"""Networks and trained weights as safetensors files with a JSON header.
+
+The header holds ``format`` and ``version``, the description, and a SHA-256 digest over description and tensors; a file
+that is truncated, altered, foreign or newer is refused in one line. Nothing in a file is ever executed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from equispike.errors import ConversionError, FileError
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
+
+VERSION = 1
+OPS: dict[str, type[Op]] = {
+    op.__name__: op for op in (Input, Conv, Linear, AvgPool, Flatten, Add, Concat, Neuron, Readout)
+}
+Format = Literal["equispike.network", "equispike.model"]
+
+
+def save(network: Network, path: str | os.PathLike[str]) -> None:
+    """Write a converted network, atomically: a file of this name is replaced whole or stays as it was.
+
+    Raises:
+        FileError: the network holds operations that are not part of a converted one, or the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    nodes: list[dict[str, Any]] = []
+    for number, node in enumerate(network.nodes):
+        if type(node.op).__name__ not in OPS:
+            raise FileError(
+                f"{node.name} ({type(node.op).__name__}): is not part of a converted network; convert first"
+            )
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(node.op):
+            value = getattr(node.op, field.name)
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{field.name}"] = value
+                value = {"tensor": f"{number}.{field.name}"}
+            fields[field.name] = value
+        nodes.append({"name": node.name, "op": type(node.op).__name__, "inputs": node.inputs, "fields": fields})
+    write(path, "equispike.network", {"nodes": nodes, "provenance": dict(network.provenance)}, tensors)
+
+
+def load(path: str | os.PathLike[str]) -> Network:
+    """Read a converted network. FileError in one line if the file is missing, damaged or not one of these."""
+    description, tensors = read(path, "equispike.network")
+    try:
+        nodes = tuple(_node(item, tensors) for item in description["nodes"])
+        return Network(nodes, cast("Mapping[str, object]", description["provenance"]))
+    except (KeyError, TypeError, ValueError, ConversionError) as error:
+        raise FileError(f"{path}: does not describe a network: {error}") from error
+
+
+def write(
+    path: str | os.PathLike[str], kind: Format, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write tensors with a description (JSON-able) as a file of this kind, atomically."""
+    text = json.dumps(description, sort_keys=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": kind, "version": str(VERSION), "description": text, "sha256": _digest(text, tensors)}
+    write_bytes(Path(path), to_bytes(tensors, header))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file whole, or leave it as it was. FileError if that is not possible."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot be written: {error.strerror}. Choose another place or free some space"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of a file of this kind. FileError, in one line, for anything else."""
+    if not Path(path).is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        opened: Any = safe_open(str(path), framework="pt")
+        with opened as file:
+            header: dict[str, str] = file.metadata() or {}
+            found, version = header.get("format"), header.get("version")
+            if found != kind:
+                raise FileError(f"{path}: is not a file of kind {kind} (it says: {found})")
+            if version != str(VERSION):
+                raise FileError(f"{path}: has version {version}; this release reads {VERSION}. Upgrade equispike")
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}
+        text = header["description"]
+        if header["sha256"] != _digest(text, tensors):
+            raise FileError(f"{path}: its contents do not match its digest: the file was altered or damaged")
+        description: Any = json.loads(text)
+        if not isinstance(description, dict):
+            raise FileError(f"{path}: has no description")
+        return cast("dict[str, Any]", description), tensors
+    except (SafetensorError, OSError, KeyError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileError(f"{path}: is not a readable safetensors file, or truncated: {reason}") from error
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _node(item: Any, tensors: Mapping[str, Tensor]) -> Node:
+    kind = OPS[item["op"]]
+    hints = typing.get_type_hints(kind)
+    given = dict(item["fields"])
+    if given.keys() != hints.keys():
+        raise ValueError(f"{item['name']}: fields {sorted(given)} where {sorted(hints)} are expected")
+    fields = {name: _value(f"{item['name']}.{name}", hint, given[name], tensors) for name, hint in hints.items()}
+    return Node(str(item["name"]), kind(**fields), tuple(str(name) for name in item["inputs"]))
+
+
+def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """A JSON value as the type that the field declares; ValueError if it is not of that type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _value(where, option, value, tensors)
+            except ValueError:
+                continue
+    elif origin is Literal and value in arguments:
+        return value
+    elif origin is tuple and isinstance(value, list):
+        return tuple(_value(where, arguments[0], v, tensors) for v in cast("list[Any]", value))
+    elif hint is Tensor and isinstance(value, dict):
+        tensor = tensors[cast("dict[str, str]", value)["tensor"]]
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{where}: holds NaN, infinity or integers")
+        return tensor
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    elif (hint is int or hint is bool or hint is type(None)) and type(value) is hint:
+        return cast("int | bool | None", value)
+    raise ValueError(f"{where}: {value!r} is not of type {hint}")

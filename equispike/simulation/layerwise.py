@@ -1,0 +1,125 @@
+"""Layers outside, time inside: one dense operation per layer over a chunk of steps, then the neurons' scan.
+
+A feed-forward network lets a layer run all steps of a chunk before the next layer starts, so T x B images pass through
+each convolution at once. What does not change in time (the first layer's current under constant coding) is computed
+once. Memory is that of one chunk; the potentials carry over from chunk to chunk.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from equispike.functional.coding import Coder
+from equispike.functional.integrate import if_scan
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Input, Neuron, Readout
+from equispike.simulation.record import Record
+from equispike.simulation.stepwise import initial_potentials
+
+
+def layerwise(
+    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
+) -> Record:
+    """Run one batch for T steps, ``chunk`` steps at a time. The record is that of ``stepwise``."""
+    counts = {name: images.new_zeros(len(images), *network.shapes[name]) for name in network.neurons}
+    spikes: dict[str, list[Tensor]] = {name: [] for name in counts}
+    last = network.nodes[-1].name
+    readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
+
+    def record(name: str, value: Tensor) -> None:
+        if name in counts:
+            counts[name] += value.sum(0)
+            spikes[name].append(value.flatten(2).sum(2).to(torch.int32))
+        elif name == last:
+            readout.append(value.cumsum(0) + readout[-1][-1:])
+
+    propagate(network, images, indices, timesteps, coder, seed, chunk, record)
+    return Record(
+        torch.cat(readout[1:]).to(images.dtype),
+        {name: count.to(torch.int32) for name, count in counts.items()},
+        {name: torch.cat(layer) for name, layer in spikes.items()},
+    )
+
+
+def propagate(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    chunk: int,
+    visit: Callable[[str, Tensor], None],
+) -> None:
+    """Run T steps in chunks and show every value to ``visit(name, value)``, chunk by chunk.
+
+    A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
+    of the readout. What is fixed in time is shown once, with T' = 1.
+    """
+    v = initial_potentials(network, indices, seed)
+    fixed = _fixed(network, images, indices, coder, seed)
+    for name, value in fixed.items():
+        visit(name, value)
+    readers = {name: len(nodes) for name, nodes in network.consumers.items()}
+    for start in range(1, timesteps + 1, chunk):
+        steps = range(start, min(start + chunk, timesteps + 1))
+        values, waiting = dict(fixed), dict(readers)
+        for node in network.nodes:
+            if node.name not in fixed:
+                op, inputs = node.op, [values[name] for name in node.inputs]
+                if isinstance(op, Input):
+                    value = coder.encode(images, indices, steps, seed, op.scale, op.amplitude)
+                elif isinstance(op, Neuron):
+                    threshold, _ = calibrated(node.name, op)
+                    current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
+                    value, v[node.name] = if_scan(current, threshold, op.reset, v[node.name])
+                elif isinstance(op, Readout):
+                    value = inputs[0].expand(len(steps), *inputs[0].shape[1:]).double() * op.scale
+                else:
+                    value = _apply(node, inputs, len(steps))
+                visit(node.name, value)
+                if isinstance(op, Neuron) and op.amplitude is not None and bool((op.amplitude != 1).any()):
+                    value.mul_(op.amplitude)
+                values[node.name] = value
+                del inputs, value
+            for name in set(node.inputs):
+                waiting[name] -= 1
+                if not waiting[name]:
+                    del values[name]
+
+
+def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
+    """A linear operation over time and batch at once; inputs (T', B, ...) with T' = 1 for what is fixed in time."""
+    if len(inputs) > 1:
+        inputs = [x.expand(steps, *x.shape[1:]) for x in inputs]
+    time, batch = inputs[0].shape[:2]
+    value = node.op(*(x.reshape(time * batch, *x.shape[2:]) for x in inputs))
+    return value.reshape(time, batch, *value.shape[1:])
+
+
+def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
+    """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons."""
+    fixed: dict[str, Tensor] = {}
+    for node in network.nodes:
+        op = node.op
+        if isinstance(op, Input) and coder.constant:
+            fixed[node.name] = coder.encode(images, indices, range(1, 2), seed, op.scale, op.amplitude)
+        elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
+            fixed[node.name] = _apply(node, [fixed[name] for name in node.inputs], 1)
+    return fixed
+
+
+def bytes_per_step(network: Network) -> int:
+    """Peak memory of one image and step: the largest sum of values that are alive at once, and the scan's output."""
+    left = {name: len(readers) for name, readers in network.consumers.items()}
+    sizes = {name: torch.Size(shape).numel() for name, shape in network.shapes.items()}
+    alive = peak = 0
+    for node in network.nodes:
+        alive += sizes[node.name]
+        peak = max(peak, alive)
+        for name in set(node.inputs):
+            left[name] -= 1
+            alive -= 0 if left[name] else sizes[name]
+    return peak * torch.finfo(network.dtype).bits // 8

@@ -1,0 +1,176 @@
+"""simulate(): checks, batches, memory, choice of engine; and Run, what it returns."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equispike.errors import SimulationError
+from equispike.functional.coding import Coder, Constant, predict
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network
+from equispike.graph.ops import MaxPool
+from equispike.simulation.layerwise import bytes_per_step, layerwise
+from equispike.simulation.record import Record, join
+from equispike.simulation.stepwise import stepwise
+
+EngineName = Literal["auto", "stepwise", "layerwise"]
+Engine = Callable[[Network, Tensor, Tensor, int, Coder, int, int], Record]
+ENGINES: Mapping[str, Engine] = {"stepwise": stepwise, "layerwise": layerwise, "auto": layerwise}
+
+MEMORY = 64 * 2**20
+"""Default budget for one chunk's values, in bytes. Larger chunks leave the caches and run slower on a CPU."""
+
+BATCH = 32
+"""Images simulated together unless told otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A simulation of B images over T steps.
+
+    Attributes:
+        readout: cumulative class score after each step, (T, B, classes); divided by the step's number it estimates the
+            trained network's output.
+        counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
+        spikes: spikes of each layer in each step, by layer, (T, B), int32.
+        neurons: number of neurons, by layer.
+        seconds: duration of the simulation.
+        mismatch: share of neurons whose count differs from the specification's (``stepwise``), over the images that
+            ``verify`` asked for; None if it asked for none.
+    """
+
+    readout: Tensor
+    counts: Mapping[str, Tensor]
+    spikes: Mapping[str, Tensor]
+    neurons: Mapping[str, int]
+    seconds: float
+    mismatch: float | None = None
+
+    @cached_property
+    def _decision(self) -> tuple[Tensor, Tensor]:
+        return predict(self.readout)
+
+    @property
+    def timesteps(self) -> int:
+        return self.readout.shape[0]
+
+    @property
+    def images(self) -> int:
+        return self.readout.shape[1]
+
+    @property
+    def predictions(self) -> Tensor:
+        """Class with the highest score after each step, (T, B); equal scores go to the lowest class."""
+        return self._decision[0]
+
+    @property
+    def ties(self) -> Tensor:
+        """Share of images whose highest score is reached by several classes, after each step, (T,)."""
+        return self._decision[1].double().mean(1)
+
+    @property
+    def spike_rate(self) -> Tensor:
+        r"""Spike rate in percent up to each step, (T,), float64 (Han et al., 2020, eq. 8).
+
+        .. math:: R(t) = 100 \cdot \frac{\text{spikes in steps } 1 \ldots t}{\text{neurons} \cdot \text{images} \cdot t}
+        """
+        return spike_rate(sum_layers(self.spikes), sum(self.neurons.values()), self.images)
+
+
+def simulate(
+    network: Network,
+    images: Tensor,
+    timesteps: int,
+    coder: Coder | None = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
+    engine: EngineName = "auto",
+    batch_size: int = BATCH,
+    memory: int = MEMORY,
+    verify: int = 0,
+) -> Run:
+    """Run a converted network as spikes.
+
+    Args:
+        network: with thresholds, from ``convert`` or ``load``.
+        images: (B, *features), preprocessed as in training.
+        timesteps: T, at least 1.
+        coder: how images enter; default ``Constant()``, the pixel values as a current in every step.
+        seed: of the Poisson draws and random initial potentials, in [0, 2**64).
+        indices: the images' numbers in their data set, (B,), default 0, 1, ...; they key the draws, so that a batch
+            or a shard draws what the whole run would.
+        engine: "stepwise" is the specification; "layerwise" does the same faster; "auto" chooses.
+        batch_size: images simulated together. Results do not depend on it, but for the last bit of float sums.
+        memory: budget in bytes for the values of one chunk of steps.
+        verify: re-run this many of the images in ``stepwise`` and report the share of neurons that differ.
+    Raises:
+        SimulationError: wrong shapes, values, indices or arguments. ConversionError: the network has no thresholds.
+    """
+    coder = Constant() if coder is None else coder
+    check_arguments(network, timesteps, engine, batch_size, memory)
+    images = network.check_images(images)
+    if not len(images):
+        raise SimulationError("images: there are none. Give at least one")
+    indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    if indices.shape != (len(images),):
+        raise SimulationError(f"indices: shape {tuple(indices.shape)} for {len(images)} images. Give one per image")
+    indices = indices.to(images.device)
+    size = min(batch_size, len(images))
+    chunk = max(1, min(timesteps, memory // (bytes_per_step(network) * size)))
+    began = time.perf_counter()
+    with torch.inference_mode():
+        records = [
+            ENGINES[engine](network, x, i, timesteps, coder, seed, chunk)
+            for x, i in (
+                (images[start : start + size], indices[start : start + size]) for start in range(0, len(images), size)
+            )
+        ]
+        record = join(records)
+        seconds = time.perf_counter() - began
+        mismatch = _mismatch(network, record, images[:verify], indices[:verify], timesteps, coder, seed)
+    neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
+    return Run(record.readout, record.counts, record.spikes, neurons, seconds, mismatch)
+
+
+def check_arguments(network: Network, timesteps: int, engine: str, batch_size: int, memory: int) -> None:
+    """Refuse what can be refused before anything runs: SimulationError, or ConversionError without thresholds."""
+    if timesteps < 1:
+        raise SimulationError(f"timesteps: {timesteps} is less than 1. A network needs at least one step to answer")
+    if batch_size < 1 or memory < 1:
+        raise SimulationError(f"batch_size {batch_size} and memory {memory} must both be at least 1")
+    if engine not in ENGINES:
+        raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(ENGINES))}")
+    for node in network.nodes:
+        if isinstance(node.op, MaxPool):
+            raise SimulationError(f"{node.name} (MaxPool): does not run on spikes. Convert the model first")
+    if not network.neurons:
+        raise SimulationError("the network has no neuron layer: nothing in it spikes")
+    for name, op in network.neurons.items():
+        calibrated(name, op)
+
+
+def spike_rate(spikes: Tensor, neurons: int, images: int) -> Tensor:
+    """Spike rate in percent up to each step, (T,), from the spikes of all layers and images in each step, (T,)."""
+    steps = torch.arange(1, len(spikes) + 1, device=spikes.device)
+    return spikes.cumsum(0).double() / (max(neurons, 1) * images * steps) * 100
+
+
+def sum_layers(spikes: Mapping[str, Tensor]) -> Tensor:
+    """Spikes of all layers and images in each step, (T,), int64, from those by layer, (T, B)."""
+    return torch.stack([layer.sum(1, dtype=torch.int64) for layer in spikes.values()]).sum(0)
+
+
+def _mismatch(
+    network: Network, record: Record, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int
+) -> float | None:
+    if not len(images):
+        return None
+    reference = stepwise(network, images, indices, timesteps, coder, seed, 1)
+    differing = sum(int((record.counts[name][: len(images)] != c).sum()) for name, c in reference.counts.items())
+    return differing / sum(c.numel() for c in reference.counts.values())

@@ -1,0 +1,69 @@
+"""The specification: time outside, layers inside, one step at a time. Plain and slow; never optimised."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from equispike.functional.coding import Coder, uniform
+from equispike.functional.integrate import if_step
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network
+from equispike.graph.ops import Input, Neuron, Readout
+from equispike.simulation.record import Record
+
+
+def stepwise(
+    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
+) -> Record:
+    """Run one batch for T steps; ``chunk`` is without effect here. Every other engine must give the same record."""
+    total = images.new_zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
+    readout: list[Tensor] = []
+    counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
+    spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
+    for values in steps(network, images, indices, timesteps, coder, seed):
+        total = total + values[network.nodes[-1].name]
+        readout.append(total.to(images.dtype))
+        for name in network.neurons:
+            fired = (values[name] != 0).to(torch.int32)
+            counts[name] += fired
+            spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
+    return Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()})
+
+
+def steps(
+    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Yield every node's value, step after step: currents of linear nodes, spikes (0 or the amplitude) of neurons."""
+    v = initial_potentials(network, indices, seed)
+    for t in range(1, timesteps + 1):
+        values: dict[str, Tensor] = {}
+        for node in network.nodes:
+            op, inputs = node.op, [values[name] for name in node.inputs]
+            if isinstance(op, Input):
+                (values[node.name],) = coder.encode(images, indices, range(t, t + 1), seed, op.scale, op.amplitude)
+            elif isinstance(op, Neuron):
+                threshold, amplitude = calibrated(node.name, op)
+                values[node.name], v[node.name] = if_step(inputs[0], v[node.name], threshold, op.reset, amplitude)
+            elif isinstance(op, Readout):
+                values[node.name] = inputs[0].double() * op.scale
+            else:
+                values[node.name] = op(*inputs)
+        yield values
+
+
+def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str, Tensor]:
+    """Potential V(0) of every neuron layer, (B, *features): a fraction of the threshold, or uniform below it.
+
+    A uniform draw of the n-th neuron layer (n = 1, 2, ...) comes from stream n of the seed.
+    """
+    potentials: dict[str, Tensor] = {}
+    for n, (name, op) in enumerate(network.neurons.items(), start=1):
+        threshold, _ = calibrated(name, op)
+        shape = network.shapes[name]
+        if op.v_init == "uniform":
+            fraction = uniform(seed, indices, n, shape).to(threshold.dtype)
+        else:
+            fraction = threshold.new_full((len(indices), *shape), op.v_init)
+        potentials[name] = fraction * threshold
+    return potentials
