@@ -70,6 +70,6 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "demo": Recipe(epochs=15, batch=64, lr=0.05, weight_decay=5e-4, shift=2),
-    "mnist": Recipe(epochs=15, batch=128, lr=0.05, weight_decay=5e-4, shift=2),
+    "demo": Recipe(epochs=15, batch=64, lr=0.2, weight_decay=5e-4, shift=2),
+    "mnist": Recipe(epochs=15, batch=128, lr=0.2, weight_decay=1e-4, shift=2),
 }

