@@ -67,13 +67,15 @@ def if_scan(
     >>> if_scan(currents, 1.0, "subtract")[0].sum(), if_scan(currents, 1.0, "zero")[0].sum()
     (tensor(3., dtype=torch.float64), tensor(2., dtype=torch.float64))
     """
-    v = torch.zeros_like(currents[0]) + v_init
-    spikes = torch.empty_like(currents)
+    v = torch.zeros_like(currents[0]).add_(v_init)
+    # every step in the memory format of v, also where the currents are one step expanded over time
+    spikes = torch.empty_strided((len(currents), *v.shape), (v.numel(), *v.stride()), dtype=v.dtype, device=v.device)
+    theta = torch.as_tensor(threshold, dtype=v.dtype, device=v.device)
     for current, out in zip(currents, spikes, strict=True):
         v.add_(current)
-        torch.ge(v, threshold, out=out)
+        torch.ge(v, theta, out=out)
         if reset == "subtract":
-            v.sub_(out * threshold)
+            v.addcmul_(out, theta, value=-1)
         else:
             v.masked_fill_(out.bool(), 0.0)
     return spikes.mul_(amplitude), v

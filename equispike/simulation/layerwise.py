@@ -5,7 +5,9 @@ each convolution at once. What does not change in time (the first layer's curren
 once. Memory is that of one chunk; the potentials carry over from chunk to chunk.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from equispike.functional.coding import Coder
 from equispike.functional.integrate import if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Input, Neuron, Readout
+from equispike.graph.ops import Conv, Input, Neuron, Readout
 from equispike.simulation.record import Record
 from equispike.simulation.stepwise import initial_potentials
 
@@ -31,7 +33,7 @@ def layerwise(
     def record(name: str, value: Tensor) -> None:
         if name in counts:
             counts[name] += value.sum(0)
-            spikes[name].append(value.flatten(2).sum(2).to(torch.int32))
+            spikes[name].append(_per_image(value).sum(2).to(torch.int32))
         elif name == last:
             readout.append(value.cumsum(0) + readout[-1][-1:])
 
@@ -58,6 +60,7 @@ def propagate(
     A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
     of the readout. What is fixed in time is shown once, with T' = 1.
     """
+    network = _channels_last(network)
     v = initial_potentials(network, indices, seed)
     fixed = _fixed(network, images, indices, coder, seed)
     for name, value in fixed.items():
@@ -96,7 +99,14 @@ def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
         inputs = [x.expand(steps, *x.shape[1:]) for x in inputs]
     time, batch = inputs[0].shape[:2]
     value = node.op(*(x.reshape(time * batch, *x.shape[2:]) for x in inputs))
+    if isinstance(node.op, Conv) and value.ndim == 4:  # of one input channel, a convolution ignores its kernel's format
+        value = value.contiguous(memory_format=torch.channels_last)
     return value.reshape(time, batch, *value.shape[1:])
+
+
+def _per_image(value: Tensor) -> Tensor:
+    """The scan's output as (T, B, neurons), in whatever order the neurons lie: a view."""
+    return value.as_strided((*value.shape[:2], value[0, 0].numel()), (value.stride(0), value.stride(1), 1))
 
 
 def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
@@ -109,6 +119,19 @@ def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
             fixed[node.name] = _apply(node, [fixed[name] for name in node.inputs], 1)
     return fixed
+
+
+@lru_cache(maxsize=4)
+def _channels_last(network: Network) -> Network:
+    """The network with its 2d kernels in the memory format in which convolutions and pools run fastest."""
+
+    def change(node: Node) -> Node:
+        if isinstance(node.op, Conv) and node.op.weight.ndim == 4:
+            weight = node.op.weight.contiguous(memory_format=torch.channels_last)
+            return dataclasses.replace(node, op=dataclasses.replace(node.op, weight=weight))
+        return node
+
+    return network.rewrite(change)
 
 
 def bytes_per_step(network: Network) -> int:

@@ -1,0 +1,100 @@
+"""Every method on MNIST: accuracy and spike rate against the number of time-steps.
+
+The constrained 7-layer network (mnist-cnn, weights in the package: 55,000 training images, seed 0), calibrated with
+256 training images; SPIKE-NORM and RMP observe each layer for 512 steps. Poisson rows are means over five seeds.
+
+Run:  python experiments/mnist_methods.py --out results --data FOLDER         (hours on 2 cores; a row that is already
+there is not run again, and several processes may share the rows by --only)
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import equispike as es
+from equispike.conversion import versions
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+MODEL = "mnist-cnn"
+TIMESTEPS = 512
+CALIBRATION_IMAGES = 256
+CALIBRATION_STEPS = 512
+SEEDS = 5
+CHOSEN = (8, 16, 32, 64, 128, 256, 512)
+
+# name: (method, coder, test images)
+ROWS = {
+    "datanorm-99.9": (es.DataNorm(99.9), es.Constant(), 10_000),
+    "rmp-0.8": (es.RMP(0.8, CALIBRATION_STEPS), es.Constant(), 10_000),
+    "spikenorm-poisson": (es.SpikeNorm(CALIBRATION_STEPS), es.Poisson(), 10_000),
+    "rmp-0.6": (es.RMP(0.6, CALIBRATION_STEPS), es.Constant(), 10_000),
+    "rmp-1.0": (es.RMP(1.0, CALIBRATION_STEPS), es.Constant(), 10_000),
+    "rmp-0.4": (es.RMP(0.4, CALIBRATION_STEPS), es.Constant(), 10_000),
+    "datanorm-100": (es.DataNorm(), es.Constant(), 10_000),
+    "datanorm-99.9-per-channel": (es.DataNorm(99.9, per_channel=True), es.Constant(), 10_000),
+    "rmp-0.8-poisson": (es.RMP(0.8, CALIBRATION_STEPS), es.Poisson(), 2_000),
+    "datanorm-99.9-poisson": (es.DataNorm(99.9), es.Poisson(), 2_000),
+    "modelnorm": (es.ModelNorm(), es.Constant(), 2_000),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--data", type=Path, help="folder with MNIST, as torchvision leaves it")
+    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    arguments = parser.parse_args()
+    folder = arguments.out / "mnist_methods"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments.only:
+        path = folder / f"{name}.json"
+        if not path.exists():
+            row = run(name, arguments.data)
+            path.write_text(json.dumps(row) + "\n")
+        print(line(name, json.loads(path.read_text())), flush=True)
+
+
+def run(name: str, data: Path | None) -> dict[str, object]:
+    """Convert, evaluate, and describe one row."""
+    method, coder, images = ROWS[name]
+    mnist = load("mnist", data)
+    model, card = load_model(MODEL)
+    network = es.convert(model, [mnist.train.take(CALIBRATION_IMAGES).floats()], method=method)
+    batches = mnist.test.take(images).batches(500)
+    result = es.evaluate(network, batches, TIMESTEPS, coder, runs=SEEDS)
+    return {
+        "method": repr(method),
+        "coder": repr(coder),
+        "reset": network.provenance["reset"],
+        "readout": network.provenance["readout"],
+        "data": "mnist/test",
+        "images": result.images,
+        "calibration_images": CALIBRATION_IMAGES,
+        "model": MODEL,
+        "trained_accuracy": result.trained,
+        "model_test_accuracy": card["test_accuracy"],
+        "seeds": result.seeds,
+        "accuracy": [[round(a, 6) for a in row] for row in result.accuracy.tolist()],
+        "spike_rate": [[round(r, 5) for r in row] for row in result.spike_rate.tolist()],
+        "spikes_per_image": result.spikes,
+        "seconds": round(result.seconds, 1),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "versions": versions(),
+    }
+
+
+def line(name: str, row: dict) -> str:
+    """One row of the table: mean accuracy (and deviation over seeds) at the chosen steps, and the spike rate."""
+    accuracy = torch.tensor(row["accuracy"], dtype=torch.float64)
+    shown = " ".join(f"{100 * float(accuracy[:, t - 1].mean()):6.2f}" for t in CHOSEN)
+    deviation = 100 * float(accuracy[:, -1].std()) if len(accuracy) > 1 else 0.0
+    rate = sum(r[-1] for r in row["spike_rate"]) / len(row["spike_rate"])
+    return f"{name:26} {row['images']:6} images {len(accuracy)} runs | {shown} (sd {deviation:.2f}) | {rate:.2f} % spikes"
+
+
+if __name__ == "__main__":
+    main()
