@@ -34,6 +34,10 @@ class DataNorm:
     def __post_init__(self) -> None:
         self._statistic()
 
+    def __str__(self) -> str:
+        channels = ", per_channel=True" if self.per_channel else ""
+        return f"DataNorm(percentile={self.percentile:g}{channels})"
+
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
         """Thresholds by layer. CalibrationError if a layer stays silent, or the images are unusable."""
         held = hold(batches, network.input.shape)
@@ -69,6 +73,9 @@ class ModelNorm:
 
     reset: Reset = "subtract"
     readout: ReadoutKind = "potential"
+
+    def __str__(self) -> str:
+        return "ModelNorm()"
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
         """Thresholds by layer. CalibrationError if a layer cannot be driven above zero."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +46,9 @@ class SpikeNorm:
     def __post_init__(self) -> None:
         if self.timesteps < 1:
             raise CalibrationError(f"SpikeNorm.timesteps: {self.timesteps} is less than 1")
+
+    def __str__(self) -> str:
+        return f"SpikeNorm(timesteps={self.timesteps})"
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
         """Thresholds by layer. CalibrationError if a layer stays silent, or the images are unusable."""
@@ -103,7 +105,6 @@ class RMP:
     trial: int = 128
     tolerance: float = 0.005
     readout: ReadoutKind = "spikes"
-    reset: ClassVar[Reset] = "subtract"
 
     def __post_init__(self) -> None:
         for scale in self.scales if self.scale is None else (self.scale,):
@@ -117,6 +118,14 @@ class RMP:
         if self.scale is not None:
             return scaled(measured, self.scale)
         return self._choose(network, measured, held if self.validation is None else hold(self.validation))
+
+    def __str__(self) -> str:
+        return f"RMP(scale={self.scale})"
+
+    @property
+    def reset(self) -> Reset:
+        """Soft: what the method is about."""
+        return "subtract"
 
     def _predict(self, converted: Network, images: Tensor, indices: Tensor) -> Tensor:
         return simulate(converted, images, self.trial, self.coder, self.seed, indices).predictions[-1]
