@@ -119,7 +119,7 @@ def evaluate(
             spikes[name][n] += layer.sum(1, dtype=torch.int64).cpu()
         seconds += run.seconds
         if n == len(seeds) - 1:
-            with torch.inference_mode():
+            with torch.no_grad():
                 trained += int((network(network.check_images(images)).argmax(1).cpu() == labels).sum())
             total += len(images)
     neurons = sum(torch.Size(network.shapes[name]).numel() for name in spikes)

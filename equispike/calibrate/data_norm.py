@@ -44,7 +44,7 @@ class DataNorm:
         statistic = self._statistic()
         layers = set(network.neurons)
         states = {name: statistic.init(network.device) for name in network.neurons}
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in track(held, str(self), len(held)):
                 for name, value in evaluate(network, network.check_images(batch.images), layers):
                     states[name] = update(name, statistic, states[name], value)
@@ -82,7 +82,7 @@ class ModelNorm:
         signed = any(bool((batch.images < 0).any()) for batch in hold(batches, network.input.shape))
         thresholds = Thresholds()
         bounds: dict[str, tuple[Tensor, Tensor]] = {}
-        with torch.inference_mode():
+        with torch.no_grad():
             for node in network.nodes:
                 op, inputs = node.op, [bounds[name] for name in node.inputs]
                 if isinstance(op, Input):

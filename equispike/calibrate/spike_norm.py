@@ -74,7 +74,7 @@ class SpikeNorm:
                 state = statistic.update(state, value)
 
         parts = list(_parts(held))
-        with torch.inference_mode():
+        with torch.no_grad():
             for images, indices in track(parts, label, len(parts)):
                 x, i = prefix.check_images(images), indices.to(prefix.device)
                 chunk = max(1, min(self.timesteps, MEMORY // (bytes_per_step(prefix) * len(x))))
@@ -136,7 +136,7 @@ class RMP:
                 "RMP(scale=None): choosing a scale needs labels. Pass (images, labels) pairs, "
                 "validation=..., or a scale"
             )
-        with torch.inference_mode():
+        with torch.no_grad():
             target = _accuracy(images, lambda x, _: network(network.check_images(x)).argmax(1)) - self.tolerance
         best, candidate = -1.0, scaled(measured, 1.0)
         for scale in sorted(self.scales):

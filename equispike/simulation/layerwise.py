@@ -25,23 +25,23 @@ def layerwise(
     network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
 ) -> Record:
     """Run one batch for T steps, ``chunk`` steps at a time. The record is that of ``stepwise``."""
-    counts = {name: images.new_zeros(len(images), *network.shapes[name]) for name in network.neurons}
+    counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes: dict[str, list[Tensor]] = {name: [] for name in counts}
     last = network.nodes[-1].name
     readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
 
     def record(name: str, value: Tensor) -> None:
         if name in counts:
-            counts[name] += value.sum(0)
-            spikes[name].append(_per_image(value).sum(2).to(torch.int32))
+            # in float32, which holds these counts exactly, also where the spikes are of half precision
+            counts[name] += value.sum(0, dtype=torch.float32).to(torch.int32)
+            features = tuple(range(2, value.ndim))
+            spikes[name].append(value.sum(features, dtype=torch.float32).to(torch.int32))
         elif name == last:
             readout.append(value.cumsum(0) + readout[-1][-1:])
 
     propagate(network, images, indices, timesteps, coder, seed, chunk, record)
     return Record(
-        torch.cat(readout[1:]).to(images.dtype),
-        {name: count.to(torch.int32) for name, count in counts.items()},
-        {name: torch.cat(layer) for name, layer in spikes.items()},
+        torch.cat(readout[1:]).to(images.dtype), counts, {name: torch.cat(layer) for name, layer in spikes.items()}
     )
 
 
@@ -102,11 +102,6 @@ def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     if isinstance(node.op, Conv) and value.ndim == 4:  # of one input channel, a convolution ignores its kernel's format
         value = value.contiguous(memory_format=torch.channels_last)
     return value.reshape(time, batch, *value.shape[1:])
-
-
-def _per_image(value: Tensor) -> Tensor:
-    """The scan's output as (T, B, neurons), in whatever order the neurons lie: a view."""
-    return value.as_strided((*value.shape[:2], value[0, 0].numel()), (value.stride(0), value.stride(1), 1))
 
 
 def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:

@@ -114,17 +114,23 @@ def simulate(
     """
     coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, engine, batch_size, memory)
+    if verify < 0:
+        raise SimulationError(f"verify: {verify} is less than 0. Give a number of images")
+    if not images.is_floating_point():
+        raise SimulationError(f"images of type {images.dtype}: preprocess them as in training (floats)")
     images = network.check_images(images)
     if not len(images):
         raise SimulationError("images: there are none. Give at least one")
-    indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
     if indices.shape != (len(images),):
         raise SimulationError(f"indices: shape {tuple(indices.shape)} for {len(images)} images. Give one per image")
-    indices = indices.to(images.device)
+    if indices.is_floating_point():
+        raise SimulationError(f"indices of type {indices.dtype}: give integers")
+    indices = indices.to(images.device, torch.int64)
     size = min(batch_size, len(images))
     chunk = max(1, min(timesteps, memory // (bytes_per_step(network) * size)))
     began = time.perf_counter()
-    with torch.inference_mode():
+    with torch.no_grad():
         records = [
             ENGINES[engine](network, x, i, timesteps, coder, seed, chunk)
             for x, i in (

@@ -1,0 +1,252 @@
+"""The papers' algorithms as plain NumPy loops: literal, slow, and sharing no code with the package.
+
+Operations read the fields of a network's nodes and nothing else of it; all arithmetic is float64. Spikes of the
+papers' own algorithms have size one, those at the input +1 or -1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Stage = Callable[[Array], Array]
+
+
+def array(tensor: Any) -> Array:
+    return np.asarray(tensor.detach().cpu().double().numpy(), dtype=np.float64)
+
+
+# Neurons
+
+
+def if_neurons(
+    currents: Sequence[Array] | Array, threshold: Any, reset: str, v: Any = 0.0, amplitude: Any = 1.0
+) -> tuple[Array, Array]:
+    """Integrate-and-fire neurons over T steps: spikes (T, B, *features) of size 0 or amplitude, and the potential."""
+    v = v + np.zeros_like(currents[0])
+    trains: list[Array] = []
+    for current in currents:
+        v = v + current
+        fires = v >= threshold
+        if reset == "subtract":
+            v = np.where(fires, v - threshold, v)
+        elif reset == "zero":
+            v = np.where(fires, 0.0, v)
+        else:
+            raise AssertionError(reset)
+        trains.append(fires * amplitude)
+    return np.stack(trains), v
+
+
+# Linear operations, position by position
+
+
+def conv(op: Any, x: Array) -> Array:
+    weight, rank = array(op.weight), op.weight.ndim - 2
+    x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in op.padding)])
+    out, per_group = weight.shape[:2]
+    reach = [d * (k - 1) + 1 for d, k in zip(op.dilation, weight.shape[2:])]
+    space = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, op.stride)]
+    y = np.zeros((len(x), out, *space))
+    for position in np.ndindex(*space):
+        window = tuple(slice(i * s, i * s + r, d) for i, s, r, d in zip(position, op.stride, reach, op.dilation))
+        patch = x[(slice(None), slice(None), *window)]
+        for group in range(op.groups):
+            rows = slice(group * out // op.groups, (group + 1) * out // op.groups)
+            columns = patch[:, group * per_group : (group + 1) * per_group]
+            y[(slice(None), rows, *position)] = np.tensordot(
+                columns, weight[rows], axes=(range(1, rank + 2), range(1, rank + 2))
+            )
+    return y if op.bias is None else y + array(op.bias).reshape(-1, *(1,) * rank)
+
+
+def avg_pool(op: Any, x: Array) -> Array:
+    spans: list[list[tuple[int, int, int]]] = []  # per dimension and output position: start, stop, elements counted
+    for n, k, s, p in zip(x.shape[2:], op.kernel, op.stride, op.padding):
+        steps = (n + 2 * p - k) / s
+        count = (math.ceil(steps) if op.ceil_mode else math.floor(steps)) + 1
+        if op.ceil_mode and (count - 1) * s >= n + p:  # a window that would start in the right padding
+            count -= 1
+        spans.append([])
+        for i in range(count):
+            start, stop = i * s - p, min(i * s - p + k, n + p)
+            inside = max(start, 0), min(stop, n)
+            spans[-1].append((*inside, stop - start if op.count_include_pad else inside[1] - inside[0]))
+    y = np.zeros((*x.shape[:2], *map(len, spans)))
+    for position in np.ndindex(*map(len, spans)):
+        chosen = [span[i] for span, i in zip(spans, position)]
+        window = x[(slice(None), slice(None), *(slice(start, stop) for start, stop, _ in chosen))]
+        total = window.reshape(*x.shape[:2], -1).sum(-1)
+        y[(slice(None), slice(None), *position)] = total / math.prod(n for *_, n in chosen)
+    return y
+
+
+def linear(op: Any, x: Array) -> Array:
+    y = x @ array(op.weight).T
+    return y if op.bias is None else y + array(op.bias)
+
+
+def weighted(op: Any, inputs: Sequence[Array]) -> list[Array]:
+    return [c * x for c, x in zip(op.coefficients, inputs, strict=True)]
+
+
+def apply(op: Any, *inputs: Array) -> Array:
+    """One linear operation."""
+    match type(op).__name__:
+        case "Conv":
+            return conv(op, *inputs)
+        case "Linear":
+            return linear(op, *inputs)
+        case "AvgPool":
+            return avg_pool(op, *inputs)
+        case "Flatten":
+            return inputs[0].reshape(len(inputs[0]), -1)
+        case "Add":
+            return np.add.reduce(weighted(op, inputs))
+        case "Concat":
+            return np.concatenate(weighted(op, inputs), axis=1)
+        case "Readout":
+            return inputs[0] * op.scale
+        case name:
+            raise AssertionError(name)
+
+
+# Networks
+
+
+def trained(network: Any, images: Array) -> dict[str, Array]:
+    """Every node's value in the trained network: neurons are ReLUs, clipped where they have a ceiling."""
+    values: dict[str, Array] = {}
+    for node in network.nodes:
+        inputs = [values[name] for name in node.inputs]
+        match type(node.op).__name__:
+            case "Input":
+                values[node.name] = images
+            case "Neuron":
+                values[node.name] = np.clip(inputs[0], 0.0, node.op.ceiling)
+            case _:
+                values[node.name] = apply(node.op, *inputs)
+    return values
+
+
+def spiking(network: Any, currents: Array, v: dict[str, Array]) -> tuple[dict[str, Array], Array]:
+    """A network with thresholds, step by step.
+
+    Args:
+        currents: what the input hands on in each step, (T, B, *features).
+        v: potential of each neuron layer before the first step, in units of the current.
+    Returns:
+        each neuron layer's train in {0, 1}, (T, B, *features), and the cumulative readout, (T, B, classes).
+    """
+    v = dict(v)
+    trains: dict[str, list[Array]] = {name: [] for name in v}
+    scores: list[Array] = []
+    for current in currents:
+        values: dict[str, Array] = {}
+        for node in network.nodes:
+            op, inputs = node.op, [values[name] for name in node.inputs]
+            match type(op).__name__:
+                case "Input":
+                    values[node.name] = current
+                case "Neuron":
+                    theta = array(op.threshold)
+                    spikes, v[node.name] = if_neurons(inputs, theta, op.reset, v[node.name])
+                    trains[node.name].append(spikes[0])
+                    values[node.name] = spikes[0] * array(op.amplitude)
+                case _:
+                    values[node.name] = apply(op, *inputs)
+        scores.append(values[network.nodes[-1].name])
+    return {name: np.stack(train) for name, train in trains.items()}, np.cumsum(scores, axis=0)
+
+
+def stages(network: Any) -> list[list[Any]]:
+    """A chain of layers, cut behind each neuron layer: the linear operations in front of each, and of the readout."""
+    cut: list[list[Any]] = [[]]
+    for before, node in zip(network.nodes, network.nodes[1:]):
+        assert node.inputs == (before.name,), "not a chain"
+        if type(node.op).__name__ == "Neuron":
+            cut.append([])
+        elif type(node.op).__name__ != "Readout":
+            cut[-1].append(node.op)
+    return cut
+
+
+def current(stage: Sequence[Any], x: Array) -> Array:
+    for op in stage:
+        x = apply(op, x)
+    return x
+
+
+# Thresholds
+
+
+def spike_norm(layers: Sequence[Sequence[Any]], spikes: Array, reset: str) -> tuple[list[float], list[Array]]:
+    """Sengupta et al. (2019), algorithm 1, in its threshold-balancing form.
+
+    Args:
+        layers: linear operations in front of each neuron layer; weights untouched.
+        spikes: input spike train, (T, B, *features), in {-1, 0, 1}.
+    Returns:
+        v_th,norm of each layer, and each layer's unit spikes.
+    """
+    v_th: list[float] = []
+    trains: list[Array] = []
+    for layer in layers:
+        v_th_norm = 0.0
+        received: list[Array] = []
+        for step in spikes:
+            received.append(current(layer, step))
+            v_th_norm = max(v_th_norm, received[-1].max())
+        spikes, _ = if_neurons(received, v_th_norm, reset)
+        v_th.append(float(v_th_norm))
+        trains.append(spikes)
+    return v_th, trains
+
+
+def rmp(layers: Sequence[Sequence[Any]], spikes: Array, alpha: float) -> tuple[list[float], list[Array]]:
+    """Han et al. (2020), section 4.1: SPIKE-NORM's thresholds with soft reset, times alpha; and the scaled spikes."""
+    v_th = [alpha * threshold for threshold in spike_norm(layers, spikes, "subtract")[0]]
+    trains: list[Array] = []
+    for layer, threshold in zip(layers, v_th, strict=True):
+        spikes, _ = if_neurons([current(layer, step) for step in spikes], threshold, "subtract")
+        trains.append(spikes)
+    return v_th, trains
+
+
+def data_norm_factors(network: Any, images: Array, percentile: float) -> list[float]:
+    r"""Rueckauer et al. (2017), section 2.2.2: weights are multiplied by :math:`\lambda_{l-1} / \lambda_l`.
+
+    :math:`\lambda_l` is a percentile of layer l's activations (Diehl et al., 2015: the maximum), :math:`\lambda_0` the
+    largest input. Returns :math:`\lambda_0, \lambda_1, \ldots`
+    """
+    values = trained(network, images)
+    layers = [values[node.name] for node in network.nodes if type(node.op).__name__ == "Neuron"]
+    return [float(np.abs(images).max()), *(nearest_rank(layer, percentile) for layer in layers)]
+
+
+def model_norm_factors(weights: Sequence[Array]) -> list[float]:
+    """Diehl et al. (2015), algorithm 1: weights are divided by the largest sum of a neuron's positive weights.
+
+    Fully connected layers without biases, inputs and rates in [0, 1].
+    """
+    factors: list[float] = []
+    for layer in weights:
+        max_pos_input = 0.0
+        for neuron in layer:
+            input_sum = 0.0
+            for input_weight in neuron:
+                input_sum += max(0.0, input_weight)
+            max_pos_input = max(max_pos_input, input_sum)
+        factors.append(max_pos_input)
+    return factors
+
+
+def nearest_rank(values: Array, percentile: float) -> float:
+    """The smallest value with at least this share of all values at or below it."""
+    ordered = sorted(values.flatten().tolist())
+    rank = math.ceil(Fraction(str(percentile)) * len(ordered) / 100)
+    return float(ordered[rank - 1])
