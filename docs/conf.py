@@ -1,0 +1,59 @@
+"""Sphinx settings. Build: sphinx-build -W -q -b html docs docs/_build/html"""
+
+import re
+from importlib.metadata import version as installed
+from pathlib import Path
+
+project = "equispike"
+author = "The equispike authors"
+copyright = author
+version = release = installed("equispike")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"equispike {release}"
+html_show_copyright = False
+html_show_sphinx = False
+
+myst_enable_extensions = ["dollarmath", "substitution"]
+myst_heading_anchors = 3
+picture = "![The demo: accuracy and spike rate against time-steps, one line per method](figures/demo.png)"
+myst_substitutions = {"demo": picture if Path(__file__).with_name("figures").joinpath("demo.png").is_file() else ""}
+
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Fields", "Attributes")]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+add_module_names = False
+
+
+# Docstrings are written to be read in the source: (B, *features) and |x| stand there as they are. Between backquotes
+# nothing is touched.
+MARKS = re.compile(r"(`[^`]*`)|(?<![\w*])\*(?=\w+\b(?!\*))|\|")
+
+
+def escape(app, what, name, obj, options, lines):
+    """Escape what reStructuredText would take for emphasis or for a substitution, outside maths and examples."""
+    verbatim = False
+    for number, line in enumerate(lines):
+        in_maths = verbatim and (not line.strip() or line.startswith("    "))
+        verbatim = in_maths or line.lstrip().startswith(".. math::")
+        if not verbatim and not line.lstrip().startswith(">>>"):
+            lines[number] = MARKS.sub(lambda mark: mark[1] or "\\" + mark[0], line)
+        if number and lines[number - 1].strip() == "Returns:":  # else napoleon takes words before a colon for a type
+            lines[number] = re.sub(r"^(\s*)", r"\1: ", lines[number])
+
+
+def readable(app, what, name, obj, options, signature, returned):
+    """Defaults made by a factory as an ellipsis, which Sphinx can parse."""
+    return (signature.replace("<factory>", "..."), returned) if signature else None
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-process-signature", readable)
