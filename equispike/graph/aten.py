@@ -19,10 +19,14 @@ aten: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Value:
-    """Data of the images inside a model: the Network node that computes it, and its features without the batch."""
+    """Data of the images inside a model: the Network node that computes it, and its features without the batch.
+
+    ``viewed``: the node has these features in another shape, so that only a reshape to a vector can follow.
+    """
 
     node: str
     shape: tuple[int, ...]
+    viewed: bool = False
 
 
 class Untranslatable(Exception):
@@ -30,9 +34,14 @@ class Untranslatable(Exception):
 
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
+NO_STATISTICS = "has no running statistics to fold in. Use track_running_stats=True, and the model's eval mode"
+RANDOM = "drops at random in eval mode too. Pass training=self.training"
+TRANSPOSED = "transposed convolutions are not supported. Use a plain convolution"
+THREE_DIMENSIONAL = "3d convolutions are not supported. Use 1d or 2d"
 REMEDIES = {
-    **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "elu", "mish", "softplus"), SMOOTH),
-    **dict.fromkeys(("SiLU", "GELU", "Sigmoid", "Tanh", "Hardswish", "Hardsigmoid", "ELU", "Mish", "Softplus"), SMOOTH),
+    **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "mish", "softplus"), SMOOTH),
+    **dict.fromkeys(("SiLU", "GELU", "Sigmoid", "Tanh", "Hardswish", "Hardsigmoid", "Mish", "Softplus"), SMOOTH),
+    **dict.fromkeys(("elu", "selu", "celu", "ELU", "SELU", "CELU"), SMOOTH),
     **dict.fromkeys(
         ("leaky_relu", "LeakyReLU", "prelu", "PReLU"),
         "spikes have one sign, so the negative side is lost. Train with ReLU",
@@ -45,7 +54,14 @@ REMEDIES = {
         ("layer_norm", "LayerNorm", "group_norm", "GroupNorm", "InstanceNorm2d"),
         "its statistics change with every image. Train with batch norm, which folds into the weights",
     ),
-    **dict.fromkeys(("batch_norm", "BatchNorm2d", "BatchNorm1d"), "has no running statistics to fold in. Track them"),
+    **dict.fromkeys(("native_batch_norm_legit", "native_batch_norm_legit_functional"), NO_STATISTICS),
+    **dict.fromkeys(("batch_norm", "BatchNorm1d", "BatchNorm2d"), NO_STATISTICS),
+    "native_dropout": RANDOM,
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "ConvTranspose1d", "ConvTranspose2d"), TRANSPOSED),
+    **dict.fromkeys(("conv3d", "Conv3d", "conv_transpose3d", "ConvTranspose3d"), THREE_DIMENSIONAL),
+    **dict.fromkeys(
+        ("item", "local_scalar_dense"), "takes a number out of the images' data. Compute with tensors per image"
+    ),
 }
 
 
@@ -64,7 +80,7 @@ def _conv(
 ) -> list[Op]:  # fmt: skip
     dims = weight.ndim - 2
     if dims > 2:
-        raise Untranslatable("3d convolutions are not supported. Use 1d or 2d")
+        raise Untranslatable(THREE_DIMENSIONAL)
     dilations = _pair(dilation, dims)
     if padding == "same":
         reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
@@ -81,7 +97,7 @@ def _convolution(
     output_padding: Any, groups: int,
 ) -> list[Op]:  # fmt: skip
     if transposed:
-        raise Untranslatable("transposed convolutions are not supported. Use a plain convolution")
+        raise Untranslatable(TRANSPOSED)
     return _conv(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -100,14 +116,14 @@ def _matmul(x: Value | Tensor, weight: Value | Tensor) -> list[Op]:
 def _addmm(bias: Tensor, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> list[Op]:
     if beta != 1 or alpha != 1:
         raise Untranslatable("scales its terms. Fold the factors into the weights")
-    return [*_matmul(x, weight), _per_channel(x, 1.0, bias)]
+    return [*_matmul(x, weight), _per_channel(Value(x.node, (weight.shape[1],)), 1.0, bias)]
 
 
 def _batch_norm(
     x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, *rest: Any
 ) -> list[Op]:
     if mean is None or var is None:
-        raise Untranslatable("has no running statistics to fold in. Use track_running_stats=True")
+        raise Untranslatable(NO_STATISTICS)
     eps = [value for value in rest if isinstance(value, float)][-1]  # (momentum, eps), behind a flag in old forms
     scale = torch.rsqrt(var.double() + eps) * (1.0 if weight is None else weight.double())
     shift = (0.0 if bias is None else bias.double()) - mean.double() * scale
@@ -116,6 +132,10 @@ def _batch_norm(
 
 def _relu(x: Value) -> list[Op]:
     return [Neuron()]
+
+
+def _relu6(x: Value) -> list[Op]:
+    return [Neuron(ceiling=6.0)]
 
 
 def _clamp(x: Value, low: Any = None, high: Any = None) -> list[Op]:
@@ -148,7 +168,7 @@ def _adaptive_avg_pool(x: Value, size: Any) -> list[Op]:
     return [AvgPool(kernel, kernel, (0,) * len(space))]
 
 
-def _mean(x: Value, dims: Any = None, keepdim: bool = False) -> list[Op]:
+def _mean(x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> list[Op]:
     space = x.shape[1:]
     rank = len(x.shape) + 1
     over = [] if dims is None else sorted(int(d) % rank for d in flat(dims))
@@ -180,6 +200,14 @@ def _sub(x: Any, y: Any, *, alpha: float = 1) -> list[Op]:
     return _add(x, y, alpha=-alpha)
 
 
+def _rsub(x: Value, y: Any, alpha: float = 1) -> list[Op]:
+    return [_per_channel(x, -float(alpha), y)]
+
+
+def _neg(x: Value) -> list[Op]:
+    return [_per_channel(x, -1.0, 0.0)]
+
+
 def _mul(x: Any, y: Any) -> list[Op]:
     if isinstance(x, Value) and isinstance(y, Value):
         raise Untranslatable("multiplies two data-dependent tensors (a gate or attention). Remove it")
@@ -198,14 +226,14 @@ def _per_channel(x: Value, scale: Any, shift: Any) -> Affine:
 
 def _channels(x: Value, constant: Any) -> Tensor:
     """A number or a tensor that broadcasts along the channels alone, as one value per channel, (C,)."""
-    t = torch.as_tensor(constant, dtype=None if isinstance(constant, Tensor) else torch.get_default_dtype())
+    t = torch.as_tensor(constant, dtype=None if isinstance(constant, Tensor) else torch.float64)
     channels = x.shape[0]
     along = (channels, *(1,) * (len(x.shape) - 1))
     if t.numel() == 1:
         return t.reshape(1).repeat(channels)
     if t.shape[-len(along) :] == along and t.numel() == channels:
         return t.reshape(channels).clone()
-    raise Untranslatable(f"has a constant of shape {tuple(t.shape)}; only one value per channel converts")
+    raise Untranslatable(f"has a constant of shape {tuple(t.shape)}; only one value per channel converts. Use that")
 
 
 def _cat(values: list[Value | Tensor], dim: int = 0) -> list[Op]:
@@ -214,6 +242,12 @@ def _cat(values: list[Value | Tensor], dim: int = 0) -> list[Op]:
     if dim % (len(values[0].shape) + 1) != 1:
         raise Untranslatable(f"joins along dimension {dim}. Join along the channels (1)")
     return [Concat((1.0,) * len(values))]
+
+
+def _dropout(x: Value, p: float, train: bool) -> list[Op]:
+    if train:
+        raise Untranslatable(RANDOM)
+    return []
 
 
 def _nothing(x: Value, *_: Any, **__: Any) -> list[Op]:
@@ -242,6 +276,7 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.batch_norm.default: _batch_norm,
     aten.relu.default: _relu,
+    aten.relu6.default: _relu6,
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
     aten.hardtanh.default: _clamp,
@@ -255,13 +290,16 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.max_pool2d_with_indices.default: _max_pool,
     aten.add.Tensor: _add,
     aten.sub.Tensor: _sub,
+    aten.rsub.Scalar: _rsub,
+    aten.neg.default: _neg,
     aten.mul.Tensor: _mul,
     aten.div.Tensor: _div,
     aten.cat.default: _cat,
-    aten.dropout.default: _nothing,
+    aten.dropout.default: _dropout,
     aten.clone.default: _nothing,
     aten.alias.default: _nothing,
     aten.detach.default: _nothing,
+    aten._to_copy.default: _nothing,
     aten.contiguous.default: _nothing,
 }
 """Translation of each operation that has one. Those in ``RESHAPES`` are judged by the shapes alone."""
@@ -278,10 +316,6 @@ RESHAPES: frozenset[object] = frozenset(
 )
 
 
-def reshape(before: tuple[int, ...], after: tuple[int, ...]) -> list[Op]:
-    """A view of the features: nothing, or a vector of all of them."""
-    if after == before:
-        return []
-    if len(after) == 1:
-        return [Flatten()]
-    raise Untranslatable(f"reshapes features {before} to {after}. Only a reshape to a vector converts")
+def reshape(x: Value, shape: tuple[int, ...]) -> list[Op]:
+    """A view of the features: a vector of all of them, or nothing (yet; see ``Value.viewed``)."""
+    return [Flatten()] if len(shape) == 1 and (x.viewed or x.shape != shape) else []

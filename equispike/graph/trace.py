@@ -13,7 +13,21 @@ from torch.export import Dim, ExportedProgram
 from equispike.errors import ConversionError
 from equispike.graph.aten import RESHAPES, TRANSLATIONS, Untranslatable, Value, flat, remedy, reshape
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, MaxPool, Neuron, Op, Readout
+from equispike.graph.ops import (
+    Add,
+    Affine,
+    AvgPool,
+    Concat,
+    Conv,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool,
+    Neuron,
+    Op,
+    Readout,
+    map_tensors,
+)
 
 FxNode = torch.fx.Node
 
@@ -91,13 +105,14 @@ class _Reader:
         self.findings: list[Finding] = []
         self.known: dict[FxNode, Any] = {}
         self._shape = shape
-        self._batch = ""
+        self._example = torch.empty(0)  # the images' placeholder: their batch size, type and device are the network's
         self._names: set[str] = set()
         signature = program.graph_signature
         sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         sources |= signature.inputs_to_lifted_tensor_constants
         stored: dict[str, Any] = {**program.state_dict, **program.constants}
         self._constants = {name: stored[source].detach().clone() for name, source in sources.items()}
+        self._outputs = signature.user_outputs
 
     def read(self, node: FxNode) -> None:
         if node.op == "placeholder":
@@ -111,15 +126,17 @@ class _Reader:
         if node.name in self._constants:
             self.known[node] = self._constants[node.name]
             return
-        self._batch = str(node.meta["val"].shape[0])
+        self._example = node.meta["val"]
         self.known[node] = self._add("input", Input(self._shape), (), self._shape)
 
     def _read_output(self, node: FxNode) -> None:
-        outputs = [self.known.get(n) for n in node.all_input_nodes]
+        values = {n.name: self.known.get(n) for n in node.all_input_nodes}
+        outputs = [values.get(str(name)) for name in self._outputs]
         if len(outputs) != 1 or not isinstance(outputs[0], Value):
+            found = sum(isinstance(output, Value) for output in outputs)
             raise ConversionError(
-                f"output: the model returns {len(outputs)} tensors computed from the images. "
-                "Return one: the class scores"
+                f"output: the model returns {len(outputs)} values, {found} computed from the images. "
+                "Return one tensor: the class scores"
             )
         if len(outputs[0].shape) != 1:
             note = f"scores of shape {outputs[0].shape} per image, expected a vector. Flatten them"
@@ -131,8 +148,11 @@ class _Reader:
             return self.known[n]
 
         target = cast("Callable[..., Any]", node.target)
-        if isinstance(node.meta.get("val"), torch.SymInt):  # arithmetic on the batch size, for a reshape
-            self.known[node] = node.meta["val"]
+        value = node.meta.get("val")
+        if value is None:  # an assertion
+            return
+        if isinstance(value, torch.SymInt | torch.SymBool):  # arithmetic on the batch size, for a reshape
+            self.known[node] = value
         elif not any(isinstance(self.known[n], Value) for n in node.all_input_nodes):
             # weights that the model computes from its parameters (weight norm, transposes, ...)
             self.known[node] = target(*torch.fx.map_arg(node.args, lookup), **torch.fx.map_arg(node.kwargs, lookup))
@@ -145,17 +165,24 @@ class _Reader:
     def _read_operation(self, node: FxNode, arguments: list[Any]) -> Value:
         layer, operation = _place(node)
         inputs = tuple(a for a in flat(arguments) if isinstance(a, Value))
-        batch, *features = _sizes(node)
-        shape = tuple(int(n) for n in features)
+        result, shape, viewed = _result(node), inputs[0].shape, False
         try:
-            if str(batch) != self._batch:
-                raise Untranslatable("mixes the images of a batch. Keep the first dimension for the images")
-            if node.target in RESHAPES:
-                ops = reshape(inputs[0].shape, shape)
-            elif node.target in TRANSLATIONS:
-                ops = TRANSLATIONS[node.target](*arguments, **node.kwargs)
-            else:
+            if result is None:
                 raise Untranslatable(remedy(operation))
+            if str(result.shape[:1]) != str(self._example.shape[:1]):
+                raise Untranslatable("mixes the images of a batch. Keep the first dimension for the images")
+            shape = tuple(int(n) for n in result.shape[1:])
+            if node.target in RESHAPES:
+                ops = reshape(inputs[0], shape)
+                viewed = not ops and (inputs[0].viewed or shape != inputs[0].shape)
+            elif node.target not in TRANSLATIONS:
+                raise Untranslatable(remedy(operation))
+            elif reshaped := [x.shape for x in inputs if x.viewed]:
+                raise Untranslatable(f"follows a reshape to {reshaped[0]}. Only a reshape to a vector converts")
+            else:
+                ops = TRANSLATIONS[node.target](*arguments, **node.kwargs)
+            if result.dtype != self._example.dtype:
+                raise Untranslatable(f"changes the type to {result.dtype}. Use one floating-point type throughout")
         except Untranslatable as refusal:
             self.findings.append(Finding(layer, operation, "no", str(refusal)))
             return Value(inputs[0].node, shape)
@@ -165,10 +192,11 @@ class _Reader:
             name = self._name(layer)
             self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
             inputs = (self._add(name, op, inputs, shape),)
-        return Value(inputs[0].node, shape)
+        return Value(inputs[0].node, shape, viewed)
 
     def _add(self, name: str, op: Op, inputs: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
         self._names.add(name)
+        op = map_tensors(op, lambda t: t.to(self._example.device, self._example.dtype))
         self.nodes.append(Node(name, op, tuple(value.node for value in inputs)))
         return Value(name, shape)
 
@@ -192,9 +220,11 @@ def _place(node: FxNode) -> tuple[str, str]:
     return (f"{path}.{function}" if path else function), function
 
 
-def _sizes(node: FxNode) -> tuple[Any, ...]:
-    value: Any = node.meta["val"]  # of a tuple (batch norm), the first is the result
-    return tuple(value.shape if isinstance(value, Tensor) else value[0].shape)
+def _result(node: FxNode) -> Tensor | None:
+    """What an operation gives, as a tensor without data: of a tuple (batch norm) the first. None for a number."""
+    value: Any = node.meta["val"]
+    first: Any = next(flat(value), None)
+    return first if isinstance(first, Tensor) else None
 
 
 VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
