@@ -25,23 +25,26 @@ def layerwise(
     network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
 ) -> Record:
     """Run one batch for T steps, ``chunk`` steps at a time. The record is that of ``stepwise``."""
-    counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
-    spikes: dict[str, list[Tensor]] = {name: [] for name in counts}
+    counts: dict[str, Tensor] = {}
+    spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
     last = network.nodes[-1].name
     readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
 
     def record(name: str, value: Tensor) -> None:
-        if name in counts:
+        if name in spikes:
             # in float32, which holds these counts exactly, also where the spikes are of half precision
-            counts[name] += value.sum(0, dtype=torch.float32).to(torch.int32)
-            features = tuple(range(2, value.ndim))
-            spikes[name].append(value.sum(features, dtype=torch.float32).to(torch.int32))
+            count = counts.setdefault(name, torch.zeros_like(value[0], dtype=torch.float32))
+            fired = _blocks(value, 2)
+            _blocks(count, 1).add_(fired.sum(0, dtype=torch.float32))
+            spikes[name].append(fired.sum(2, dtype=torch.float32).to(torch.int32))
         elif name == last:
             readout.append(value.cumsum(0) + readout[-1][-1:])
 
     propagate(network, images, indices, timesteps, coder, seed, chunk, record)
     return Record(
-        torch.cat(readout[1:]).to(images.dtype), counts, {name: torch.cat(layer) for name, layer in spikes.items()}
+        torch.cat(readout[1:]).to(images.dtype),
+        {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
+        {name: torch.cat(layer) for name, layer in spikes.items()},
     )
 
 
@@ -60,7 +63,7 @@ def propagate(
     A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
     of the readout. What is fixed in time is shown once, with T' = 1.
     """
-    network = _channels_last(network)
+    network, images = _channels_last(network), images.contiguous()
     v = initial_potentials(network, indices, seed)
     fixed = _fixed(network, images, indices, coder, seed)
     for name, value in fixed.items():
@@ -102,6 +105,15 @@ def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     if isinstance(node.op, Conv) and value.ndim == 4:  # of one input channel, a convolution ignores its kernel's format
         value = value.contiguous(memory_format=torch.channels_last)
     return value.reshape(time, batch, *value.shape[1:])
+
+
+def _blocks(value: Tensor, leading: int) -> Tensor:
+    """Dense features behind ``leading`` dimensions as vectors, in the order of memory: a view.
+
+    Spikes lie channels last; sums that do not follow the order of memory are several times as slow.
+    """
+    size = value[(0,) * leading].numel()
+    return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
 
 
 def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
