@@ -29,15 +29,15 @@ CHOSEN = (8, 16, 32, 64, 128, 256, 512)
 ROWS = {
     "datanorm-99.9": (es.DataNorm(99.9), es.Constant(), 10_000),
     "rmp-0.8": (es.RMP(0.8, CALIBRATION_STEPS), es.Constant(), 10_000),
-    "spikenorm-poisson": (es.SpikeNorm(CALIBRATION_STEPS), es.Poisson(), 10_000),
     "rmp-0.6": (es.RMP(0.6, CALIBRATION_STEPS), es.Constant(), 10_000),
-    "rmp-1.0": (es.RMP(1.0, CALIBRATION_STEPS), es.Constant(), 10_000),
-    "rmp-0.4": (es.RMP(0.4, CALIBRATION_STEPS), es.Constant(), 10_000),
-    "datanorm-100": (es.DataNorm(), es.Constant(), 10_000),
-    "datanorm-99.9-per-channel": (es.DataNorm(99.9, per_channel=True), es.Constant(), 10_000),
+    "spikenorm-poisson": (es.SpikeNorm(CALIBRATION_STEPS), es.Poisson(), 2_000),
     "rmp-0.8-poisson": (es.RMP(0.8, CALIBRATION_STEPS), es.Poisson(), 2_000),
-    "datanorm-99.9-poisson": (es.DataNorm(99.9), es.Poisson(), 2_000),
+    "datanorm-100": (es.DataNorm(), es.Constant(), 2_000),
+    "datanorm-99.9-per-channel": (es.DataNorm(99.9, per_channel=True), es.Constant(), 2_000),
+    "rmp-1.0": (es.RMP(1.0, CALIBRATION_STEPS), es.Constant(), 2_000),
+    "rmp-0.4": (es.RMP(0.4, CALIBRATION_STEPS), es.Constant(), 2_000),
     "modelnorm": (es.ModelNorm(), es.Constant(), 2_000),
+    "datanorm-99.9-poisson": (es.DataNorm(99.9), es.Poisson(), 2_000),
 }
 
 
@@ -93,7 +93,8 @@ def line(name: str, row: dict) -> str:
     shown = " ".join(f"{100 * float(accuracy[:, t - 1].mean()):6.2f}" for t in CHOSEN)
     deviation = 100 * float(accuracy[:, -1].std()) if len(accuracy) > 1 else 0.0
     rate = sum(r[-1] for r in row["spike_rate"]) / len(row["spike_rate"])
-    return f"{name:26} {row['images']:6} images {len(accuracy)} runs | {shown} (sd {deviation:.2f}) | {rate:.2f} % spikes"
+    runs = f"{row['images']:6} images {len(accuracy)} runs"
+    return f"{name:26} {runs} | {shown} (sd {deviation:.2f}) | {rate:.2f} % spikes"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ EngineName = Literal["auto", "stepwise", "layerwise"]
 Engine = Callable[[Network, Tensor, Tensor, int, Coder, int, int], Record]
 ENGINES: Mapping[str, Engine] = {"stepwise": stepwise, "layerwise": layerwise, "auto": layerwise}
 
-MEMORY = 64 * 2**20
+MEMORY = 32 * 2**20
 """Default budget for one chunk's values, in bytes. Larger chunks leave the caches and run slower on a CPU."""
 
 BATCH = 32
