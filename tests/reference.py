@@ -250,3 +250,30 @@ def nearest_rank(values: Array, percentile: float) -> float:
     ordered = sorted(values.flatten().tolist())
     rank = math.ceil(Fraction(str(percentile)) * len(ordered) / 100)
     return float(ordered[rank - 1])
+
+
+def spike_norm_graph(network: Any, currents: Array, reset: str) -> dict[str, float]:
+    """SPIKE-NORM where layers branch and have biases: spikes have the size of their own threshold, so sums need no
+    common unit. Stops at the first layer that nothing drives; its threshold is then not positive.
+
+    Args:
+        currents: what the input hands on in each step, (T, B, *features), in units of the trained activations.
+    """
+    v_th: dict[str, float] = {}
+    values: dict[str, Sequence[Array]] = {}
+    for node in network.nodes:
+        match type(node.op).__name__:
+            case "Input":
+                values[node.name] = currents
+            case "Neuron":
+                received = values[node.inputs[0]]
+                largest = max(float(step.max()) for step in received)
+                if node.op.ceiling is not None:
+                    largest = min(largest, node.op.ceiling)
+                v_th[node.name] = largest
+                if largest <= 0:
+                    return v_th
+                values[node.name], _ = if_neurons(received, largest, reset, amplitude=largest)
+            case _:
+                values[node.name] = [apply(node.op, *step) for step in zip(*(values[name] for name in node.inputs))]
+    return v_th

@@ -1,7 +1,8 @@
 """Accuracy at every time-step, and the step from which it is good enough."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import length_hint
 
 import torch
 from torch import Tensor
@@ -94,7 +95,8 @@ def evaluate(
         label: what progress is reported as.
         others: as in ``simulate``.
     Raises:
-        DataError: no images, no labels, or unusable ones. SimulationError: unusable arguments.
+        DataError: no images, no labels, or unusable ones.
+        SimulationError: unusable arguments.
     """
     coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, engine, batch_size, memory)
@@ -106,14 +108,15 @@ def evaluate(
     spikes = {name: torch.zeros(len(seeds), timesteps, dtype=torch.int64) for name in network.neurons}
     total = trained = 0
     seconds = 0.0
-    known = len(batches) * len(seeds) if isinstance(batches, Sized) else 0
+    known = length_hint(batches) * len(seeds)  # 0 of what has no length
     work = ((batch, n) for batch in read(batches, network.input.shape, "test batch") for n in range(len(seeds)))
     for (images, labels), n in track(work, label, known):
         if labels is None:
             raise DataError("test batch: comes without labels. Pass (images, labels) pairs")
+        labels = labels.cpu()
         indices = torch.arange(total, total + len(images))
         run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory)
-        right[n] += (run.predictions.cpu() == labels.cpu()).double().sum(1)
+        right[n] += (run.predictions.cpu() == labels).double().sum(1)
         ties[n] += (run.ties.cpu() * len(images)).round()
         for name, layer in run.spikes.items():
             spikes[name][n] += layer.sum(1, dtype=torch.int64).cpu()

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from equispike.batches import Batch, Batches, hold
+from equispike.batches import Batch, Batches, hold, read
 from equispike.calibrate.method import ReadoutKind, Thresholds, silent, with_thresholds
 from equispike.errors import CalibrationError
 from equispike.functional.coding import Coder, Poisson
@@ -91,7 +91,7 @@ class RMP:
 
     Args:
         scale: in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial`` steps,
-            is within ``tolerance`` of the trained network's. The images are ``validation``, or else the calibration
+            is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are ``validation``, or else the calibration
             images, which must then come with labels; never test images.
         timesteps, coder, seed: as in :class:`SpikeNorm`.
     """
@@ -110,6 +110,8 @@ class RMP:
         for scale in self.scales if self.scale is None else (self.scale,):
             if not 0 < scale <= 1:
                 raise CalibrationError(f"RMP.scale: {scale} is outside (0, 1]; 1 leaves thresholds as measured")
+        if not self.scales or min(self.timesteps, self.trial) < 1:
+            raise CalibrationError("RMP: needs at least one of scales, and timesteps and trial of at least 1")
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
         """Thresholds by layer, multiplied by the scale, which they carry. CalibrationError as in SpikeNorm."""
@@ -117,7 +119,9 @@ class RMP:
         measured = SpikeNorm(self.timesteps, "subtract", self.coder, self.seed)(network, held)
         if self.scale is not None:
             return scaled(measured, self.scale)
-        return self._choose(network, measured, held if self.validation is None else hold(self.validation))
+        if self.validation is not None:
+            held = list(read(self.validation, network.input.shape, "validation batch"))
+        return self._choose(network, measured, held)
 
     def __str__(self) -> str:
         return f"RMP(scale={self.scale})"
@@ -152,7 +156,7 @@ class RMP:
 
 def _accuracy(batches: list[Batch], predict: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Share of images (with their numbers) whose predicted class is their label."""
-    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None]).cpu()
     right = sum(int((predict(x, i).cpu() == labels[i]).sum()) for x, i in _parts(batches))
     return right / len(labels)
 

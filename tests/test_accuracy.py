@@ -1,0 +1,177 @@
+"""Accuracy, latency and evaluation against counting by hand."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import dyadic, networks, seeds
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import equispike as es
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Input, Linear, Neuron, Readout
+from equispike.progress import reporting, track
+
+T = 9
+
+
+def three_classes(v_init: Any = 0.0, classes: int = 3) -> Network:
+    """Class c counts the spikes of pixel c, threshold 1."""
+    one, eye = torch.tensor(1.0), torch.eye(classes)
+    return Network(
+        (
+            Node("input", Input((classes,))),
+            Node("in", Linear(eye, None), ("input",)),
+            Node("n", Neuron(one, one, v_init=v_init), ("in",)),
+            Node("readout", Readout(), ("n",)),
+        )
+    )
+
+
+IMAGES = torch.tensor([[1.0, 0.5, 0.0], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0], [0.5, 0.0, 0.25]])
+
+
+def test_accuracy_by_hand() -> None:
+    run = es.simulate(three_classes(), IMAGES, 4)
+    # Image 1: no spike in step 1, then class 1 in steps 2 and 4. Image 3: class 0 in step 2, class 2 in step 4.
+    assert run.predictions.T.tolist() == [[0, 0, 0, 0], [0, 1, 1, 1], [2, 2, 2, 2], [0, 0, 0, 0]]
+    assert es.accuracy(run, [0, 1, 2, 2]).tolist() == [0.5, 0.75, 0.75, 0.75]
+    assert es.accuracy(run, torch.tensor([0, 1, 2, 2])).dtype == torch.float64
+    for labels in ([0, 1], torch.zeros(4, 1), 3):
+        with pytest.raises(es.SimulationError, match="labels: shape"):
+            es.accuracy(run, labels)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 4))
+def test_latency_is_the_first_step_after_which_accuracy_stays(values: list[int], target: int) -> None:
+    staying = [t for t in range(1, len(values) + 1) if all(value >= target for value in values[t - 1 :])]
+    accuracies = torch.tensor(values).double() / 4
+    assert es.latency(accuracies, target / 4) == (min(staying) if staying else None)
+
+
+@given(networks(), st.data(), st.sampled_from([es.Constant(), es.Poisson()]), st.integers(1, 3))
+@settings(max_examples=25)
+def test_evaluation_is_simulation_and_counting(network: Network, data: Any, coder: Any, runs: int) -> None:
+    images = dyadic(data.draw(seeds), 10, *network.input.shape)
+    classes = network.shapes["readout" if "readout" in network.shapes else network.nodes[-1].name][0]
+    labels = torch.arange(10) % classes
+    size = data.draw(st.sampled_from([1, 3, 10]))
+    found = es.evaluate(network, zip(images.split(size), labels.split(size)), T, coder, 5, runs, batch_size=4)
+    drawn = not coder.constant or any(op.v_init == "uniform" for op in network.neurons.values())
+    assert found.seeds == tuple(range(5, 5 + (runs if drawn else 1)))
+    assert found.images == 10
+    for n, seed in enumerate(found.seeds):
+        run = es.simulate(network, images, T, coder, seed)
+        assert torch.equal(found.accuracy[n], (run.predictions == labels).sum(1).double() / 10)
+        assert torch.equal(found.spike_rate[n], run.spike_rate)
+        assert torch.allclose(found.ties[n], run.ties, rtol=0, atol=1e-12)
+        if len(found.seeds) == 1:
+            assert found.spikes == {name: float(count.sum()) / 10 for name, count in run.counts.items()}
+    assert found.trained == float((network(images).argmax(1) == labels).double().mean())
+
+
+def test_mean_and_deviation_are_over_the_seeds() -> None:
+    found = es.evaluate(three_classes(), [(IMAGES, torch.tensor([0, 1, 2, 2]))], 3, es.Poisson(), runs=4)
+    assert found.accuracy.shape == (4, 3)
+    each = torch.stack([found.accuracy[n] for n in range(4)])
+    assert len({tuple(row.tolist()) for row in each}) > 1
+    assert torch.equal(found.mean, each.mean(0))
+    assert torch.allclose(found.std, ((each - each.mean(0)) ** 2).sum(0).div(3).sqrt())  # n - 1
+    spikes = [es.simulate(three_classes(), IMAGES, 3, es.Poisson(), seed).counts["n"].sum() for seed in range(4)]
+    assert found.spikes == {"n": float(sum(spikes)) / 4 / 4}
+    one = es.evaluate(three_classes(), [(IMAGES, torch.tensor([0, 1, 2, 2]))], 3, es.Poisson())
+    assert one.std.tolist() == [0, 0, 0]
+
+
+def test_constant_coding_needs_one_run_unless_potentials_are_random() -> None:
+    labelled = [(IMAGES, torch.arange(4) % 3)]
+    assert es.evaluate(three_classes(), labelled, 3, runs=5, seed=2).seeds == (2,)
+    assert es.evaluate(three_classes("uniform"), labelled, 3, runs=5, seed=2).seeds == (2, 3, 4, 5, 6)
+
+
+class Stream(IterableDataset[tuple[Tensor, int]]):
+    """A data set without a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        yield from zip(IMAGES, [0, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda labels: DataLoader(TensorDataset(IMAGES, labels), batch_size=3),
+        lambda labels: DataLoader(Stream(), batch_size=3),
+        lambda labels: ((x[None], y[None]) for x, y in zip(IMAGES, labels)),
+        lambda labels: [[IMAGES, labels.tolist()]],
+        lambda labels: [(IMAGES[:2], labels[:2]), (IMAGES[:0], labels[:0]), (IMAGES[2:], labels[2:])],
+    ],
+)
+def test_any_iterable_of_labelled_batches_gives_the_same(make: Any) -> None:
+    labels = torch.tensor([0, 1, 2, 2])
+    expected = es.evaluate(three_classes(), [(IMAGES, labels)], 5, es.Poisson(), runs=2)
+    found = es.evaluate(three_classes(), make(labels), 5, es.Poisson(), runs=2)
+    for field in dataclasses.fields(found):
+        if field.name != "seconds":
+            mine, other = getattr(found, field.name), getattr(expected, field.name)
+            assert torch.equal(mine, other) if isinstance(mine, Tensor) else mine == other, field.name
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "error", "message"),
+    [
+        ([IMAGES], {}, es.DataError, "without labels"),
+        ([], {}, es.DataError, "there are no images"),
+        ([(IMAGES, torch.arange(3))], {}, es.DataError, r"test batch 0: \(3,\) labels for 4 images"),
+        ([(IMAGES, torch.arange(4)), (IMAGES[:, :2], torch.arange(4))], {}, es.DataError, "test batch 1: shape"),
+        ([(IMAGES * torch.nan, torch.arange(4))], {}, es.DataError, "NaN"),
+        ([(IMAGES, torch.arange(4))], {"timesteps": 0}, es.SimulationError, "timesteps: 0"),
+        ([(IMAGES, torch.arange(4))], {"runs": 0}, es.SimulationError, "runs: 0"),
+        ([(IMAGES, torch.arange(4))], {"engine": "no"}, es.SimulationError, "engine"),
+    ],
+)
+def test_unusable_input_is_refused(batches: Any, options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        es.evaluate(three_classes(), batches, **{"timesteps": 3} | options)
+
+
+def test_a_network_without_thresholds_is_refused_before_anything_is_read() -> None:
+    def never() -> Iterator[Tensor]:
+        raise AssertionError("was read")
+        yield
+
+    with pytest.raises(es.ConversionError, match="n: has no threshold yet"):
+        es.evaluate(three_classes().replace_ops({"n": Neuron()}), never(), 3)
+
+
+def test_progress_is_reported_while_someone_listens() -> None:
+    heard: list[tuple[str, int, int]] = []
+    labelled = [(IMAGES[:2], torch.arange(2)), (IMAGES[2:], torch.arange(2))]
+    with reporting(lambda *report: heard.append(report)):
+        es.evaluate(three_classes(), labelled, 2, es.Poisson(), runs=2, label="mine")
+    assert heard == [("mine", done, 4) for done in range(5)]
+    es.evaluate(three_classes(), labelled, 2)
+    assert len(heard) == 5
+
+
+def test_calibration_reports_its_layers() -> None:
+    heard: list[tuple[str, int, int]] = []
+    network = three_classes().replace_ops({"n": Neuron()})
+    with reporting(lambda *report: heard.append(report)):
+        es.SpikeNorm(timesteps=2)(network, IMAGES)
+    assert heard == [("n (1 of 1)", 0, 1), ("n (1 of 1)", 1, 1)]
+
+
+def test_reporters_nest_and_end_with_their_block_even_on_errors() -> None:
+    outer: list[int] = []
+    inner: list[int] = []
+    with reporting(lambda _, done, __: outer.append(done)):
+        with pytest.raises(ZeroDivisionError), reporting(lambda _, done, __: inner.append(done)):
+            list(1 / 0 for _ in track("ab", "x", 2))
+        assert list(track("ab", "x", 2)) == ["a", "b"]
+    assert list(track("ab", "x", 2)) == ["a", "b"]
+    assert (inner, outer) == ([0], [0, 1, 2])
