@@ -140,7 +140,7 @@ def _relu6(x: Value) -> list[Op]:
 
 def _clamp(x: Value, low: Any = None, high: Any = None) -> list[Op]:
     if isinstance(low, Tensor) or isinstance(high, Tensor) or low is None or float(low) != 0.0:
-        raise Untranslatable(f"clamps to [{low}, {high}]; only a lower bound of 0 is a ReLU. Use ReLU or ReLU6")
+        raise Untranslatable(f"clamps to [{low}, {high}], and only a lower bound of 0 is a ReLU. Use ReLU or ReLU6")
     if high is not None and float(high) <= 0:
         raise Untranslatable(f"clamps to [0, {high}], which is constant. Remove it")
     return [Neuron(ceiling=None if high is None else float(high))]
@@ -233,7 +233,7 @@ def _channels(x: Value, constant: Any) -> Tensor:
         return t.reshape(1).repeat(channels)
     if t.shape[-len(along) :] == along and t.numel() == channels:
         return t.reshape(channels).clone()
-    raise Untranslatable(f"has a constant of shape {tuple(t.shape)}; only one value per channel converts. Use that")
+    raise Untranslatable(f"has a constant of shape {tuple(t.shape)}, and only one value per channel converts. Use that")
 
 
 def _cat(values: list[Value | Tensor], dim: int = 0) -> list[Op]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -177,6 +178,10 @@ def evaluate(network: Network, x: Tensor, keep: set[str]) -> Iterator[tuple[str,
                 del values[name]
 
 
+_SEEN: WeakKeyDictionary[Op, tuple[list[tuple[int, ...]], tuple[int, ...]]] = WeakKeyDictionary()
+"""Shapes of the inputs and of the output of operations met before: passes share most operations with their input."""
+
+
 def _infer_shapes(nodes: tuple[Node, ...]) -> dict[str, tuple[int, ...]]:
     kinds = [type(node.op) for node in nodes]
     if not nodes or kinds[0] is not Input or kinds[-1] is not Readout or kinds.count(Input) + kinds.count(Readout) != 2:
@@ -187,7 +192,11 @@ def _infer_shapes(nodes: tuple[Node, ...]) -> dict[str, tuple[int, ...]]:
             raise ConversionError(f"{node.name}: two nodes have this name")
         if missing := [name for name in node.inputs if name not in shapes]:
             raise ConversionError(f"{node.name}: reads {missing[0]}, which does not come before it")
-        shapes[node.name] = _shape(node, [shapes[name] for name in node.inputs])
+        inputs = [shapes[name] for name in node.inputs]
+        seen = _SEEN.get(node.op)
+        if seen is None or seen[0] != inputs:
+            seen = _SEEN[node.op] = inputs, _shape(node, inputs)
+        shapes[node.name] = seen[1]
     return shapes
 
 

@@ -151,8 +151,8 @@ class _Reader:
         value = node.meta.get("val")
         if value is None:  # an assertion
             return
-        if isinstance(value, torch.SymInt | torch.SymBool):  # arithmetic on the batch size, for a reshape
-            self.known[node] = value
+        if isinstance(value, torch.SymInt) and cast("Any", value).node.has_hint():  # the batch size, for a reshape
+            self.known[node] = int(value)
         elif not any(isinstance(self.known[n], Value) for n in node.all_input_nodes):
             # weights that the model computes from its parameters (weight norm, transposes, ...)
             self.known[node] = target(*torch.fx.map_arg(node.args, lookup), **torch.fx.map_arg(node.kwargs, lookup))
