@@ -45,11 +45,13 @@ def convert(
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta).
         lossy: passes that change the trained function, e.g. ``[es.max_pool_to_avg]``.
     Returns:
-        the network in the activation form: thresholds are in units of the trained activations. ``provenance`` tells
-        method, reset, readout, what lossy passes changed, and versions.
+        the network in the activation form: a layer's threshold is in units of its trained activation (of RMP with
+        scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``).
+        ``provenance`` tells method, reset, readout, what lossy passes changed, and versions.
     Raises:
         ConversionError: the model holds operations that cannot be spikes, or weights that are not finite.
-        DataError: there are no calibration images, or unusable ones. CalibrationError: they leave a layer silent.
+        DataError: there are no calibration images, or unusable ones.
+        CalibrationError: the calibration images leave a layer silent.
 
     >>> import equispike as es
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))

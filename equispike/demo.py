@@ -1,19 +1,21 @@
 """The main job on embedded data: train on real digits, convert with every method, simulate, show what was kept."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from equispike.analysis.accuracy import evaluate
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
-from equispike.calibrate.method import Method
-from equispike.calibrate.spike_norm import RMP, SpikeNorm
+from equispike.calibrate.method import Method, Thresholds, with_thresholds
+from equispike.calibrate.spike_norm import RMP, SpikeNorm, scaled
 from equispike.conversion import convert, versions
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
+from equispike.graph.network import Network
 from equispike.results import Result, write_json
 from equispike.zoo.data import load
 from equispike.zoo.models import build
@@ -24,17 +26,20 @@ from equispike.zoo.train import Progress, accuracy, train
 DATA, MODEL, RECIPE = "mnist-sample", "mnist-cnn", "demo"
 CALIBRATION_IMAGES = 128
 CALIBRATION_STEPS = 100
+SCALES = (1.0, 0.8, 0.6, 0.4)
 
 
-def methods() -> list[tuple[Method, Coder]]:
-    """Every method of the demo with its input coding."""
-    return [
-        (ModelNorm(), Constant()),
-        (DataNorm(), Constant()),
-        (DataNorm(99.9), Constant()),
-        (SpikeNorm(CALIBRATION_STEPS), Poisson()),
-        *((RMP(scale, CALIBRATION_STEPS), Constant()) for scale in (1.0, 0.8, 0.6, 0.4)),
-    ]
+def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Method, Coder, Network]]:
+    """Every method of the demo, its input coding, and the network that it gives."""
+    soft = RMP(1.0, CALIBRATION_STEPS)
+    for method in (ModelNorm(), DataNorm(), DataNorm(99.9)):
+        yield method, Constant(), convert(model, calibration, method)
+    hard = SpikeNorm(CALIBRATION_STEPS)
+    yield hard, Poisson(), convert(model, calibration, hard)
+    measured = convert(model, calibration, soft)
+    for scale in SCALES:  # one measurement serves all scales
+        thresholds = scaled(Thresholds(measured.thresholds), scale)
+        yield replace(soft, scale=scale), Constant(), with_thresholds(measured, thresholds)
 
 
 def demo(
@@ -66,8 +71,7 @@ def demo(
     save_model(out / "model.safetensors", MODEL, trained.model, card)
     calibration = [digits.train.take(CALIBRATION_IMAGES).floats()]
     results: list[Result] = []
-    for method, coder in methods():
-        network = convert(trained.model, calibration, method)
+    for method, coder, network in networks(trained.model, calibration):
         result = evaluate(network, test.batches(100), timesteps, coder, seed, label=f"simulating {method}")
         results.append(Result(str(method), str(coder), network, result))
     save(results[-2].network, out / "network.safetensors")

@@ -10,7 +10,7 @@ class ConversionError(EquispikeError):
 
 
 class CalibrationError(EquispikeError):
-    """The calibration images cannot give thresholds: none, not finite, of the wrong shape, or a layer stays silent."""
+    """No threshold follows: a layer stays silent on the calibration images, or an option is out of its range."""
 
 
 class SimulationError(EquispikeError):
@@ -22,4 +22,4 @@ class FileError(EquispikeError):
 
 
 class DataError(EquispikeError):
-    """A data set is missing or damaged."""
+    """Images are missing, damaged, without labels, of the wrong shape or type, or not finite."""

@@ -110,7 +110,8 @@ def simulate(
         memory: budget in bytes for the values of one chunk of steps.
         verify: re-run this many of the images in ``stepwise`` and report the share of neurons that differ.
     Raises:
-        SimulationError: wrong shapes, values, indices or arguments. ConversionError: the network has no thresholds.
+        SimulationError: wrong shapes, values, indices or arguments.
+        ConversionError: the network has no thresholds.
     """
     coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, engine, batch_size, memory)

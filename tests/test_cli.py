@@ -1,0 +1,163 @@
+"""The command line as a user calls it: real data, real files, one line and exit code 2 for bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import equispike.demo
+from equispike.cli import main
+from equispike.zoo.recipes import RECIPES, Recipe
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a call."""
+    try:
+        main(list(arguments))
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a call that must be refused."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("equispike: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_is_quick_to_import() -> None:
+    """Help must not wait for torch: it is not imported."""
+    code = (
+        "import sys, equispike.cli as c\n"
+        "try: c.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for verb in ("demo", "train", "check", "convert", "evaluate"):
+        assert verb in shown
+
+
+@pytest.mark.parametrize("verb", ["demo", "train", "check", "convert", "evaluate"])
+def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert f"Example: equispike {verb}" in out
+
+
+def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = tmp_path / "deep" / "net.safetensors"
+    code, out, err = run(capsys, "convert", "mnist-cnn", "--images", "64", "--out", str(network))
+    assert (code, err) == (0, "")
+    assert "features.1" in out
+    assert network.is_file()
+
+    results, figure = tmp_path / "r.json", tmp_path / "r.png"
+    options = ["--timesteps", "32", "--images", "100", "--json", str(results), "--plot", str(figure)]
+    code, out, err = run(capsys, "evaluate", str(network), *options)
+    assert (code, err) == (0, "")
+    content = json.loads(results.read_text())
+    assert content["images"] == 100
+    assert content["runs"][0]["timesteps"] == list(range(1, 33))
+    assert content["runs"][0]["accuracy"][-1] >= content["ann_accuracy"] - 0.02 > 0.9
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = str(tmp_path / "net.safetensors")
+    few = ["--images", "16", "--observe", "8", "--out", network]
+    for method in (["modelnorm"], ["spikenorm"], ["rmp", "--scale", "0.6"], ["datanorm", "--per-channel"]):
+        code, out, _ = run(capsys, "convert", "mnist-cnn", "--method", *method, *few)
+        assert code == 0
+        assert method[0] in out
+    options = ["--timesteps", "8", "--images", "20", "--coder", "poisson", "--runs", "3"]
+    code, out, _ = run(capsys, "evaluate", network, *options)
+    assert code == 0
+    assert "mean of 3 seeds" in out
+
+
+def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_convert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, "check", "mnist-cnn", "--shape", "1", "28", "28")
+    assert code == 0
+    assert "converts." in out
+
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def good(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))\n"
+        "def bad(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.GELU(), nn.Linear(5, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "check", "mine:good", "--shape", "3", "2", "2")[0] == 0
+    code, out, err = run(capsys, "check", "mine:bad", "--shape", "3", "2", "2")
+    assert code == 2
+    assert "GELU" in out
+    assert "Train with ReLU" in out
+    assert err.count("\n") == 1
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "net.safetensors"
+    out = ["--out", str(target)]
+    assert "no such file" in refused(capsys, "convert", "missing.safetensors", *out)
+    assert "no such file" in refused(capsys, "evaluate", str(tmp_path / "missing"))
+    assert "less than 1" in refused(capsys, "convert", "mnist-cnn", "--images", "0", *out)
+    assert "images" in refused(capsys, "convert", "mnist-cnn", "--images", "99999", *out)
+    assert "unknown name" in refused(capsys, "convert", "mnist-cnn", "--data", "emnist", *out)
+    assert "Unknown option" in refused(capsys, "convert", "mnist-cnn", "--bogus", "1", *out)
+    assert "spikes" in refused(capsys, "convert", "mnist-cnn", "--readout", "nonsense", *out)
+    assert "percentile" in refused(capsys, "convert", "mnist-cnn", "--percentile", "101", *out)
+    assert "unknown. Known recipes" in refused(capsys, "train", "--recipe", "none", *out)
+    assert "cannot be imported" in refused(capsys, "check", "no_such_module:model")
+    assert "is a folder" in refused(capsys, "convert", "mnist-cnn", "--out", str(tmp_path))
+    (tmp_path / "file").write_text("not a folder")
+    assert "cannot be written" in refused(capsys, "convert", "mnist-cnn", "--out", str(tmp_path / "file" / "x"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign = tmp_path / "x.safetensors"
+    foreign.write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
+    assert "safetensors" in refused(capsys, "evaluate", str(foreign))
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_train_and_demo_write_what_they_promise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one epoch and little calibration; the real amounts are the demo's business."""
+    monkeypatch.setitem(RECIPES, "demo", Recipe(1, batch=64, lr=0.1))
+    monkeypatch.setattr(equispike.demo, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr(equispike.demo, "CALIBRATION_STEPS", 10)
+    model = tmp_path / "model.safetensors"
+    code, out, err = run(capsys, "train", "--out", str(model))
+    assert (code, err) == (0, "")
+    assert "validation" in out
+    assert model.is_file()
+    assert run(capsys, "check", str(model))[0] == 0
+
+    folder = tmp_path / "demo"
+    code, out, err = run(capsys, "demo", "--out", str(folder), "--images", "50", "--timesteps", "8")
+    assert (code, err) == (0, "")
+    content = json.loads((folder / "results.json").read_text())
+    assert 0.5 < content["ann_accuracy"] <= 1
+    assert content["images"] == 50 and "torch" in content["versions"]
+    for entry in content["runs"]:
+        assert entry["timesteps"] == list(range(1, 9))
+        assert len(entry["accuracy"]) == len(entry["spike_rate"]) == 8
+        assert all(0 <= a <= 1 for a in entry["accuracy"])
+        assert all(0 <= r <= 100 for r in entry["spike_rate"])
+    assert "RMP(scale=0.6)" in [entry["method"] for entry in content["runs"]]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"accuracy.png", "model.safetensors", "network.safetensors", "results.json"}
+    assert run(capsys, "evaluate", str(folder / "network.safetensors"), "--images", "10", "--timesteps", "4")[0] == 0
