@@ -38,8 +38,10 @@ def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Meth
     yield hard, Poisson(), convert(model, calibration, hard)
     measured = convert(model, calibration, soft)
     for scale in SCALES:  # one measurement serves all scales
-        thresholds = scaled(Thresholds(measured.thresholds), scale)
-        yield replace(soft, scale=scale), Constant(), with_thresholds(measured, thresholds)
+        method = replace(soft, scale=scale)
+        network = with_thresholds(measured, scaled(Thresholds(measured.thresholds), scale))
+        provenance = {**measured.provenance, "method": repr(method), "scale": scale}
+        yield method, Constant(), replace(network, provenance=provenance)
 
 
 def demo(

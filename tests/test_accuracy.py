@@ -171,7 +171,7 @@ def test_reporters_nest_and_end_with_their_block_even_on_errors() -> None:
     inner: list[int] = []
     with reporting(lambda _, done, __: outer.append(done)):
         with pytest.raises(ZeroDivisionError), reporting(lambda _, done, __: inner.append(done)):
-            list(1 / 0 for _ in track("ab", "x", 2))
+            next(1 / 0 for _ in track("ab", "x", 2))
         assert list(track("ab", "x", 2)) == ["a", "b"]
     assert list(track("ab", "x", 2)) == ["a", "b"]
     assert (inner, outer) == ([0], [0, 1, 2])

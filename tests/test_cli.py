@@ -151,7 +151,8 @@ def test_train_and_demo_write_what_they_promise(
     assert (code, err) == (0, "")
     content = json.loads((folder / "results.json").read_text())
     assert 0.5 < content["ann_accuracy"] <= 1
-    assert content["images"] == 50 and "torch" in content["versions"]
+    assert content["images"] == 50
+    assert "torch" in content["versions"]
     for entry in content["runs"]:
         assert entry["timesteps"] == list(range(1, 9))
         assert len(entry["accuracy"]) == len(entry["spike_rate"]) == 8

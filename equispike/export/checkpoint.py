@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from equispike.errors import ConversionError, FileError
+from equispike.errors import FileError
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
@@ -29,6 +29,8 @@ VERSION = 1
 OPS: dict[str, type[Op]] = {
     op.__name__: op for op in (Input, Conv, Linear, AvgPool, Flatten, Add, Concat, Neuron, Readout)
 }
+POSITIVE: dict[type, tuple[str, ...]] = {Input: ("scale", "amplitude"), Neuron: ("threshold", "amplitude", "ceiling")}
+CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model"]
 
 
@@ -61,17 +63,22 @@ def load(path: str | os.PathLike[str]) -> Network:
     description, tensors = read(path, "equispike.network")
     try:
         nodes = tuple(_node(item, tensors) for item in description["nodes"])
-        return Network(nodes, cast("Mapping[str, object]", description["provenance"]))
-    except (KeyError, TypeError, ValueError, ConversionError) as error:
-        raise FileError(f"{path}: does not describe a network: {error}") from error
+        return Network(nodes, _mapping("provenance", description["provenance"]))
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise FileError(f"{path}: does not describe a network: {type(error).__name__}: {reason}") from error
 
 
 def write(
     path: str | os.PathLike[str], kind: Format, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write tensors with a description (JSON-able) as a file of this kind, atomically."""
-    text = json.dumps(description, sort_keys=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        text = json.dumps(description, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path}: its provenance or card cannot be written as JSON: {error}") from error
+    # copies, since safetensors refuses tensors that share memory, as tied weights do
+    tensors = {name: tensor.detach().cpu().clone(memory_format=CONTIGUOUS) for name, tensor in tensors.items()}
     header = {"format": kind, "version": str(VERSION), "description": text, "sha256": _digest(text, tensors)}
     write_bytes(Path(path), to_bytes(tensors, header))
 
@@ -111,16 +118,16 @@ def read(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, Any], di
             if version != str(VERSION):
                 raise FileError(f"{path}: has version {version}; this release reads {VERSION}. Upgrade equispike")
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}
-        text = header["description"]
-        if header["sha256"] != _digest(text, tensors):
-            raise FileError(f"{path}: its contents do not match its digest: the file was altered or damaged")
-        description: Any = json.loads(text)
-        if not isinstance(description, dict):
-            raise FileError(f"{path}: has no description")
-        return cast("dict[str, Any]", description), tensors
-    except (SafetensorError, OSError, KeyError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        text, digest = header["description"], header["sha256"]
+    except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         raise FileError(f"{path}: is not a readable safetensors file, or truncated: {reason}") from error
+    if digest != _digest(text, tensors):
+        raise FileError(f"{path}: its contents do not match its digest: the file was altered or damaged")
+    try:
+        return _mapping("description", json.loads(text)), tensors
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: has no readable description: {error}") from error
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -132,6 +139,12 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _mapping(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: {value!r} is not of type dict")
+    return cast("dict[str, Any]", value)
+
+
 def _node(item: Any, tensors: Mapping[str, Tensor]) -> Node:
     kind = OPS[item["op"]]
     hints = typing.get_type_hints(kind)
@@ -139,12 +152,20 @@ def _node(item: Any, tensors: Mapping[str, Tensor]) -> Node:
     if given.keys() != hints.keys():
         raise ValueError(f"{item['name']}: fields {sorted(given)} where {sorted(hints)} are expected")
     fields = {name: _value(f"{item['name']}.{name}", hint, given[name], tensors) for name, hint in hints.items()}
+    for name in POSITIVE.get(kind, ()):
+        if fields[name] is not None and not bool(torch.as_tensor(fields[name] > 0).all()):
+            raise ValueError(f"{item['name']}.{name}: is not above zero")
     return Node(str(item["name"]), kind(**fields), tuple(str(name) for name in item["inputs"]))
 
 
 def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """A JSON value as the type that the field declares; ValueError if it is not of that type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, dict) and (hint is Tensor or Tensor in arguments):
+        tensor = tensors[cast("dict[str, str]", value)["tensor"]]
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{where}: holds NaN, infinity or integers")
+        return tensor
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             try:
@@ -155,11 +176,6 @@ def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> 
         return value
     elif origin is tuple and isinstance(value, list):
         return tuple(_value(where, arguments[0], v, tensors) for v in cast("list[Any]", value))
-    elif hint is Tensor and isinstance(value, dict):
-        tensor = tensors[cast("dict[str, str]", value)["tensor"]]
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{where}: holds NaN, infinity or integers")
-        return tensor
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     elif (hint is int or hint is bool or hint is type(None)) and type(value) is hint:
