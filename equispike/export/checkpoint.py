@@ -161,8 +161,8 @@ def _node(item: Any, tensors: Mapping[str, Tensor]) -> Node:
 def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """A JSON value as the type that the field declares; ValueError if it is not of that type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, dict) and (hint is Tensor or Tensor in arguments):
-        tensor = tensors[cast("dict[str, str]", value)["tensor"]]
+    if Tensor in (hint, *arguments) and value is not None:
+        tensor = tensors[_mapping(where, value)["tensor"]]
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{where}: holds NaN, infinity or integers")
         return tensor
