@@ -46,9 +46,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--data", type=Path, help="folder with MNIST, as torchvision leaves it")
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--page", type=Path, help="write the rows that are there to this Markdown page, and run none")
     arguments = parser.parse_args()
     folder = arguments.out / "mnist_methods"
     folder.mkdir(parents=True, exist_ok=True)
+    if arguments.page is not None:
+        rows = [json.loads(path.read_text()) for path in (folder / f"{name}.json" for name in ROWS) if path.exists()]
+        arguments.page.write_text(page(rows))
+        return
     for name in arguments.only:
         path = folder / f"{name}.json"
         if not path.exists():
@@ -95,6 +100,67 @@ def line(name: str, row: dict) -> str:
     rate = sum(r[-1] for r in row["spike_rate"]) / len(row["spike_rate"])
     runs = f"{row['images']:6} images {len(accuracy)} runs"
     return f"{name:26} {runs} | {shown} (sd {deviation:.2f}) | {rate:.2f} % spikes"
+
+
+def page(rows: list[dict]) -> str:
+    """The rows as a page of the documentation."""
+    columns = [
+        "method",
+        "input",
+        "reset",
+        "readout",
+        "images",
+        "runs",
+        "trained",
+        *(f"T={t}" for t in CHOSEN),
+        "spike rate",
+    ]
+    lines = [" | ".join(columns), " | ".join(["---"] * 4 + ["--:"] * (len(columns) - 4))]
+    for row in rows:
+        accuracy = 100 * torch.tensor(row["accuracy"], dtype=torch.float64)
+        deviation = f" ± {float(accuracy[:, -1].std()):.2f}" if len(accuracy) > 1 else ""
+        cells = [
+            short(row["method"]),
+            row["coder"].partition("(")[0].lower(),
+            {"subtract": "soft", "zero": "hard"}[row["reset"]],
+            row["readout"],
+            f"{row['images']:,}",
+            str(len(accuracy)),
+            f"{100 * row['trained_accuracy']:.2f}",
+            *(f"{float(accuracy[:, t - 1].mean()):.2f}" for t in CHOSEN),
+            f"{sum(r[-1] for r in row['spike_rate']) / len(row['spike_rate']):.2f} %",
+        ]
+        cells[-2] += deviation
+        lines.append(" | ".join(cells))
+    table = "\n".join(f"| {line} |" for line in lines)
+    versions = rows[0]["versions"]
+    return f"""# Results
+
+Written by `python experiments/mnist_methods.py --page docs/results.md` from the experiment's own files.
+
+## MNIST: every method on the constrained 7-layer network
+
+- Network: `{MODEL}`, weights in the package, trained on 55,000 images, seed 0;
+  {100 * rows[0]["model_test_accuracy"]:.2f} % on all 10,000 test images.
+- Calibration: {CALIBRATION_IMAGES} training images; SPIKE-NORM and RMP observe a layer for {CALIBRATION_STEPS} steps.
+- Accuracy in percent after T steps, on the first test images, as many as stated. "trained" is the trained network on
+  the same images; the first half of MNIST's test images is easier than the second.
+- Poisson rows are means over seeds 0 to {SEEDS - 1}, ± the sample standard deviation at T={CHOSEN[-1]}. Constant coding
+  draws nothing: one run is all there is.
+- Spike rate: percent of neurons that spike per step, up to T={TIMESTEPS} (Han et al., 2020, eq. 8).
+- CPU, float32, torch {versions["torch"]}, equispike {versions["equispike"]}.
+
+{table}
+"""
+
+
+def short(method: str) -> str:
+    """A method's repr without the fields that the page states once."""
+    name, _, fields = method.partition("(")
+    shown = [
+        f for f in fields.rstrip(")").split(", ") if f.startswith(("percentile", "scale=")) or f == "per_channel=True"
+    ]
+    return f"{name}({', '.join(f for f in shown if f != 'scale=None')})".replace("()", "")
 
 
 if __name__ == "__main__":
