@@ -91,8 +91,8 @@ class RMP:
 
     Args:
         scale: in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial`` steps,
-            is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are ``validation``, or else the calibration
-            images, which must then come with labels; never test images.
+            is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are
+            ``validation``, or else the calibration images, which must then come with labels; never test images.
         timesteps, coder, seed: as in :class:`SpikeNorm`.
     """
 
@@ -116,12 +116,9 @@ class RMP:
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
         """Thresholds by layer, multiplied by the scale, which they carry. CalibrationError as in SpikeNorm."""
         held = hold(batches, network.input.shape)
+        labelled = self._labelled(network, held) if self.scale is None else []
         measured = SpikeNorm(self.timesteps, "subtract", self.coder, self.seed)(network, held)
-        if self.scale is not None:
-            return scaled(measured, self.scale)
-        if self.validation is not None:
-            held = list(read(self.validation, network.input.shape, "validation batch"))
-        return self._choose(network, measured, held)
+        return self._choose(network, measured, labelled) if self.scale is None else scaled(measured, self.scale)
 
     def __str__(self) -> str:
         return f"RMP(scale={self.scale})"
@@ -131,15 +128,20 @@ class RMP:
         """Soft: what the method is about."""
         return "subtract"
 
+    def _labelled(self, network: Network, held: list[Batch]) -> list[Batch]:
+        """The images on which a scale is chosen; refused before hours are spent on measuring."""
+        if self.validation is not None:
+            held = list(read(self.validation, network.input.shape, "validation batch"))
+        if any(batch.labels is None for batch in held):
+            raise CalibrationError(
+                "RMP(scale=None): choosing a scale needs labels. Pass (images, labels), validation=..., or a scale"
+            )
+        return held
+
     def _predict(self, converted: Network, images: Tensor, indices: Tensor) -> Tensor:
         return simulate(converted, images, self.trial, self.coder, self.seed, indices).predictions[-1]
 
     def _choose(self, network: Network, measured: Thresholds, images: list[Batch]) -> Thresholds:
-        if any(batch.labels is None for batch in images):
-            raise CalibrationError(
-                "RMP(scale=None): choosing a scale needs labels. Pass (images, labels) pairs, "
-                "validation=..., or a scale"
-            )
         with torch.no_grad():
             target = _accuracy(images, lambda x, _: network(network.check_images(x)).argmax(1)) - self.tolerance
         best, candidate = -1.0, scaled(measured, 1.0)
