@@ -65,7 +65,10 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
         raise DataError(f"{where}: holds NaN or infinity. Check the loading and the normalisation")
     if labels is None:
         return Batch(images.detach())
-    labels = torch.as_tensor(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{where}: labels of type {type(labels).__name__}. Give one class number per image") from error
     if labels.shape != images.shape[:1]:
         raise DataError(f"{where}: {tuple(labels.shape)} labels for {len(images)} images. Give one per image")
     return Batch(images.detach(), labels)
