@@ -7,6 +7,7 @@ spikes. On dyadic numbers nothing changes at all; on others, results agree to ro
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Literal
 
 import torch
@@ -48,11 +49,16 @@ def rescale(network: Network, form: Form) -> Network:
 
     amplitude = 1.0 if form == "balanced" else network.input.scale
     entrance = dataclasses.replace(network.input, amplitude=amplitude)
-    return change_units(network, entrance, amplitude / network.input.amplitude, change)
+    # sums count in the unit of their first input: its coefficient stays, so that the way back finds the same units
+    return change_units(network, entrance, amplitude / network.input.amplitude, change, join=itemgetter(0))
 
 
 def change_units(
-    network: Network, entrance: Input, unit: float, change: Callable[[str, Neuron, float], tuple[Neuron, float]]
+    network: Network,
+    entrance: Input,
+    unit: float,
+    change: Callable[[str, Neuron, float], tuple[Neuron, float]],
+    join: Callable[[list[float]], float] = max,
 ) -> Network:
     """Let every layer count in a new unit, and carry the units through to the readout.
 
@@ -60,6 +66,7 @@ def change_units(
         entrance: the new input operation.
         unit: factor by which it multiplies what the network's values mean: new value = old value x unit.
         change: (name, neuron layer, unit of its input) -> (new layer, unit of its output).
+        join: unit of a sum or concatenation, from those of its inputs.
     """
     units: dict[str, float] = {}
     ops: dict[str, Op] = {}
@@ -68,8 +75,8 @@ def change_units(
         if isinstance(op, Input):
             ops[node.name], units[node.name] = entrance, unit
         elif isinstance(op, Add | Concat):
-            units[node.name] = max(incoming)
-            weights = (c * (max(incoming) / u) for c, u in zip(op.coefficients, incoming, strict=True))
+            units[node.name] = common = join(incoming)
+            weights = (c * (common / u) for c, u in zip(op.coefficients, incoming, strict=True))
             ops[node.name] = dataclasses.replace(op, coefficients=tuple(weights))
         elif isinstance(op, Neuron):
             ceiling = None if op.ceiling is None else op.ceiling * incoming[0]

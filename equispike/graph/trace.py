@@ -183,6 +183,8 @@ class _Reader:
                 ops = TRANSLATIONS[node.target](*arguments, **node.kwargs)
             if result.dtype != self._example.dtype:
                 raise Untranslatable(f"changes the type to {result.dtype}. Use one floating-point type throughout")
+            if not all(map(_finite, ops)):
+                raise Untranslatable("its weights hold NaN or infinity. Train the model again")
         except Untranslatable as refusal:
             self.findings.append(Finding(layer, operation, "no", str(refusal)))
             return Value(inputs[0].node, shape)
@@ -225,6 +227,10 @@ def _result(node: FxNode) -> Tensor | None:
     value: Any = node.meta["val"]
     first: Any = next(flat(value), None)
     return first if isinstance(first, Tensor) else None
+
+
+def _finite(op: Op) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in vars(op).values() if isinstance(value, Tensor))
 
 
 VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
