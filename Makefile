@@ -20,8 +20,7 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
-# Without a virtual environment, or after a change of the dependencies. The constraints keep pip from putting a torch
-# built for GPUs, several gigabytes of it, in the place of the tested one.
+# Without a virtual environment, or after a change of the dependencies. The constraints hold pip to the tested torch.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -23,7 +23,8 @@ class Evaluation:
         accuracy: share of images classified correctly after each step, one row per seed, (runs, T), float64.
         spike_rate: in percent, up to each step, (runs, T), float64 (Han et al., 2020, eq. 8).
         ties: share of images whose highest score several classes reach, after each step, (runs, T), float64.
-        trained: accuracy of the trained network on the same images.
+        trained: accuracy of the trained network on the same images (as converted: with the changes that lossy passes
+            made, if any).
         spikes: mean spikes of one image over all T steps, by layer.
         images: how many.
         seeds: of each run; one run only where nothing is drawn.
