@@ -35,6 +35,7 @@ def assert_same_spikes(a: Network, b: Network, images: Tensor) -> None:
 # -------------------------------------------------------------------------------------------------- fold_affine
 
 
+@settings(max_examples=50)
 @given(networks(affine=True, form="any", powers_of_two=True), st.data())
 def test_folding_keeps_the_function(network: Network, data: st.DataObject) -> None:
     images = data.draw(images_for(network))
@@ -43,12 +44,13 @@ def test_folding_keeps_the_function(network: Network, data: st.DataObject) -> No
     assert torch.equal(folded(images), network(images))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(networks(affine=True, form="any"), st.data())
 def test_folding_keeps_the_spikes(network: Network, data: st.DataObject) -> None:
     assert_same_spikes(network, fold_affine(network), data.draw(images_for(network)))
 
 
+@settings(max_examples=50)
 @given(networks(affine=True, calibrated=False))
 def test_folding_keeps_the_layers_and_the_network_given(network: Network) -> None:
     before = [(node.name, type(node.op)) for node in network]
@@ -58,6 +60,7 @@ def test_folding_keeps_the_layers_and_the_network_given(network: Network) -> Non
     assert all(folded.shapes[name] == network.shapes[name] for name in network.neurons)
 
 
+@settings(max_examples=50)
 @given(networks(affine=False))
 def test_folding_leaves_networks_without_affine_maps_alone(network: Network) -> None:
     assert all(a is b for a, b in zip(fold_affine(network), network, strict=True))
@@ -194,7 +197,7 @@ def test_a_sum_of_a_map_with_itself_folds() -> None:
 SCALARS = {"per_channel": False, "powers_of_two": True}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(networks(**SCALARS, form="any"), st.sampled_from(["activation", "balanced"]), st.data())
 def test_another_form_has_the_same_spikes_and_scores(network: Network, form, data: st.DataObject) -> None:
     images = data.draw(images_for(network))
@@ -205,12 +208,14 @@ def test_another_form_has_the_same_spikes_and_scores(network: Network, form, dat
     assert other.input.amplitude == (1.0 if form == "balanced" else network.input.scale)
 
 
+@settings(max_examples=50)
 @given(networks(**SCALARS, form="any"), st.data())
 def test_the_balanced_form_computes_the_same(network: Network, data: st.DataObject) -> None:
     images = data.draw(images_for(network))
     assert torch.equal(rescale(network, "balanced")(images), network(images))
 
 
+@settings(max_examples=50)
 @given(networks(**SCALARS))
 def test_there_and_back_again(network: Network) -> None:
     back = rescale(rescale(network, "balanced"), "activation")
@@ -220,6 +225,7 @@ def test_there_and_back_again(network: Network) -> None:
             assert torch.equal(a, b) if isinstance(a, Tensor) else a == b, (node.name, f.name)
 
 
+@settings(max_examples=50)
 @given(networks(**SCALARS))
 def test_balanced_weights_are_untouched(network: Network) -> None:
     balanced = rescale(network, "balanced")
@@ -228,14 +234,14 @@ def test_balanced_weights_are_untouched(network: Network) -> None:
             assert balanced[node.name].op.weight is node.op.weight  # type: ignore[union-attr]
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(networks(per_channel=False), st.data())
 def test_forms_of_any_threshold_agree_to_rounding(network: Network, data: st.DataObject) -> None:
     images = data.draw(images_for(network))
     torch.testing.assert_close(rescale(network, "balanced")(images), network(images), rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(networks(calibrated=False), st.sampled_from([0.5, 0.25]), st.data())
 def test_thresholds_with_a_scale_keep_function_and_spikes_in_each_form(
     network: Network, scale: float, data: st.DataObject
@@ -301,7 +307,7 @@ def test_a_network_without_thresholds_is_refused_by_name(transform) -> None:
 # ----------------------------------------------------------------------------------------------- fold_amplitudes
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(networks(form="any", powers_of_two=True), st.data())
 def test_unit_spikes_keep_function_and_spikes(network: Network, data: st.DataObject) -> None:
     images = data.draw(images_for(network))
@@ -316,7 +322,7 @@ def test_unit_spikes_keep_function_and_spikes(network: Network, data: st.DataObj
     assert not any(isinstance(node.op, Affine) for node in folded)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(networks(form="any"), st.data())
 def test_unit_spikes_with_any_thresholds(network: Network, data: st.DataObject) -> None:
     images = data.draw(images_for(network))

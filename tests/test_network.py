@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import images_for, networks
 from torch import Tensor
@@ -160,6 +160,7 @@ def test_a_reader_that_reads_twice_is_one_consumer() -> None:
     assert torch.equal(Network(nodes)(torch.ones(2, 4)), torch.full((2, 4), 2.0))
 
 
+@settings(max_examples=40)
 @given(networks())
 def test_another_type_and_back(network: Network) -> None:
     single = network.to(torch.float32)
@@ -190,6 +191,7 @@ def literal(network: Network, x: Tensor) -> dict[str, Tensor]:
     return values
 
 
+@settings(max_examples=40)
 @given(networks(form="any", powers_of_two=True), st.data())
 def test_values_are_those_of_a_literal_loop(network: Network, data: st.DataObject) -> None:
     images = data.draw(images_for(network))

@@ -507,8 +507,7 @@ def test_dropout_does_nothing_even_where_the_model_trains() -> None:
     assert torch.allclose(trace(model, x)(x), F.relu(model[0](x)), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize(("dtype", "batch"), [(torch.float32, 1), (torch.float64, 7)])
 def test_network_has_the_models_type_and_takes_any_batch(dtype: torch.dtype, batch: int) -> None:
     model = nn.Sequential(conv(1, 2), nn.ReLU(), head(32)).to(dtype)
     network = trace(model, torch.zeros(batch, 1, 4, 4))
@@ -773,9 +772,8 @@ def test_an_output_twice_is_refused() -> None:
     assert "Return one tensor: the class scores" in message
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("which", ["weight", "bias"])
-def test_weights_that_are_not_finite_are_refused(value: float, which: str) -> None:
+@pytest.mark.parametrize(("which", "value"), [("weight", float("nan")), ("bias", float("inf"))])
+def test_weights_that_are_not_finite_are_refused(which: str, value: float) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         getattr(model[2], which).view(-1)[0] = value
