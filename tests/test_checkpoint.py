@@ -345,7 +345,7 @@ values = st.recursive(
 
 
 @given(st.data(), values)
-@settings(shared_folder, max_examples=300)
+@settings(shared_folder, max_examples=200)
 def test_any_value_anywhere_loads_or_is_refused(tmp_path: Path, data: Any, value: Any) -> None:
     def change(description: Any, _: Any) -> None:
         place = description

@@ -16,6 +16,11 @@ from equispike.zoo.data import Dataset, load
 from equispike.zoo.store import load_model
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def mnist() -> Dataset:
     return load("mnist-sample")
