@@ -269,3 +269,19 @@ def test_map_tensors_leaves_the_original() -> None:
     op = Linear(torch.ones(2, 2), None)
     doubled = map_tensors(op, lambda t: 2 * t)
     assert (op.weight.sum(), doubled.weight.sum(), doubled.bias) == (4, 8, None)
+
+
+@pytest.mark.parametrize(
+    ("weight", "stride", "said"),
+    [(torch.ones(2, 1, 3, 3), (0, 0), "does not fit"), (torch.ones(2, 1, 3, 3, 3), (1, 1), "5 dimensions")],
+)
+def test_a_convolution_that_cannot_be_is_refused_by_name(
+    weight: torch.Tensor, stride: tuple[int, ...], said: str
+) -> None:
+    nodes = (
+        Node("input", Input((1, 8, 8))),
+        Node("conv", Conv(weight, None, stride, (0, 0), (1, 1)), ("input",)),
+        Node("readout", Readout(), ("conv",)),
+    )
+    with pytest.raises(ConversionError, match=said):
+        Network(nodes)

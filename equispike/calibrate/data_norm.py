@@ -20,7 +20,7 @@ from equispike.progress import track
 class DataNorm:
     """Data-based normalisation: threshold = a percentile of the layer's activation in the trained network.
 
-    100 is the maximum (Diehl et al., 2015); 99.9 is robust against outliers (Rueckauer et al., 2017, section 2.2.2);
+    100 is the maximum (Diehl et al., 2015); 99.9 is robust against outliers (Rueckauer et al., 2017);
     per channel follows Kim et al. (2020). The maximum is exact; other percentiles follow nearest rank over all
     activations, zeros included, within the bound stated at ``functional.statistics.Percentile``. A channel that stays
     silent takes the layer's largest threshold.

@@ -87,5 +87,5 @@ def silent(name: str, quantity: str) -> CalibrationError:
     """The error for a layer that no calibration image drives."""
     return CalibrationError(
         f"{name}: its largest {quantity} on the calibration images is not above zero, so no threshold follows. "
-        "Use more images, check that they are preprocessed as in training, or a higher percentile"
+        "Use more images, check that they are preprocessed as in training, or raise the percentile if there is one"
     )

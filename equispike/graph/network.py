@@ -209,10 +209,12 @@ def _shape(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
         raise ConversionError(f"{node.name} ({type(op).__name__}): has {len(inputs)} inputs, expected {expected}")
     if isinstance(op, Add) and len(set(inputs)) > 1:
         raise ConversionError(f"{node.name} (Add): inputs of shapes {inputs} cannot be added without broadcasting")
+    if isinstance(op, Conv) and op.weight.ndim not in (3, 4):
+        raise ConversionError(f"{node.name} (Conv): a weight of {op.weight.ndim} dimensions; 1d has 3 and 2d has 4")
     meta = map_tensors(op, lambda t: torch.empty_like(t, device="meta", dtype=torch.float32))
     try:
         result = meta(*(torch.empty(2, *shape, device="meta") for shape in inputs))
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+    except (RuntimeError, IndexError, TypeError, ValueError, ArithmeticError) as error:
         where, reason = f"{node.name} ({type(op).__name__})", str(error).partition("\n")[0]
         raise ConversionError(f"{where}: does not fit its input {inputs}: {reason}") from error
     shape = tuple(result.shape[1:])
