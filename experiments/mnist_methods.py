@@ -29,7 +29,7 @@ CHOSEN = (8, 16, 32, 64, 128, 256, 512)
 ROWS = {
     "datanorm-99.9": (es.DataNorm(99.9), es.Constant(), 10_000),
     "rmp-0.8": (es.RMP(0.8, CALIBRATION_STEPS), es.Constant(), 10_000),
-    "rmp-0.6": (es.RMP(0.6, CALIBRATION_STEPS), es.Constant(), 10_000),
+    "rmp-0.6": (es.RMP(0.6, CALIBRATION_STEPS), es.Constant(), 2_000),
     "spikenorm-poisson": (es.SpikeNorm(CALIBRATION_STEPS), es.Poisson(), 2_000),
     "rmp-0.8-poisson": (es.RMP(0.8, CALIBRATION_STEPS), es.Poisson(), 2_000),
     "datanorm-100": (es.DataNorm(), es.Constant(), 2_000),
