@@ -206,7 +206,8 @@ def _reduced(x: Tensor, per_channel: bool) -> tuple[int, ...]:
 def _check(x: Tensor, per_channel: bool, limit: float = torch.inf) -> None:
     if per_channel and x.ndim < 2:
         raise CalibrationError(f"shape {tuple(x.shape)} has no channel dimension; expected (B, C, ...)")
-    low, high = torch.aminmax(x)  # one pass; NaN propagates
+    everything = tuple(range(x.ndim))  # with dimensions named, a tensor in any order of memory is read in that order
+    low, high = x.amin(everything), x.amax(everything)  # NaN propagates
     if not (low.isfinite() and high.isfinite()):
         raise CalibrationError("a value is NaN or infinite; check the weights and the calibration images")
     if high > limit:
