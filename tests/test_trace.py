@@ -87,6 +87,9 @@ def kinds(network) -> list[str]:
 # ---------------------------------------------------------------------------------------------- what converts
 
 
+torch.manual_seed(0)  # the models below draw their weights when this file is read
+
+
 def conv(i, o, k=3, **options):
     return nn.Conv2d(i, o, k, **{"padding": k // 2, **options})
 
