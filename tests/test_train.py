@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from equispike.errors import DataError, EquispikeError
+from equispike.zoo.augment import augment
 from equispike.zoo.data import load
 from equispike.zoo.models import mnist_cnn
 from equispike.zoo.recipes import RECIPES, Cosine, Recipe, Steps
-from equispike.zoo.train import accuracy, augment, train
+from equispike.zoo.train import accuracy, train
 
 SHORT = Recipe(epochs=3, batch=50, lr=0.1, shift=1, label_smoothing=0.05)
 

@@ -31,7 +31,7 @@ OPS: dict[str, type[Op]] = {
 }
 POSITIVE: dict[type, tuple[str, ...]] = {Input: ("scale", "amplitude"), Neuron: ("threshold", "amplitude", "ceiling")}
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
-Format = Literal["equispike.network", "equispike.model"]
+Format = Literal["equispike.network", "equispike.model", "equispike.training"]
 
 
 def save(network: Network, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ import io
 import lzma
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import DataError
+from equispike.zoo.augment import Augmentation, augment
 from equispike.zoo.download import ensure
 from equispike.zoo.formats import read_idx, read_pickle
 
@@ -78,6 +79,18 @@ class Split:
     def batches(self, size: int) -> "Batches":
         """The images in order, as float batches that can be gone through any number of times."""
         return Batches(self, size)
+
+    def shuffled(
+        self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each tensor of image numbers: those images, randomly changed, as floats on the device, and their labels.
+
+        On a GPU the images are moved there whole, once for each call, and changed there.
+        """
+        images, labels = self.images.to(device), self.labels.to(device)
+        for chosen in batches:
+            numbers = chosen.to(device)
+            yield normalised(augment(images[numbers], how), self.mean, self.std), labels[numbers]
 
     def take(self, n: int) -> "Split":
         """The first n images. DataError if there are fewer."""

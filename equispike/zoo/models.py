@@ -4,7 +4,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -301,7 +301,7 @@ def _times(n: int, width: float) -> int:
     return max(1, round(n * width))
 
 
-def _choose(what: str, value: int, allowed: "Sequence[int] | dict[int, object] | range") -> None:
+def _choose(what: str, value: int, allowed: Collection[int]) -> None:
     if value not in allowed:
         known = "6 n + 2" if isinstance(allowed, range) else ", ".join(map(str, allowed))
         raise EquispikeError(f"{what}: {value} is not one of {known}")

@@ -46,15 +46,17 @@ class Steps:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stochastic gradient descent with Nesterov momentum on the cross-entropy.
+    """Stochastic gradient descent with momentum on the cross-entropy.
 
     Fields:
         epochs: passes over the training part.
         batch: images per step.
         lr: highest learning rate; `schedule` gives the factor at each step.
         momentum, weight_decay: of SGD; the decay acts on weights (2 or more dimensions), not on biases or batch norm.
+        nesterov: Nesterov's form of the momentum.
         shift: images are moved by up to that many pixels in both directions, the border filled with zeros.
         flip: images are mirrored left to right with probability 1/2.
+        cutout: side of a square set to zero in each image; 0 for none.
         label_smoothing: share of the target spread over all classes.
     """
 
@@ -64,8 +66,10 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: Schedule = field(default_factory=Cosine)
+    nesterov: bool = True
     shift: int = 0
     flip: bool = False
+    cutout: int = 0
     label_smoothing: float = 0.0
 
 
