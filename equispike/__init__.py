@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from equispike.analysis.accuracy import latency as latency
     from equispike.calibrate.data_norm import DataNorm as DataNorm
     from equispike.calibrate.data_norm import ModelNorm as ModelNorm
+    from equispike.calibrate.rate_norm import RateNorm as RateNorm
     from equispike.calibrate.spike_norm import RMP as RMP
     from equispike.calibrate.spike_norm import SpikeNorm as SpikeNorm
     from equispike.conversion import check as check
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "analysis.accuracy": ("accuracy", "evaluate", "latency"),
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
+    "calibrate.rate_norm": ("RateNorm",),
     "calibrate.spike_norm": ("RMP", "SpikeNorm"),
     "conversion": ("check", "convert"),
     "errors": (

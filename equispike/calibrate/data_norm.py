@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equispike.batches import Batch, Batches, hold
-from equispike.calibrate.method import ReadoutKind, Thresholds, silent, to_layer
+from equispike.calibrate.method import ReadoutKind, Thresholds, gain, silent, to_layer
 from equispike.errors import CalibrationError
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
@@ -59,7 +59,7 @@ class DataNorm:
         largest = value.max()
         if largest <= 0:
             raise silent(name, "activation" if self.percentile == 100.0 else f"percentile {self.percentile}")
-        return to_layer(network, name, value.where(value > 0, largest))
+        return to_layer(network, name, value.where(value > 0, largest)) / gain(network.neurons[name])
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ModelNorm:
                     largest = op(inputs[0][1]).max()
                     if largest <= 0:
                         raise silent(node.name, "possible activation")
-                    thresholds[node.name] = largest
+                    thresholds[node.name] = largest / gain(op)
                     bounds[node.name] = (torch.zeros_like(inputs[0][1]), largest.expand_as(inputs[0][1]))
                 elif isinstance(op, Conv | Linear):
                     bounds[node.name] = _interval(op, *inputs[0])

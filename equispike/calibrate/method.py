@@ -17,7 +17,10 @@ ReadoutKind = Literal["potential", "spikes"]
 
 
 class Thresholds(dict[str, Tensor]):
-    """Threshold of each neuron layer, shape () or (C, 1, ...), in units of the trained activation.
+    """Threshold of each neuron layer, shape () or (C, 1, ...), in units of the layer's input current.
+
+    Of a ReLU these are the units of its activation. A Rate Norm layer divides by the threshold that it has learnt: its
+    activation is a rate, and the method undoes that by the layer's ``gain``.
 
     Attributes:
         scale: threshold / amplitude: 1, or the factor by which RMP lowers thresholds below the calibrated amplitude.
@@ -47,7 +50,8 @@ class Method(Protocol):
 def with_thresholds(network: Network, thresholds: dict[str, Tensor], reset: Reset = "subtract") -> Network:
     r"""The network with these thresholds, in the activation form.
 
-    Amplitudes are :math:`a = \theta` / scale, so with scale 1 a x rate estimates the trained activation. RMP's scale
+    Amplitudes are :math:`a = g \theta` / scale with the layer's :func:`gain` g, so with scale 1 a x rate estimates the
+    trained activation. RMP's scale
     leaves a as calibrated and lowers theta: each layer's signal grows by 1 / scale, and faster rates pass through the
     depth of the network (Han et al., 2020, section 4.1). What is added to such a signal grows along, so that the
     network still computes its trained function: biases are multiplied by the growth at their place, and branches that
@@ -71,10 +75,22 @@ def with_thresholds(network: Network, thresholds: dict[str, Tensor], reset: Rese
             raise CalibrationError(f"{name}: threshold {threshold.min():g} is not positive and finite")
         if op.ceiling is not None:  # a rate of one spike per step is the ceiling of a clipped ReLU
             threshold = threshold.clamp(max=op.ceiling / growth * scale)
-        op = dataclasses.replace(op, threshold=threshold, amplitude=threshold / scale, reset=reset)
+        op = dataclasses.replace(op, threshold=threshold, amplitude=threshold * gain(op) / scale, reset=reset)
         return op, growth / scale
 
     return change_units(network, network.input, 1.0, change)
+
+
+def gain(op: Neuron) -> Tensor | float:
+    r"""The slope of a layer's trained activation, :math:`a / \theta`, shape () or (C, 1, ...).
+
+    It is 1 for a ReLU, and one over its threshold for a Rate Norm layer.
+    """
+    if op.threshold is None or op.amplitude is None:
+        return 1.0
+    slope = op.amplitude / op.threshold
+    first = slope.flatten()[0]
+    return first if bool((slope == first).all()) else slope
 
 
 def to_layer(network: Network, name: str, value: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from equispike.functional import rate
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Neuron, Op
 
 aten: Any = torch.ops.aten
@@ -144,6 +145,14 @@ def _clamp(x: Value, low: Any = None, high: Any = None) -> list[Op]:
     if high is not None and float(high) <= 0:
         raise Untranslatable(f"clamps to [0, {high}], which is constant. Remove it")
     return [Neuron(ceiling=None if high is None else float(high))]
+
+
+def _rate_norm(x: Value, theta: Tensor | Value) -> list[Op]:
+    if isinstance(theta, Value):
+        raise Untranslatable("its threshold is computed from the images. Use the running maximum, as eval mode does")
+    if not float(theta) > 0:
+        raise Untranslatable(f"its threshold {float(theta):g} is not positive. Train the model again")
+    return [Neuron(theta.clone(), torch.ones_like(theta), ceiling=float(theta))]
 
 
 def _avg_pool(
@@ -280,6 +289,7 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
     aten.hardtanh.default: _clamp,
+    rate.OPERATOR: _rate_norm,
     aten.avg_pool1d.default: _avg_pool,
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,

@@ -217,7 +217,7 @@ def _place(node: FxNode) -> tuple[str, str]:
     stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     path, kind = next(reversed(stack.values()), ("", ""))
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    if kind.startswith("torch.nn.modules.") and not kind.startswith("torch.nn.modules.container"):
+    if kind.startswith(("torch.nn.modules.", "equispike.nn.")) and not kind.startswith("torch.nn.modules.container"):
         return path, kind.rpartition(".")[2]
     return (f"{path}.{function}" if path else function), function
 
