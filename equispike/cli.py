@@ -84,13 +84,27 @@ def train(
     out_file: Annotated[Path, Parameter(name="--out", help="File for the trained weights.")] = Path(
         "model.safetensors"
     ),
-    model: Annotated[str, Parameter(help="Network: mnist-cnn (no bias, no batch norm) or mnist-cnn-bn.")] = "mnist-cnn",
+    model: Annotated[
+        str, Parameter(help="Network, e.g. mnist-cnn, vgg16-cifar10, resnet20-cifar10; 'equispike models' lists them.")
+    ] = "mnist-cnn",
     data: Dataset = "mnist-sample",
-    recipe: Annotated[str, Parameter(help="How to train: demo (for mnist-sample) or mnist.")] = "demo",
+    recipe: Annotated[
+        str, Parameter(help="How to train, e.g. demo, mnist, sengupta-cifar-fast; 'equispike models' lists them.")
+    ] = "demo",
+    epochs: Annotated[int | None, Parameter(help="Passes over the training images; default the recipe's.")] = None,
+    resume: Annotated[bool, Parameter(help="Go on with a training that was interrupted.")] = False,
+    device: Annotated[Literal["cpu", "cuda"], Parameter(help="Where to train; for several GPUs use torchrun.")] = "cpu",
+    bfloat16: Annotated[bool, Parameter(help="Mixed precision; faster on GPUs and on CPUs made for it.")] = False,
+    compile_model: Annotated[
+        bool, Parameter(name="--compile", help="Fuse operations with torch.compile; needs a C++ compiler.")
+    ] = False,
     seed: Seed = 0,
     data_folder: Folder = None,
 ) -> None:
     """Train one of the papers' networks. The best epoch on validation images is kept; test images are read once.
+
+    After every epoch the state is kept in OUT.training (and a line of JSON in OUT.jsonl), so that a training that was
+    killed goes on with --resume as if nothing had been.
 
     Example: equispike train --data mnist --recipe mnist --out mnist.safetensors
     """
@@ -98,34 +112,68 @@ def train(
 
     if recipe not in RECIPES:
         raise EquispikeError(f"recipe {recipe!r}: unknown. Known recipes: {', '.join(RECIPES)}")
+    _require_positive(epochs=epochs)
     _require_writable(out_file)
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from equispike.conversion import versions
     from equispike.zoo.data import load
     from equispike.zoo.models import build
+    from equispike.zoo.parallel import processes, rank
     from equispike.zoo.store import save_model
-    from equispike.zoo.train import accuracy
+    from equispike.zoo.train import Machine, accuracy
     from equispike.zoo.train import train as run
 
-    untrained, splits = build(model, seed), load(data, data_folder)
-    with _progress() as training:
-        trained = run(untrained, splits.train, splits.validation, RECIPES[recipe], seed, training)
+    how = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
+    splits = load(data, data_folder)
+    splits = splits.normalised() if how.normalise else splits
+    checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
+    with _progress() as training, processes(device) as place:
+        untrained = build(model, seed).to(place)
+        report = training if not rank() else None
+        trained = run(untrained, splits.train, splits.validation, how, seed, report, checkpoint, resume, machine)
+        test_accuracy, first = accuracy(trained.model, splits.test), not rank()
+    if not first:
+        return
     card = {
         "data": data,
+        "normalised": how.normalise,
         "training_images": len(splits.train),
-        "recipe": repr(RECIPES[recipe]),
+        "recipe": repr(how),
         "seed": seed,
         "best": asdict(trained.best),
-        "test_accuracy": accuracy(trained.model, splits.test),
+        "test_accuracy": test_accuracy,
         "test_images": len(splits.test),
+        "machine": {"device": device, **asdict(machine)},
         "versions": versions(),
     }
     save_model(out_file, model, trained.model, card)
+    checkpoint.unlink()
     out.print(
         f"{out_file}: best epoch {trained.best.number}, validation {trained.best.validation_accuracy:.2%}, "
         f"test {card['test_accuracy']:.2%} of {len(splits.test):,} images"
     )
+
+
+@app.command
+def models() -> None:
+    """List the networks and the recipes that 'equispike train' knows.
+
+    Example: equispike models
+    """
+    from equispike.zoo.models import MODELS
+    from equispike.zoo.recipes import RECIPES
+    from equispike.zoo.store import bundled
+
+    table = Table("network", "weights in the package")
+    for name in MODELS:
+        path = bundled(name)
+        table.add_row(name, "yes" if path.is_file() else "")
+    out.print(table)
+    recipes = Table("recipe", "what it is")
+    for name, how in RECIPES.items():
+        recipes.add_row(name, repr(how).removeprefix("Recipe(").removesuffix(")"))
+    out.print(recipes)
 
 
 @app.command

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from equispike.errors import FileError
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
 VERSION = 1
 OPS: dict[str, type[Op]] = {
-    op.__name__: op for op in (Input, Conv, Linear, AvgPool, Flatten, Add, Concat, Neuron, Readout)
+    op.__name__: op for op in (Input, Conv, Linear, AvgPool, Flatten, Pad, Add, Concat, Neuron, Readout)
 }
 POSITIVE: dict[type, tuple[str, ...]] = {Input: ("scale", "amplitude"), Neuron: ("threshold", "amplitude", "ceiling")}
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equispike.errors import EquispikeError
+from equispike.nn import with_rate_norm
 
 POOL = "pool"
 Layout = Sequence[int | str]
@@ -307,17 +308,31 @@ def _choose(what: str, value: int, allowed: Collection[int]) -> None:
         raise EquispikeError(f"{what}: {value} is not one of {known}")
 
 
+def _rate_norm(build: Callable[..., nn.Sequential], *arguments: object, **options: object) -> nn.Sequential:
+    """A network with Rate Norm layers for ReLUs (Ding et al., 2021)."""
+    return with_rate_norm(build(*arguments, **options))
+
+
 _CLASSES = {"cifar10": 10, "cifar100": 100}
 
 MODELS: dict[str, Callable[[], nn.Sequential]] = {
     "mnist-cnn": mnist_cnn,
     "mnist-cnn-bn": partial(mnist_cnn, constrained=False),
+    "mnist-cnn-rnl": partial(_rate_norm, mnist_cnn, constrained=False),
     "mnist-alexnet": partial(alexnet, constrained=True),
     "mnist-alexnet-bn": alexnet,
+    "mnist-alexnet-rnl": partial(_rate_norm, alexnet),
+    "mnist-alexnet-quarter-rnl": partial(_rate_norm, alexnet, width=0.25),
     **{f"vgg{d}-{data}": partial(vgg, d, classes=n) for d in _VGG for data, n in _CLASSES.items()},
     **{
         f"vgg{d}-bn-{data}": partial(vgg, d, classes=n, constrained=False) for d in _VGG for data, n in _CLASSES.items()
     },
+    **{
+        f"vgg{d}-rnl-{data}": partial(_rate_norm, vgg, d, classes=n, constrained=False)
+        for d in _VGG
+        for data, n in _CLASSES.items()
+    },
+    "vgg11-half-rnl-cifar10": partial(_rate_norm, vgg, 11, constrained=False, width=0.5, hidden=1024, dropout=0.0),
     **{f"vgg{d}-imagenet": partial(vgg, d, 224, 1000, dropout=0.5) for d in _VGG},
     **{f"resnet{d}-{data}": partial(resnet, d, classes=n) for d in (20, 32, 44, 56) for data, n in _CLASSES.items()},
     **{
@@ -327,6 +342,11 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
     },
     "resnet34-imagenet": partial(resnet, 34, 224, 1000),
     **{f"preact{d}-{data}": partial(preact_resnet, d, classes=n) for d in (18, 34) for data, n in _CLASSES.items()},
+    **{
+        f"preact{d}-rnl-{data}": partial(_rate_norm, preact_resnet, d, classes=n)
+        for d in (18, 34)
+        for data, n in _CLASSES.items()
+    },
 }
 
 

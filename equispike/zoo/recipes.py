@@ -58,6 +58,8 @@ class Recipe:
         flip: images are mirrored left to right with probability 1/2.
         cutout: side of a square set to zero in each image; 0 for none.
         label_smoothing: share of the target spread over all classes.
+        normalise: subtract the training part's mean from the images, and divide by its standard deviation, by channel.
+        standardise: train with standardised weights (``standardise.py``), for networks without batch norm.
     """
 
     epochs: int
@@ -71,6 +73,8 @@ class Recipe:
     flip: bool = False
     cutout: int = 0
     label_smoothing: float = 0.0
+    normalise: bool = False
+    standardise: bool = False
 
 
 # Test accuracy of the weights that were best on the validation part (torch 2.13, CPU):
@@ -82,4 +86,30 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe(epochs=15, batch=64, lr=0.2, weight_decay=5e-4, shift=2),
     "mnist": Recipe(epochs=15, batch=128, lr=0.2, weight_decay=1e-4, shift=2),
+    # Sengupta et al. (2019), section 7.1; moves and mirroring as in the ResNet code that they name
+    "sengupta-cifar": Recipe(
+        epochs=200, batch=256, lr=0.05, weight_decay=1e-4, schedule=Steps((81, 122)), shift=4, flip=True, normalise=True
+    ),
+    "sengupta-cifar-fast": Recipe(
+        epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True, standardise=True
+    ),
+    "sengupta-imagenet": Recipe(
+        epochs=100, batch=256, lr=0.05, weight_decay=1e-4, schedule=Steps((30, 60)), flip=True, normalise=True
+    ),
+    "sengupta-imagenet-fast": Recipe(
+        epochs=16, batch=256, lr=0.1, weight_decay=5e-5, flip=True, normalise=True, standardise=True
+    ),
+    # Ding et al. (2021): rate and steps as in their code; moves and mirroring are ours
+    "ding-cifar": Recipe(
+        epochs=200,
+        batch=50,
+        lr=0.1,
+        weight_decay=5e-4,
+        nesterov=False,
+        schedule=Steps((100, 150)),
+        shift=4,
+        flip=True,
+        normalise=True,
+    ),
+    "ding-cifar-fast": Recipe(epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True),
 }

@@ -23,6 +23,11 @@ def save_model(path: str | os.PathLike[str], name: str, model: nn.Module, card: 
     write(path, "equispike.model", {"name": name, "card": dict(card)}, model.state_dict())
 
 
+def bundled(name: str) -> Path:
+    """Where the package holds the weights of that network, if it does."""
+    return Path(str(files("equispike.zoo") / "weights" / f"{name}.safetensors"))
+
+
 def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """A trained network in eval mode, and its card.
 
@@ -33,8 +38,7 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
     Raises:
         FileError: the file is missing, damaged, or does not fit the network that it names.
     """
-    bundled = Path(str(files("equispike.zoo") / "weights" / f"{source}.safetensors"))
-    path = bundled if str(source) in MODELS and bundled.is_file() else Path(source)
+    path = bundled(str(source)) if str(source) in MODELS and bundled(str(source)).is_file() else Path(source)
     description, tensors = read(path, "equispike.model")
     try:
         model = build(str(description["name"]))

@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from equispike.errors import DataError, EquispikeError, FileError
 from equispike.export.checkpoint import read, write, write_bytes
+from equispike.nn import restart_maxima
 from equispike.zoo.augment import Augmentation
 from equispike.zoo.parallel import from_first, rank, total, world, wrapped
 from equispike.zoo.recipes import Recipe
+from equispike.zoo.standardise import plain, standardised
 
 
 class Images(Protocol):
@@ -132,7 +134,7 @@ def train(
         EquispikeError: the model's scores are not finite, or the loss is no longer.
     """
     keep_freed_memory()
-    original, model = model, copy.deepcopy(model)
+    original, model = model, standardised(model) if recipe.standardise else copy.deepcopy(model)
     device = next(model.parameters()).device
     _check(model, train, validation, device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -145,8 +147,10 @@ def train(
         elif rank():
             torch.manual_seed(seed + rank())
         _train(run, train, validation, machine, report or (lambda _: None), checkpoint)
-    trained = copy.deepcopy(original)
+    # not the model itself, which synchronised batch norm and memory formats have changed
+    trained = standardised(original) if recipe.standardise else copy.deepcopy(original)
     trained.load_state_dict(run.best_weights)
+    trained = plain(trained) if recipe.standardise else trained
     assert run.best is not None
     return Trained(trained.eval(), tuple(run.history), run.best)
 
@@ -291,6 +295,7 @@ def _one_epoch(
     """One pass in random order. `tell` gets the epoch so far and the number of steps done in it."""
     model, recipe, optimizer = run.model, run.recipe, run.optimizer
     model.train()
+    restart_maxima(model)
     device = next(model.parameters()).device
     start, loss_sum, hits, seen = time.perf_counter(), 0.0, 0, 0
     epoch = Epoch(number, 0.0, 0.0, None, 0.0, 0.0, 0.0)
