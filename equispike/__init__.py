@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from equispike.analysis.accuracy import accuracy as accuracy
     from equispike.analysis.accuracy import evaluate as evaluate
     from equispike.analysis.accuracy import latency as latency
+    from equispike.analysis.fit import rate_fit as rate_fit
     from equispike.calibrate.data_norm import DataNorm as DataNorm
     from equispike.calibrate.data_norm import ModelNorm as ModelNorm
     from equispike.calibrate.rate_norm import RateNorm as RateNorm
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "analysis.accuracy": ("accuracy", "evaluate", "latency"),
+    "analysis.fit": ("rate_fit",),
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
     "calibrate.rate_norm": ("RateNorm",),
     "calibrate.spike_norm": ("RMP", "SpikeNorm"),

@@ -46,7 +46,8 @@ def convert(
         lossy: passes that change the trained function, e.g. ``[es.max_pool_to_avg]``.
     Returns:
         the network in the activation form: a layer's threshold is in units of its trained activation (of RMP with
-        scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``).
+        scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
+        trained as ``nn.RateNorm`` give rates instead: with ``RateNorm()`` their spikes have size 1.
         ``provenance`` tells method, reset, readout, what lossy passes changed, and versions.
     Raises:
         ConversionError: the model holds operations that cannot be spikes, or weights that are not finite.

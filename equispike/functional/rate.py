@@ -94,7 +94,7 @@ def omega(rate: Tensor) -> Tensor:
     return flat.sum(1) / square.where(square > 0, 1.0)
 
 
-def rate_inference_loss(teacher: Tensor, student: Tensor, rates: Sequence[Tensor], weight: float) -> Tensor:
+def rate_inference_loss(teacher: Tensor, student: Tensor, rates: Sequence[Tensor], lambda_: float) -> Tensor:
     r"""Loss of the second stage (Ding et al., 2021, eq. 13), by which thresholds are lowered while weights rest.
 
     .. math:: 1 - \cos(y^*, y) + \lambda \, \frac{1}{L} \sum_{l=1}^{L} \Omega_l
@@ -105,9 +105,9 @@ def rate_inference_loss(teacher: Tensor, student: Tensor, rates: Sequence[Tensor
         teacher: y*, scores of the network as trained (p = 1), (B, classes).
         student: y, scores with the thresholds that are learnt, (B, classes).
         rates: rates of the student's L layers, each (B, *features).
-        weight: lambda, by how much early answers count against faithful ones.
+        lambda_: by how much early answers count against faithful ones.
     Returns:
         shape ().
     """
     distance = 1 - F.cosine_similarity(teacher, student, dim=1).mean()
-    return distance + weight * torch.stack([omega(rate).mean() for rate in rates]).mean()
+    return distance + lambda_ * torch.stack([omega(rate).mean() for rate in rates]).mean()
