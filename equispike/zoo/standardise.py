@@ -3,11 +3,16 @@
 # (some of torch's own signatures lack types)
 
 import copy
+import math
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from equispike.zoo.models import Residual
+
 EPSILON = 1e-8
+KEEPS_VARIANCE = math.sqrt(2 / (1 - 1 / math.pi))
+"""Norm of filters of zero mean that pass ReLU(z), z standard normal, on with a variance of 1."""
 
 
 class Standardised(nn.Module):
@@ -16,15 +21,16 @@ class Standardised(nn.Module):
     .. math:: \hat W_c = g_c \, \frac{W_c - \bar W_c}{\lVert W_c - \bar W_c \rVert}
 
     Activations behind a ReLU have a positive mean; weights that sum to zero do not pass it on, which is most of what
-    batch norm does for training. The norm g of a filter starts where it was, and is learnt apart from its direction.
+    batch norm does for training. The norm g of a filter is learnt apart from its direction.
 
     Args:
-        weight: (out, in / groups, *kernel), which gives the starting norms.
+        filters: how many there are.
+        gain: where g starts.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, filters: int, gain: float) -> None:
         super().__init__()
-        self.gain = nn.Parameter(_norms(weight.detach().flatten(1)).squeeze(1))
+        self.gain = nn.Parameter(torch.full((filters,), gain))
 
     def forward(self, weight: Tensor) -> Tensor:
         filters = weight.flatten(1)
@@ -33,11 +39,19 @@ class Standardised(nn.Module):
 
 
 def standardised(model: nn.Module) -> nn.Module:
-    """A copy of the model whose convolutions train with standardised weights."""
+    """A copy of the model whose convolutions train with standardised weights.
+
+    Gains start where activations keep a variance of 1; on the last convolution of each of n residual paths at
+    1 / sqrt(n) of that, so that n sums double the variance at most.
+    """
     model = copy.deepcopy(model)
+    paths = [block.path for block in model.modules() if isinstance(block, Residual)]
+    last = {[layer for layer in path.modules() if isinstance(layer, nn.Conv2d)][-1] for path in paths}
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d):
-            parametrize.register_parametrization(module, "weight", Standardised(module.weight), unsafe=True)
+            gain = KEEPS_VARIANCE / math.sqrt(len(paths)) if module in last else KEEPS_VARIANCE
+            standard = Standardised(module.out_channels, gain).to(module.weight.device)
+            parametrize.register_parametrization(module, "weight", standard, unsafe=True)
     return model
 
 
