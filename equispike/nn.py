@@ -127,7 +127,7 @@ class RateNorm(nn.Module):
         if distributed.is_available() and distributed.is_initialized():
             seen = cast("Tensor", _LargestOfAll.apply(seen))
         if self.momentum is None:
-            largest = torch.maximum(self.running_max, seen)
+            largest = torch.maximum(self.running_max.clone(), seen)  # the buffer changes before the backward pass
         else:
             largest = (1 - self.momentum) * self.running_max + self.momentum * seen
         self.running_max.copy_(largest.detach())
