@@ -59,6 +59,7 @@ class Recipe:
         cutout: side of a square set to zero in each image; 0 for none.
         label_smoothing: share of the target spread over all classes.
         normalise: subtract the training part's mean from the images, and divide by its standard deviation, by channel.
+        dropout: rate of all the network's dropout layers in training; None leaves them as they were made.
         standardise: train with standardised weights (``standardise.py``), for networks without batch norm.
     """
 
@@ -74,6 +75,7 @@ class Recipe:
     cutout: int = 0
     label_smoothing: float = 0.0
     normalise: bool = False
+    dropout: float | None = None
     standardise: bool = False
 
 
@@ -91,13 +93,21 @@ RECIPES: dict[str, Recipe] = {
         epochs=200, batch=256, lr=0.05, weight_decay=1e-4, schedule=Steps((81, 122)), shift=4, flip=True, normalise=True
     ),
     "sengupta-cifar-fast": Recipe(
-        epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True, standardise=True
+        epochs=20,
+        batch=128,
+        lr=0.1,
+        weight_decay=5e-4,
+        shift=4,
+        flip=True,
+        normalise=True,
+        dropout=0.0,
+        standardise=True,
     ),
     "sengupta-imagenet": Recipe(
         epochs=100, batch=256, lr=0.05, weight_decay=1e-4, schedule=Steps((30, 60)), flip=True, normalise=True
     ),
     "sengupta-imagenet-fast": Recipe(
-        epochs=16, batch=256, lr=0.1, weight_decay=5e-5, flip=True, normalise=True, standardise=True
+        epochs=10, batch=256, lr=0.1, weight_decay=5e-5, flip=True, normalise=True, dropout=0.0, standardise=True
     ),
     # Ding et al. (2021): rate and steps as in their code; moves and mirroring are ours
     "ding-cifar": Recipe(
@@ -111,5 +121,7 @@ RECIPES: dict[str, Recipe] = {
         flip=True,
         normalise=True,
     ),
-    "ding-cifar-fast": Recipe(epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True),
+    "ding-cifar-fast": Recipe(
+        epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
+    ),
 }

@@ -5,6 +5,7 @@
 import copy
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 

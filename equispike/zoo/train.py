@@ -135,6 +135,10 @@ def train(
     """
     keep_freed_memory()
     original, model = model, standardised(model) if recipe.standardise else copy.deepcopy(model)
+    if recipe.dropout is not None:
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = recipe.dropout
     device = next(model.parameters()).device
     _check(model, train, validation, device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
