@@ -42,7 +42,7 @@ class Standardised(nn.Module):
 def standardised(model: nn.Module) -> nn.Module:
     """A copy of the model whose convolutions train with standardised weights.
 
-    Gains start where activations keep a variance of 1; on the last convolution of each of n residual paths at
+    Each filter is scaled to a norm of 1 first: the smaller it is, the larger its steps. Gains start where activations keep a variance of 1; on the last convolution of each of n residual paths at
     1 / sqrt(n) of that, so that n sums double the variance at most.
     """
     model = copy.deepcopy(model)
@@ -50,6 +50,8 @@ def standardised(model: nn.Module) -> nn.Module:
     last = {[layer for layer in path.modules() if isinstance(layer, nn.Conv2d)][-1] for path in paths}
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d):
+            with torch.no_grad():
+                module.weight.div_(_norms(module.weight.flatten(1)).view(-1, *(1,) * (module.weight.ndim - 1)))
             gain = KEEPS_VARIANCE / math.sqrt(len(paths)) if module in last else KEEPS_VARIANCE
             standard = Standardised(module.out_channels, gain).to(module.weight.device)
             parametrize.register_parametrization(module, "weight", standard, unsafe=True)
