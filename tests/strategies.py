@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Form = Literal["activation", "balanced", "any"]
@@ -78,6 +78,8 @@ def networks(
         draw(st.sampled_from([b.layer, b.layer, b.residual, b.concat]))()
         if b.space and draw(st.booleans()):
             b.pool()
+        if not draw(st.integers(0, 3)):
+            b.pad()
     if b.space:
         b.add("flatten", Flatten())
     if draw(st.booleans()):
@@ -206,6 +208,15 @@ class _Builder:
         self.affine()
         if self.draw(st.booleans()):
             self.neuron()
+
+    def pad(self) -> None:
+        """Up to one row of zeros at each end of each axis, channels too, or one cut off where there are enough."""
+        amounts = st.integers(-1, 1)
+        ends = [
+            (self.draw(amounts), self.draw(amounts)) if n > 2 else (0, self.draw(st.integers(0, 1))) for n in self.shape
+        ]
+        before, after = zip(*ends, strict=True)
+        self.add("pad", Pad(before, after))
 
     def affine(self) -> None:
         if self.affine_maps and self.draw(st.booleans()):

@@ -259,6 +259,10 @@ def replacing(name: str, key: str, value: Any) -> Callable[[Any, Any], None]:
     return lambda d, _: node(d, name).__setitem__(key, value)
 
 
+def padding(before: list[Any], after: list[Any]) -> Callable[[Any, Any], None]:
+    return lambda d, _: node(d, "flat").update(op="Pad", fields={"before": before, "after": after})
+
+
 def tensor(name: str, value: Tensor) -> Callable[[Any, Any], None]:
     return lambda _, tensors: tensors.__setitem__(name, value)
 
@@ -314,6 +318,12 @@ FORGERIES: dict[str, tuple[Any, str]] = {
     "empty shape": (setting("input", "shape", []), "does not describe a network"),
     "stride of zero": (setting("conv", "stride", [0, 0]), "does not describe a network"),
     "padding beyond 64 bits": (setting("conv", "padding", [2**70, 0]), "does not describe a network"),
+    "padding of too few axes": (padding([1], [1]), r"flat \(Pad\): does not fit"),
+    "padding of the images": (padding([1, 0, 0, 0], [0, 0, 0, 0]), r"flat \(Pad\): does not fit"),
+    "padding that cuts all off": (padding([-3, 0, 0], [0, 0, 0]), r"flat \(Pad\): leaves nothing"),
+    "padding of a part": (padding([0.5, 0, 0], [0, 0, 0]), r"flat\.before: 0\.5"),
+    "padding beyond memory": (padding([2**62, 0, 0], [0, 0, 0]), r"flat \(Pad\): does not fit"),
+    "padding of more than 64 bits": (padding([2**70, 0, 0], [0, 0, 0]), r"flat \(Pad\): does not fit"),
     "groups of zero": (setting("conv", "groups", 0), "does not describe a network"),
     "number of 5000 digits": ('{"nodes": ' + "1" * 5000 + ', "provenance": {}}', "no readable description"),
     "deep nesting": ("[" * 100_000, "no readable description"),

@@ -14,7 +14,7 @@ from equispike.errors import ConversionError
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.exact import fold_affine, fold_amplitudes, rescale
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 from equispike.simulation.run import Run, simulate
 
 
@@ -119,6 +119,25 @@ FOLDS: dict[str, tuple[Network, list[str]]] = {
     ),
     "a factor across a padded pool": (
         chain((2, 4, 4), affine(2, shift=False), pool(1), conv(2, 3, 1), Flatten()), ["AvgPool", "Conv", "Flatten"]
+    ),
+    "not across zeros in space": (
+        chain((2, 4, 4), affine(2), Pad((0, 0, 0), (0, 0, 1)), conv(2, 3), Flatten()),
+        ["Conv", "Pad", "Conv", "Flatten"],
+    ),
+    "a factor across zeros in space": (
+        chain((2, 4, 4), affine(2, shift=False), Pad((0, 1, 1), (0, 1, 1)), conv(2, 3), Flatten()),
+        ["Pad", "Conv", "Flatten"],
+    ),
+    "across zeros as channels, and a cut": (
+        chain((2, 4, 4), affine(2), Pad((1, -1, 0), (2, 0, -1)), conv(5, 3), Flatten()), ["Pad", "Conv", "Flatten"]
+    ),
+    "across a cut of channels": (
+        chain((3, 4, 4), affine(3), Pad((-1, 0, 0), (0, 0, 0)), conv(2, 3), Flatten()), ["Pad", "Conv", "Flatten"]
+    ),
+    "across zeros around a vector": (chain((3,), affine(3), Pad((1,), (1,)), linear(5, 3)), ["Pad", "Linear"]),
+    "one factor for all across zeros as channels, into the readout": (
+        chain((3,), Neuron(), Affine(torch.full((3,), 0.5).double(), torch.zeros(3).double()), Pad((1,), (1,))),
+        ["Neuron", "Pad"],
     ),
     "across a flatten": (chain((2, 2, 2), affine(2), Flatten(), linear(8, 3)), ["Flatten", "Linear"]),
     "across pool and flatten": (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, EquispikeError, SimulationError
 from equispike.graph.network import Network, Node, evaluate
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, map_tensors
 
 
 def small() -> Network:
@@ -69,6 +69,18 @@ INVALID = {
             *(Node("sum", Add((1.0, 1.0)), ("input", "a")), EXIT),
         ),
         r"^sum \(Add\): .* without broadcasting",
+    ),
+    "padding of too few axes": (
+        (Node("input", Input((2, 4, 4))), Node("a", Pad((1, 1), (1, 1)), ("input",)), EXIT), r"^a \(Pad\): does not fit"
+    ),
+    "padding of the images": (
+        (ENTRY, Node("a", Pad((1, 0), (0, 0)), ("input",)), EXIT), r"^a \(Pad\): does not fit"
+    ),
+    "padding that cuts too much": (
+        (ENTRY, Node("a", Pad((-3,), (-2,)), ("input",)), EXIT), r"^a \(Pad\): does not fit"
+    ),
+    "padding that leaves nothing": (
+        (ENTRY, Node("a", Pad((-2,), (-2,)), ("input",)), EXIT), r"^a \(Pad\): leaves nothing of its input"
     ),
     "threshold of other channels": (
         (ENTRY, Node("a", Neuron(torch.ones(3), torch.ones(3)), ("input",)), EXIT), r"^a \(Neuron\): does not fit"

@@ -13,8 +13,10 @@ from equispike.conversion import prepare
 from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import max_pool_to_avg
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Linear, MaxPool, Neuron
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Linear, MaxPool, Neuron, Pad
 from equispike.graph.trace import trace
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch copies the input of an even kernel
 
 
 class Forward(nn.Module):
@@ -163,6 +165,9 @@ VECTOR_MODELS = {
 
 SEQUENCE_MODELS = {  # on (4, 12)
     "conv1d": nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)),
+    "every third step": Forward(lambda m, x: F.relu(x[..., 1::3]).flatten(1)),
+    "padded and cut": nn.Sequential(nn.ConstantPad1d((2, 1), 0.0), nn.ReLU(), nn.ZeroPad1d((-3, 0)), nn.Flatten()),
+    "padding same with an even kernel": nn.Sequential(nn.Conv1d(4, 6, 2, padding="same"), nn.ReLU(), head(72)),
     "conv1d options": nn.Sequential(nn.Conv1d(4, 6, 3, 2, 1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(30, 3)),
     "batch norm": nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)),
     "average pool": nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(30, 3)),
@@ -182,6 +187,23 @@ IMAGE_MODELS = {  # on (3, 8, 8)
     ),
     "padding same": nn.Sequential(nn.Conv2d(3, 4, (3, 5), padding="same", dilation=2), nn.ReLU(), head(256)),
     "padding valid": nn.Sequential(nn.Conv2d(3, 4, 3, padding="valid"), nn.ReLU(), head(144)),
+    "padding same with even kernels": nn.Sequential(
+        nn.Conv2d(3, 4, (4, 3), padding="same", dilation=(1, 2)), nn.ReLU(), nn.Conv2d(4, 4, (3, 2), padding="same"),
+        head(256),
+    ),
+    "zeros on two sides before a conv": nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), conv(3, 4, padding=0), head(196)),
+    "zeros at sides of every axis": Forward(lambda m, x: F.relu(F.pad(x, (1, 0, 2, 3, 0, 4))).flatten(1)),
+    "zeros on one side and a cut on the other": nn.Sequential(conv(3, 4), nn.ZeroPad2d((-1, 2, 3, -2)), head(324)),
+    "no zeros at all": nn.Sequential(nn.ZeroPad2d(0), conv(3, 4), nn.ReLU(), head(256)),
+    "batch norm before zeros": nn.Sequential(nn.BatchNorm2d(3), nn.ZeroPad2d(1), conv(3, 4, padding=0), head(256)),
+    "every second pixel": Forward(lambda m, x: F.relu(m.a(x))[:, :, ::2, ::2].flatten(1), a=conv(3, 4)),
+    "every third pixel of a part": Forward(lambda m, x: F.relu(m.a(x))[:, :, 1:-1:3, -5:7].flatten(1), a=conv(3, 4)),
+    "some channels": Forward(
+        lambda m, x: torch.cat([F.relu(m.a(x))[:, :2], F.relu(x[:, 1:])], 1).flatten(1), a=conv(3, 4)
+    ),
+    "batch norm before a part": Forward(
+        lambda m, x: m.a(m.n(x)[:, 1:, 2:]).flatten(1), n=nn.BatchNorm2d(3), a=conv(2, 4)
+    ),
     "functional conv": Forward(
         lambda m, x: F.conv2d(x, m.w, None, 2).flatten(1).relu(), w=torch.randn(4, 3, 3, 3)
     ),
@@ -308,7 +330,7 @@ class Inception(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """He et al.'s type A: every second pixel by average pooling, missing channels zero, here by a fixed 1x1 kernel."""
+    """He et al.'s type A, every second pixel and zeros for missing channels, written as a fixed 1x1 kernel."""
 
     def __init__(self):
         super().__init__()
@@ -317,6 +339,17 @@ class Shortcut(nn.Module):
 
     def forward(self, x):
         return F.relu(self.conv(x) + F.conv2d(x, self.kernel, stride=2))
+
+
+class TypeA(nn.Module):
+    """The same, written as most people write it."""
+
+    def __init__(self, path, shortcut):
+        super().__init__()
+        self.path, self.shortcut = path, shortcut
+
+    def forward(self, x):
+        return F.relu(self.path(x) + self.shortcut(x))
 
 
 def vgg(batch_norm: bool) -> nn.Module:
@@ -354,7 +387,23 @@ ARCHITECTURES = {
     ),
     "mobilenet v2": nn.Sequential(conv(3, 4), nn.ReLU6(), InvertedResidual(4, 2), InvertedResidual(4, 3), head(256)),
     "inception": nn.Sequential(conv(3, 4), nn.ReLU(), Inception(4), Inception(7), nn.AdaptiveAvgPool2d(1), head(7)),
-    "type A shortcut": nn.Sequential(Shortcut(), head(96)),
+    "type A shortcut, a kernel": nn.Sequential(Shortcut(), head(96)),
+    "type A shortcut": nn.Sequential(
+        nn.BatchNorm2d(3), TypeA(conv(3, 6, stride=2), lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 3))), head(96)
+    ),
+    "type A shortcut, zeros on both sides": nn.Sequential(
+        conv(3, 4), nn.ReLU(), TypeA(conv(4, 8, stride=2), lambda x: F.pad(x[..., ::2, ::2], (0, 0, 0, 0, 2, 2))),
+        head(128),
+    ),
+    "type A shortcut of a pool": nn.Sequential(
+        conv(3, 4), nn.ReLU(), TypeA(conv(4, 8, stride=2), lambda x: F.pad(F.avg_pool2d(x, 2), (0, 0, 0, 0, 0, 4))),
+        head(128),
+    ),
+    "u-net's crop": nn.Sequential(
+        conv(3, 4), nn.ReLU(),
+        Forward(lambda m, x: torch.cat([x[:, :, 1:-1, 1:-1], m.a(x)], 1), a=conv(4, 4, padding=0)),
+        nn.ReLU(), head(288),
+    ),
     "all convolutional": nn.Sequential(
         *(conv(3, 4), nn.ReLU(), conv(4, 4, stride=2), nn.ReLU(), conv(4, 4, 1), nn.ReLU(), nn.AvgPool2d(4)),
         nn.Flatten(),
@@ -414,6 +463,31 @@ def test_average_pool_options_arrive() -> None:
 def test_max_pool_options_arrive() -> None:
     op = op_of(nn.Sequential(nn.MaxPool2d(3, (2, 1), (1, 0), 2, ceil_mode=True), nn.Flatten()), MaxPool, 3, 9, 9)
     assert (op.kernel, op.stride, op.padding, op.dilation, op.ceil_mode) == ((3, 3), (2, 1), (1, 0), (2, 2), True)
+
+
+def test_padding_arrives_by_axis_and_slices_cut() -> None:
+    def ends(forward) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        op = op_of(Forward(lambda m, x: forward(x).flatten(1)), Pad, 4, 8, 9)
+        return op.before, op.after
+
+    assert ends(lambda x: F.pad(x, (1, 2))) == ((0, 0, 1), (0, 0, 2))
+    assert ends(lambda x: F.pad(x, (1, 2, 3, 4, 5, 6))) == ((5, 3, 1), (6, 4, 2))
+    assert ends(lambda x: F.pad(x, (1, 2, 0, 0, 0, 0, 0, 0), value=0.0)) == ((0, 0, 1), (0, 0, 2))
+    assert ends(lambda x: x[:, 1:]) == ((-1, 0, 0), (0, 0, 0))
+    assert ends(lambda x: x[:, :, -3:-1]) == ((0, -5, 0), (0, -1, 0))
+
+
+def test_a_stride_over_space_is_a_pool_of_single_pixels() -> None:
+    network = trace(Forward(lambda m, x: F.relu(x)[:, :, ::2, 1::3].flatten(1)), torch.zeros(2, 3, 9, 9))
+    assert kinds(network) == ["Neuron", "AvgPool", "Pad", "AvgPool", "Flatten"]
+    pools = [node.op for node in network if isinstance(node.op, AvgPool)]
+    assert [(pool.kernel, pool.stride) for pool in pools] == [((1, 1), (2, 1)), ((1, 1), (1, 3))]
+    assert network.shapes["readout"] == (3 * 5 * 3,)
+
+
+def test_what_a_slice_keeps_whole_is_no_operation() -> None:
+    network = trace(Forward(lambda m, x: F.relu(x)[:, :, 0:9][:, -3:].flatten(1)), torch.zeros(2, 3, 9, 9))
+    assert kinds(network) == ["Neuron", "Flatten"]
 
 
 def test_ceilings_arrive() -> None:
@@ -577,9 +651,10 @@ REFUSED_ON_IMAGES = {
         "BatchNorm2d",
         "track_running_stats",
     ),
-    "even padding same": (nn.Conv2d(4, 4, 2, padding="same"), "Conv2d", "odd kernel"),
     "circular padding": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "", ""),
-    "reflect padding": (nn.ReflectionPad2d(1), "ReflectionPad2d", ""),
+    "reflect padding": (nn.ReflectionPad2d(1), "ReflectionPad2d", "by the mode 'reflect'"),
+    "replicate padding": (nn.ReplicationPad2d(1), "ReplicationPad2d", "Pad with zeros"),
+    "padding with ones": (nn.ConstantPad2d(1, 1.0), "ConstantPad2d", "pads with 1, and only zeros stay silent"),
     "upsampling": (nn.Upsample(scale_factor=2), "Upsample", ""),
     "divisor": (nn.AvgPool2d(2, divisor_override=3), "AvgPool2d", "divisor_override"),
     "uneven adaptive pool": (nn.AdaptiveAvgPool2d(3), "AdaptiveAvgPool2d", "size that divides"),
@@ -622,9 +697,10 @@ REFUSED_FORWARDS = {
     "constant per row": (lambda m, x: (x * m.pixels[0, :, 0]).flatten(1), "one value per channel"),
     "cat along rows": (lambda m, x: torch.cat([x, x], 2).flatten(1), "Join along the channels"),
     "cat with constants": (lambda m, x: torch.cat([x, torch.zeros_like(x)], 1).flatten(1), ""),
-    "slice of channels": (lambda m, x: x[:, :2].flatten(1), "slice"),
-    "subsampling": (lambda m, x: x[:, :, ::2, ::2].flatten(1), "slice"),
-    "padding": (lambda m, x: F.pad(x, (1, 1, 1, 1)).flatten(1), "pad"),
+    "every second channel": (lambda m, x: x[:, ::2].flatten(1), "every channel of 2"),
+    "slice of nothing": (lambda m, x: F.relu(x[:, :, 5:5]).flatten(1), "takes nothing out of 8"),
+    "one channel": (lambda m, x: x[:, 1].flatten(1), "x[:, 2:3]"),
+    "parts": (lambda m, x: x.chunk(2, 1)[0].flatten(1), "gives several parts. Slice"),
     "square": (lambda m, x: (x**2).flatten(1), "pow"),
     "absolute value": (lambda m, x: x.abs().flatten(1), "abs"),
     "maximum": (lambda m, x: torch.maximum(x, x).flatten(1), "maximum"),
@@ -678,6 +754,7 @@ def test_forward_passes_are_refused(name: str) -> None:
     ("forward", "why"),
     [
         (lambda x: x.reshape(-1, 2), "mixes the images"),
+        (lambda x: x[:1], "mixes the images"),
         (lambda x: torch.cat([x, x], 0), "mixes the images"),
         (lambda x: x.flatten(), "mixes the images"),
         (lambda x: x.relu() * x.sum().item(), "takes a number out of the images' data"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equispike.functional import rate
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Neuron, Op
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Neuron, Op, Pad
 
 aten: Any = torch.ops.aten
 
@@ -60,6 +60,8 @@ REMEDIES = {
     "native_dropout": RANDOM,
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "ConvTranspose1d", "ConvTranspose2d"), TRANSPOSED),
     **dict.fromkeys(("conv3d", "Conv3d", "conv_transpose3d", "ConvTranspose3d"), THREE_DIMENSIONAL),
+    "select": "takes one channel or row and drops its dimension. Keep it: x[:, 2:3] for x[:, 2]",
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind"), "gives several parts. Slice: x[:, :4], x[:, 4:]"),
     **dict.fromkeys(
         ("item", "local_scalar_dense"), "takes a number out of the images' data. Compute with tensors per image"
     ),
@@ -83,14 +85,15 @@ def _conv(
     if dims > 2:
         raise Untranslatable(THREE_DIMENSIONAL)
     dilations = _pair(dilation, dims)
+    uneven: list[Op] = []
     if padding == "same":
         reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
-        if any(r % 2 for r in reach):
-            raise Untranslatable("padding='same' with an even kernel pads one side more. Use an odd kernel")
         padding = [r // 2 for r in reach]
+        if odd := tuple(r % 2 for r in reach):  # one more behind than in front
+            uneven = _pad_or_crop((0,) * (dims + 1), (0, *odd))
     elif padding == "valid":
         padding = 0
-    return [Conv(weight, bias, _pair(stride, dims), _pair(padding, dims), dilations, groups)]
+    return [*uneven, Conv(weight, bias, _pair(stride, dims), _pair(padding, dims), dilations, groups)]
 
 
 def _convolution(
@@ -253,6 +256,39 @@ def _cat(values: list[Value | Tensor], dim: int = 0) -> list[Op]:
     return [Concat((1.0,) * len(values))]
 
 
+def _pad(x: Value, amounts: Any, mode: str = "constant", value: float | None = None) -> list[Op]:
+    if mode != "constant" or value:
+        filling = f"with {value:g}" if value else f"by the mode {mode!r}"
+        raise Untranslatable(f"pads {filling}, and only zeros stay silent. Pad with zeros")
+    rank = len(x.shape)
+    before, after = ([*(int(n) for n in amounts[end::2]), *(0,) * rank][:rank][::-1] for end in (0, 1))
+    return _pad_or_crop(tuple(before), tuple(after))
+
+
+def _pad_with_value(x: Value, amounts: Any, value: float = 0.0) -> list[Op]:
+    return _pad(x, amounts, value=value)
+
+
+def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> list[Op]:
+    """Margins cut off, then every ``step``-th pixel: what is first in each window of a pool with a kernel of 1."""
+    axis, rank = dim % (len(x.shape) + 1) - 1, len(x.shape)
+    if axis < 0:  # images: all of them, or the batch would have changed
+        return []
+    first, last, _ = slice(start, end).indices(x.shape[axis])
+    if last <= first:
+        raise Untranslatable(f"takes nothing out of {x.shape[axis]}. Remove it")
+    if step > 1 and axis == 0:
+        raise Untranslatable(f"takes every channel of {step}. Use a 1x1 convolution, or sort the channels before")
+    before, after, stride = [0] * rank, [0] * rank, [1] * rank
+    before[axis], after[axis], stride[axis] = -first, last - x.shape[axis], step
+    pool: list[Op] = [AvgPool((1,) * (rank - 1), tuple(stride[1:]), (0,) * (rank - 1))] if step > 1 else []
+    return [*_pad_or_crop(tuple(before), tuple(after)), *pool]
+
+
+def _pad_or_crop(before: tuple[int, ...], after: tuple[int, ...]) -> list[Op]:
+    return [Pad(before, after)] if any(before) or any(after) else []
+
+
 def _dropout(x: Value, p: float, train: bool) -> list[Op]:
     if train:
         raise Untranslatable(RANDOM)
@@ -305,6 +341,9 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.mul.Tensor: _mul,
     aten.div.Tensor: _div,
     aten.cat.default: _cat,
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _pad_with_value,
+    aten.slice.Tensor: _slice,
     aten.dropout.default: _dropout,
     aten.clone.default: _nothing,
     aten.alias.default: _nothing,

@@ -11,11 +11,12 @@ from operator import itemgetter
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
 Form = Literal["activation", "balanced"]
 
@@ -119,8 +120,8 @@ def fold_affine(network: Network) -> Network:
     """Fold every per-channel affine map (batch norm in eval mode) into the weights next to it.
 
     Backward into the convolution or linear layer that feeds it alone; else forward into what reads it, across average
-    pools and flattening, where that is exact (a shift does not cross zero padding); else it becomes a depthwise 1x1
-    convolution (on vectors, a diagonal linear layer), which is a weighted current like any other.
+    pools, flattening and padding, where that is exact (a shift does not cross zeros in space); else it becomes a
+    depthwise 1x1 convolution (on vectors, a diagonal linear layer), which is a weighted current like any other.
     """
     while affine := next((node for node in network.nodes if isinstance(node.op, Affine)), None):
         network = _fold_backward(network, affine) or _fold_forward(network, affine)
@@ -168,12 +169,8 @@ def _fold_forward(network: Network, node: Node) -> Network:
     readers = network.consumers[node.name]
     for reader in readers:
         op = reader.op
-        if isinstance(op, AvgPool | Flatten) and _commutes(op, affine):
-            shape = network.shapes[node.name]
-            positions = math.prod(shape[1:]) if isinstance(op, Flatten) else 1
-            behind[reader.name] = Affine(
-                affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions)
-            )
+        if (moved := _behind(op, affine, network.shapes[node.name])) is not None:
+            behind[reader.name] = moved
         elif (taken := _take(op, [name == node.name for name in reader.inputs], affine)) is not None:
             ops[reader.name] = taken
     left = [reader for reader in readers if reader.name not in ops and reader.name not in behind]
@@ -224,9 +221,21 @@ def _per_group(values: Tensor, op: Conv) -> Tensor:
     return grouped.reshape(out, -1, *(1,) * (op.weight.ndim - 2))
 
 
-def _commutes(op: AvgPool | Flatten, affine: Affine) -> bool:
-    padded = isinstance(op, AvgPool) and any(op.padding) and op.count_include_pad
-    return not (padded and bool(affine.shift.any()))
+def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
+    """The affine map that does behind the operation what this one, on features of this shape, does in front of it."""
+    if isinstance(op, AvgPool):
+        moved, zeros_between = affine, any(op.padding) and op.count_include_pad
+    elif isinstance(op, Flatten):
+        positions = math.prod(shape[1:])
+        moved = Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions))
+        zeros_between = False
+    elif isinstance(op, Pad):  # zeros as channels of their own may be multiplied with anything
+        ends = op.before[0], op.after[0]
+        moved = Affine(F.pad(affine.scale, ends, value=float(affine.scale[0])), F.pad(affine.shift, ends))
+        zeros_between = any(n > 0 for n in op.before[1:] + op.after[1:])
+    else:
+        return None
+    return None if zeros_between and bool(affine.shift.any()) else moved
 
 
 def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Conv | Linear:

@@ -218,6 +218,8 @@ def _shape(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
         where, reason = f"{node.name} ({type(op).__name__})", str(error).partition("\n")[0]
         raise ConversionError(f"{where}: does not fit its input {inputs}: {reason}") from error
     shape = tuple(result.shape[1:])
+    if 0 in shape:
+        raise ConversionError(f"{node.name} ({type(op).__name__}): leaves nothing of its input {inputs}")
     if isinstance(op, Neuron) and shape != inputs[0]:
         raise ConversionError(f"{node.name} (Neuron): threshold or amplitude does not fit a layer of shape {inputs[0]}")
     return shape

@@ -112,6 +112,21 @@ class Flatten:
 
 
 @dataclass(frozen=True, eq=False)
+class Pad:
+    """Zeros around the features, or their margins cut off: ``before`` and ``after`` along each feature axis.
+
+    The first axis is the channels. A negative number cuts that many off.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        axes = list(zip(self.before, self.after, x.shape[1:], strict=True))
+        return F.pad(x, [n for before, after, _ in reversed(axes) for n in (before, after)])
+
+
+@dataclass(frozen=True, eq=False)
 class Add:
     """Sum of its inputs, input i weighted with coefficient i: 1 unless the inputs count in different units."""
 
@@ -175,7 +190,7 @@ class Readout:
         return x if self.scale == 1.0 else x * self.scale
 
 
-Op = Input | Conv | Linear | AvgPool | MaxPool | Affine | Flatten | Add | Concat | Neuron | Readout
+Op = Input | Conv | Linear | AvgPool | MaxPool | Affine | Flatten | Pad | Add | Concat | Neuron | Readout
 AnyOp = TypeVar("AnyOp", bound=Op)
 
 

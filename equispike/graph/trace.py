@@ -25,6 +25,7 @@ from equispike.graph.ops import (
     MaxPool,
     Neuron,
     Op,
+    Pad,
     Readout,
     map_tensors,
 )
@@ -239,6 +240,7 @@ VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
     AvgPool: ("yes", "averages spikes"),
     Affine: ("yes", "folded into the weights"),
     Flatten: ("yes", "reorders spikes"),
+    Pad: ("yes", "zeros around spikes, or fewer of them"),
     Add: ("yes", "currents add up"),
     Concat: ("yes", "spikes side by side"),
     Neuron: ("yes", "becomes integrate-and-fire neurons"),
