@@ -1,0 +1,168 @@
+"""The second stage: thresholds learnt on real digits, with everything else at rest."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import Tensor, nn
+
+import equispike as es
+from equispike.functional.rate import omega, rate_inference_loss
+from equispike.nn import RateNorm, rate_norms, with_rate_norm
+from equispike.zoo.data import Dataset, load
+from equispike.zoo.models import build
+from equispike.zoo.rate_inference import Point, Progress, Settings, TradeOff, lower_thresholds, scores_and_rates
+
+SHORT: dict[str, Any] = {"steps": 6, "batch": 32, "lr": 0.3}
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Dataset:
+    return load("mnist-sample")
+
+
+@pytest.fixture(scope="module")
+def model(mnist: Dataset) -> nn.Module:
+    """The first stage, a short one: 25 steps."""
+    torch.manual_seed(0)
+    network = with_rate_norm(build("mnist-cnn-bn"), momentum=0.2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for x, labels in list(mnist.train.batches(64))[:25]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), labels).backward()
+        optimizer.step()
+    return network
+
+
+def gradients(model: nn.Module, images: Tensor, p: float, lambda_: float) -> tuple[float, float]:
+    """Gradients of the cosine term and of lambda times the mean Omega in one p shared by all layers."""
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    scale = torch.tensor(p, requires_grad=True)
+    scores, rates = scores_and_rates(frozen, images, {path: scale for path, _ in rate_norms(frozen)})
+    cosine = rate_inference_loss(frozen(images), scores, rates, 0.0)
+    inference = rate_inference_loss(frozen(images), scores, rates, lambda_) - cosine
+    one, two = (torch.autograd.grad(loss, scale, retain_graph=True)[0] for loss in (cosine, inference))
+    return float(one), float(two)
+
+
+def test_both_terms_move_p_and_in_opposite_directions(model: nn.Module, mnist: Dataset) -> None:
+    cosine, inference = gradients(model, mnist.train.take(64).floats(), 0.6, 0.01)
+    assert cosine < -1e-4  # the distance falls as p grows towards the teacher's 1
+    assert inference > 1e-4  # Omega grows with p
+
+
+def test_omega_of_a_real_layer_grows_as_equation_10_says(model: nn.Module, mnist: Dataset) -> None:
+    """Of the first layer, over the images that saturate no neuron: its input does not depend on p."""
+    frozen = copy.deepcopy(model).eval().double().requires_grad_(False)
+    first = rate_norms(frozen)[0][0]
+    p = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+    _, rates = scores_and_rates(frozen, mnist.train.take(64).floats().double(), {first: p})
+    r = rates[0][rates[0].detach().flatten(1).amax(1) < 1]
+    assert len(r) > 10
+    (found,) = torch.autograd.grad(omega(r).sum(), p)
+    flat = r.detach().flatten(1)
+    assert float(found) == pytest.approx(float((flat.sum(1) / (0.9 * flat.square().sum(1))).sum()), rel=1e-9)
+
+
+def test_scores_rates_and_loss_are_the_literal_pass() -> None:
+    torch.manual_seed(0)
+    network = with_rate_norm(
+        nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    ).double()
+    largest = [0.7, 0.4]
+    for (_, layer), value in zip(rate_norms(network), largest, strict=True):
+        layer.running_max.fill_(value)
+    layers = [(reference.array(m.weight), reference.array(m.bias)) for m in network if isinstance(m, nn.Linear)]
+    x = torch.rand(4, 5).double() + 0.2
+    network.eval()
+    expected = [reference.rate_norm_stage_2(layers, largest, p, x.numpy()) for p in (1.0, 0.6)]
+    p = torch.tensor(0.6, dtype=torch.float64)
+    scores, rates = scores_and_rates(network, x, {path: p for path, _ in rate_norms(network)})
+    for found, value in zip([*rates, scores], expected[1], strict=True):
+        assert np.allclose(found.detach().numpy(), value, rtol=1e-12)
+    loss = rate_inference_loss(network(x), scores, rates, 0.05)
+    assert float(loss.detach()) == pytest.approx(reference.rate_inference_loss(*expected, 0.05), rel=1e-10)
+    assert float(network[1].p) == 1.0  # type: ignore[arg-type, union-attr]
+
+
+def test_larger_lambdas_give_lower_thresholds_and_smaller_omegas(model: nn.Module, mnist: Dataset) -> None:
+    before, training = copy.deepcopy(model.state_dict()), model.training
+    train, validation = mnist.train.take(192), mnist.validation.take(100)
+    found = lower_thresholds(model, train, validation, (0.0, 0.05, 10.0), Settings(**{**SHORT, "steps": 15}))
+    p = [next(iter(point.p.values())) for point in found.points]
+    assert 1 > p[0] > p[1] > p[2] > 0
+    omegas = [point.omega for point in (found.trained, *found.points)]
+    assert omegas == sorted(omegas, reverse=True)
+    assert [point.lambda_ for point in found.points] == [0.0, 0.05, 10.0]
+    assert all(len(set(point.p.values())) == 1 for point in found.points)
+    for point in (found.trained, *found.points):
+        student = found.at(point)
+        assert not student.training
+        right = (student(validation.floats()).argmax(1) == validation.labels).double().mean()
+        assert point.validation_accuracy == pytest.approx(float(right))
+        _, rates = scores_and_rates(student, validation.floats())
+        assert point.omega == pytest.approx(float(torch.stack([omega(r).mean() for r in rates]).mean()), rel=1e-4)
+        network = es.convert(student, train.take(8).floats(), es.RateNorm())
+        for name, layer in rate_norms(model):
+            assert float(network.thresholds[name]) == pytest.approx(point.p[name] * float(layer.running_max), rel=1e-6)
+    # all else rests, and the model given is as it was
+    after = found.at(found.points[1]).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.endswith(".p"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training is training
+
+
+def test_each_layer_may_have_a_p_of_its_own_and_seeds_decide(model: nn.Module, mnist: Dataset) -> None:
+    train, validation = mnist.train.take(100), mnist.validation.take(20)
+    settings, reports = Settings(**SHORT, start=1.0, shared=False), list[Progress]()
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    one, again = (lower_thresholds(model, train, validation, (0.1,), settings, 3, r) for r in (reports.append, None))
+    other = lower_thresholds(model, train, validation, (0.1,), settings, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.points == again.points != other.points
+    assert len(set(one.points[0].p.values())) == 4
+    assert [r.step for r in reports] == [1, 2, 3, 4, 5, 6]
+    assert reports[-1].seconds_left == 0
+    assert {(r.lambda_, r.number, r.lambdas, r.steps) for r in reports} == {(0.1, 1, 1, 6)}
+
+
+def test_a_second_run_starts_from_the_network_as_trained(model: nn.Module, mnist: Dataset) -> None:
+    """The teacher has p = 1, whatever an earlier run has left in the model."""
+    train, validation = mnist.train.take(64), mnist.validation.take(20)
+    first = lower_thresholds(model, train, validation, (1.0,), Settings(**SHORT))
+    second = lower_thresholds(first.at(first.points[0]), train, validation, (1.0,), Settings(**SHORT))
+    assert first.points == second.points
+    assert first.trained == second.trained
+
+
+def curve(*points: tuple[float, float]) -> TradeOff:
+    made = [Point(n, {}, accuracy, omega) for n, (accuracy, omega) in enumerate(points)]
+    return TradeOff(nn.Identity(), made[0], tuple(made[1:]))
+
+
+def test_the_smallest_omega_within_tolerance_is_chosen() -> None:
+    found = curve((0.9, 5.0), (0.91, 4.0), (0.895, 3.0), (0.88, 2.0))
+    assert [found.choose(t).lambda_ for t in (0.0, 0.004, 0.005, 0.02, 0.5)] == [1, 1, 2, 3, 3]
+    assert curve((0.9, 5.0), (0.8, 4.0)).choose(0.01).lambda_ == 0
+    with pytest.raises(es.EquispikeError, match=r"tolerance: -0\.1"):
+        curve((0.9, 5.0)).choose(-0.1)
+
+
+def test_unusable_input_is_refused_before_work(model: nn.Module, mnist: Dataset) -> None:
+    train, validation = mnist.train.take(8), mnist.validation.take(8)
+    with pytest.raises(es.EquispikeError, match=r"has no equispike\.nn\.RateNorm layer"):
+        lower_thresholds(build("mnist-cnn"), train, validation)
+    with pytest.raises(es.EquispikeError, match=r"1 \(ReLU\): has no threshold to lower"):
+        lower_thresholds(nn.Sequential(RateNorm(), nn.ReLU()), train, validation)
+    for lambdas in ((), (-1.0,), (float("nan"),)):
+        with pytest.raises(es.EquispikeError, match="lambdas"):
+            lower_thresholds(model, train, validation, lambdas)
+    with pytest.raises(es.DataError, match="no images"):
+        lower_thresholds(model, train, validation.take(0))
+    for bad in ({"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"start": float("inf")}):
+        with pytest.raises(es.EquispikeError, match="Settings"):
+            Settings(**bad)
