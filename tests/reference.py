@@ -5,7 +5,7 @@ papers' own algorithms have size one, those at the input +1 or -1.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -264,25 +264,29 @@ def nearest_rank(values: Array, percentile: float) -> float:
     return float(ordered[rank - 1])
 
 
-def spike_norm_graph(network: Any, currents: Array, reset: str) -> dict[str, float]:
+def spike_norm_graph(network: Any, currents: Array, reset: str, unity: Collection[str] = ()) -> dict[str, float]:
     """SPIKE-NORM where layers branch and have biases: spikes have the size of their own threshold, so sums need no
     common unit. Stops at the first layer that nothing drives; its threshold is then not positive.
 
     Args:
         currents: what the input hands on in each step, (T, B, *features), in units of the trained activations.
+        unity: layers whose threshold is the size of the spikes that they receive.
     """
     v_th: dict[str, float] = {}
     values: dict[str, Sequence[Array]] = {}
+    size: dict[str, float] = {}
     for node in network.nodes:
+        if node.inputs:
+            size[node.name] = size[node.inputs[0]]
         match type(node.op).__name__:
             case "Input":
-                values[node.name] = currents
+                values[node.name], size[node.name] = currents, node.op.amplitude
             case "Neuron":
                 received = values[node.inputs[0]]
-                largest = max(float(step.max()) for step in received)
+                largest = size[node.name] if node.name in unity else max(float(step.max()) for step in received)
                 if node.op.ceiling is not None:
                     largest = min(largest, node.op.ceiling)
-                v_th[node.name] = largest
+                v_th[node.name] = size[node.name] = largest
                 if largest <= 0:
                     return v_th
                 values[node.name], _ = if_neurons(received, largest, reset, amplitude=largest)
@@ -291,61 +295,46 @@ def spike_norm_graph(network: Any, currents: Array, reset: str) -> dict[str, flo
     return v_th
 
 
-# Rate Norm (Ding et al., 2021)
-
-Dense = tuple[Array, Array]
-
-
-def rate_norm_stage_1(layers: Sequence[Dense], running_max: list[float], momentum: float, x: Array) -> Array:
-    """Algorithm 1, one batch of the first stage (p = 1): scores; ``running_max`` moves along.
+def spike_norm_unity(
+    network: Any, spikes: Array, reset: str, unity: Collection[str]
+) -> tuple[dict[str, float], dict[str, Array]]:
+    """Sengupta et al. (2019), section 6.2: algorithm 1, but thresholds of 1 in the residual part; weights untouched.
 
     Args:
-        layers: weight (out, in) and bias of each layer; the last one has no Rate Norm.
+        spikes: input spike train, (T, B, *features), in {-1, 0, 1}.
+        unity: the layers of the residual part.
+    Returns:
+        v_th,norm of each layer, and each layer's unit spikes; the network has no biases.
     """
-    for number, (weight, bias) in enumerate(layers[:-1]):
-        x = x @ weight.T + bias
-        running_max[number] = (1 - momentum) * running_max[number] + momentum * x.max()
-        threshold = 1.0 * running_max[number]
-        x = np.clip(x, 0, threshold) / threshold
-    weight, bias = layers[-1]
-    return x @ weight.T + bias
+    v_th: dict[str, float] = {}
+    trains: dict[str, Array] = {}
+    values: dict[str, Sequence[Array]] = {}
+    for node in network.nodes:
+        match type(node.op).__name__:
+            case "Input":
+                values[node.name] = spikes
+            case "Neuron":
+                received = values[node.inputs[0]]
+                v_th[node.name] = 1.0 if node.name in unity else max(float(step.max()) for step in received)
+                values[node.name], _ = if_neurons(received, v_th[node.name], reset)
+                trains[node.name] = np.asarray(values[node.name])
+            case _:
+                values[node.name] = [apply(node.op, *step) for step in zip(*(values[name] for name in node.inputs))]
+    return v_th, trains
 
 
-def rate_norm_stage_2(layers: Sequence[Dense], running_max: Sequence[float], p: float, x: Array) -> list[Array]:
-    """A pass with locked maxima: the rates of each layer, and last the scores."""
-    values: list[Array] = []
-    for (weight, bias), largest in zip(layers[:-1], running_max, strict=True):
-        x = x @ weight.T + bias
-        threshold = p * largest
-        x = np.clip(x, 0, threshold) / threshold
-        values.append(x)
-    weight, bias = layers[-1]
-    return [*values, x @ weight.T + bias]
+def residual_part(network: Any) -> set[str]:
+    """The neuron layers of residual blocks and those that read their sums, by listing every path through the network.
 
-
-def omega(rates: Array) -> float:
-    """Equation 8, of one image."""
-    flat = rates.flatten()
-    return float(sum(abs(r) for r in flat) / sum(r * r for r in flat))
-
-
-def rate_inference_loss(teacher: Sequence[Array], student: Sequence[Array], lambda_: float) -> float:
-    """Equation 13, mean over the images, of what :func:`rate_norm_stage_2` gives."""
-    losses: list[float] = []
-    for image in range(len(teacher[-1])):
-        y, y_star = student[-1][image], teacher[-1][image]
-        cosine = (y @ y_star) / (math.sqrt(y @ y) * math.sqrt(y_star @ y_star))
-        inference = [omega(layer[image]) for layer in student[:-1]]
-        losses.append(1 - cosine + lambda_ * sum(inference) / len(inference))
-    return sum(losses) / len(losses)
-
-
-def k_curve(train: Array, rates: Array) -> Array:
-    """Equation 7 for a train (T, B, *features) in {0, 1} and trained rates (B, *features): (T, B)."""
-    steps, batch = train.shape[:2]
-    curve = np.zeros((steps, batch))
-    for t in range(1, steps + 1):
-        for image in range(batch):
-            r = train[:t, image].sum(0) / t
-            curve[t - 1, image] = ((r - rates[image]) ** 2).sum() / (rates[image] ** 2).sum()
-    return curve
+    A block reaches from its sum back to the last node that is on all paths to that sum.
+    """
+    paths: dict[str, list[list[str]]] = {}
+    part: set[str] = set()
+    for node in network.nodes:
+        before = [path for name in node.inputs for path in paths[name]]
+        paths[node.name] = [[*path, node.name] for path in before] or [[node.name]]
+        if type(node.op).__name__ == "Add" and len(set(node.inputs)) > 1:
+            fork = [name for name in before[0] if all(name in path for path in before)][-1]
+            part |= {name for path in before for name in path[path.index(fork) + 1 :]}
+            part |= {reader.name for reader in network.nodes if node.name in reader.inputs}
+    return {node.name for node in network.nodes if type(node.op).__name__ == "Neuron" and node.name in part}

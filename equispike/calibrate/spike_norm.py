@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +15,13 @@ from equispike.functional.coding import Coder, Poisson
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Readout
+from equispike.graph.ops import Input, Neuron, Readout
+from equispike.graph.residual import residual_neurons
 from equispike.progress import track
 from equispike.simulation.layerwise import bytes_per_step, propagate
 from equispike.simulation.run import BATCH, MEMORY, simulate
+
+Residual = Literal["measured", "unity"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,17 @@ class SpikeNorm:
     activation form spikes carry the amplitudes of the layers before, so biases and residual sums need no special care.
     The output layer gets a threshold like any other if the network's readout counts spikes.
 
+    With ``residual="unity"``, layers of residual blocks are not measured (section 6.2): their thresholds are one in the
+    balanced form, where the spikes that meet in a sum then count the same. In the activation form such a threshold is
+    the size of the spikes that enter the block. Layers in front of the blocks and behind them are measured as always.
+
     Args:
         timesteps: steps that each layer is observed for (the paper: 2,500).
         reset: of the layers while measuring, and of the converted network; the paper's is hard, "zero".
         coder: how calibration images enter.
         seed: of the coder's draws.
+        residual: thresholds of the layers in residual blocks and of the layers that read their sums: "measured", as
+            those of all layers, or "unity" (see ``graph.residual``).
     """
 
     timesteps: int = 2500
@@ -42,24 +52,40 @@ class SpikeNorm:
     coder: Coder = field(default_factory=Poisson)
     seed: int = 0
     readout: ReadoutKind = "spikes"
+    residual: Residual = "measured"
 
     def __post_init__(self) -> None:
         if self.timesteps < 1:
             raise CalibrationError(f"SpikeNorm.timesteps: {self.timesteps} is less than 1")
+        _check_residual(self.residual)
 
     def __str__(self) -> str:
-        return f"SpikeNorm(timesteps={self.timesteps})"
+        residual = ", residual='unity'" if self.residual == "unity" else ""
+        return f"SpikeNorm(timesteps={self.timesteps}{residual})"
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
-        """Thresholds by layer. CalibrationError if a layer stays silent, or the images are unusable."""
+        """Thresholds by layer.
+
+        Raises:
+            CalibrationError: a measured layer stays silent; or unity is asked for in a network without residual blocks.
+            DataError: the images are unusable.
+        """
         held = hold(batches, network.input.shape)
+        unity = set(residual_neurons(network)) if self.residual == "unity" else set[str]()
+        if self.residual == "unity" and not unity:
+            raise CalibrationError(
+                'residual="unity": no two paths of this network meet in a sum. Use residual="measured"'
+            )
         thresholds = Thresholds()
         for number, name in enumerate(network.neurons, start=1):
-            label = f"{name} ({number} of {len(network.neurons)})"
-            largest = self._largest_current(_up_to(network, name), held, label)
-            if largest <= 0:
-                raise silent(name, "weighted spike input")
-            thresholds[name] = largest.to(network.device, network.dtype)
+            if name in unity:
+                threshold = torch.tensor(float(_size_of_spikes(network, name)), dtype=torch.float64)
+            else:
+                label = f"{name} ({number} of {len(network.neurons)})"
+                threshold = self._largest_current(_up_to(network, name), held, label)
+                if threshold <= 0:
+                    raise silent(name, "weighted spike input")
+            thresholds[name] = threshold.to(network.device, network.dtype)
             network = with_thresholds(network, {name: thresholds[name]}, self.reset)
             thresholds[name] = network.thresholds[name]  # below a ceiling, if the layer has one
         return thresholds
@@ -93,7 +119,7 @@ class RMP:
         scale: in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial`` steps,
             is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are
             ``validation``, or else the calibration images, which must then come with labels; never test images.
-        timesteps, coder, seed: as in :class:`SpikeNorm`.
+        timesteps, coder, seed, residual: as in :class:`SpikeNorm`.
     """
 
     scale: float | None = 0.8
@@ -105,8 +131,10 @@ class RMP:
     trial: int = 128
     tolerance: float = 0.005
     readout: ReadoutKind = "spikes"
+    residual: Residual = "measured"
 
     def __post_init__(self) -> None:
+        _check_residual(self.residual)
         for scale in self.scales if self.scale is None else (self.scale,):
             if not 0 < scale <= 1:
                 raise CalibrationError(f"RMP.scale: {scale} is outside (0, 1]; 1 leaves thresholds as measured")
@@ -117,11 +145,12 @@ class RMP:
         """Thresholds by layer, multiplied by the scale, which they carry. CalibrationError as in SpikeNorm."""
         held = hold(batches, network.input.shape)
         labelled = self._labelled(network, held) if self.scale is None else []
-        measured = SpikeNorm(self.timesteps, "subtract", self.coder, self.seed)(network, held)
+        measured = SpikeNorm(self.timesteps, "subtract", self.coder, self.seed, residual=self.residual)(network, held)
         return self._choose(network, measured, labelled) if self.scale is None else scaled(measured, self.scale)
 
     def __str__(self) -> str:
-        return f"RMP(scale={self.scale})"
+        residual = ", residual='unity'" if self.residual == "unity" else ""
+        return f"RMP(scale={self.scale}{residual})"
 
     @property
     def reset(self) -> Reset:
@@ -168,6 +197,22 @@ def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
     result = Thresholds({name: threshold * scale for name, threshold in thresholds.items()})
     result.scale = scale
     return result
+
+
+def _check_residual(residual: str) -> None:
+    """CalibrationError for a rule that there is not."""
+    if residual not in ("measured", "unity"):
+        raise CalibrationError(f'residual: {residual!r} is not known. Choose from "measured", "unity"')
+
+
+def _size_of_spikes(network: Network, name: str) -> Tensor | float:
+    """Amplitude of the spikes that reach a layer: of a sum's, those of its first input, whose unit is the sum's."""
+    node = network[name]
+    while not isinstance(node.op, Input):
+        node = network[node.inputs[0]]
+        if isinstance(node.op, Neuron) and node.op.amplitude is not None:
+            return node.op.amplitude
+    return node.op.amplitude
 
 
 def _up_to(network: Network, name: str) -> Network:
