@@ -465,6 +465,30 @@ def test_rmp_measures_on_calibration_images_and_chooses_on_validation_images(mni
         assert torch.equal(found[0.1][name], threshold * 0.1)
 
 
+def test_rmp_takes_a_scale_that_just_reaches_the_target_and_of_equals_the_smallest(mnist: Dataset) -> None:
+    images, validation = mnist.train.take(8).floats(), mnist.validation.take(64).floats()
+    network = drive(prepare(load_model("mnist-cnn")[0], images)[0], images)
+    options: Any = {"timesteps": 6, "trial": 4, "scales": (0.1, 1.0), "tolerance": 0.0}
+    trained = network(validation).argmax(1)
+    low, high = (
+        es.simulate(converted(network, es.RMP(scale, timesteps=6), [images]), validation, 4, es.Poisson()).predictions[
+            -1
+        ]
+        for scale in (0.1, 1.0)
+    )
+
+    def choose(labels: Tensor) -> float:
+        return es.RMP(None, validation=[(validation, labels)], **options)(network, [images]).scale
+
+    nothing = torch.full_like(trained, 10)  # a class that nobody predicts
+    only_high = (high != low) & (high != trained)
+    assert bool(only_high.any())
+    assert choose(torch.where(only_high, high, nothing)) == 0.1  # right on none, like the trained network
+    only_trained = (trained != low) & (trained != high)
+    assert bool(only_trained.any())
+    assert choose(torch.where(only_trained, trained, nothing)) == 0.1  # both right on none, below the target
+
+
 def test_the_chosen_scale_is_kept() -> None:
     torch.manual_seed(0)
     model, images = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.rand(9, 4)

@@ -3,13 +3,14 @@
 import copy
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from equispike.conversion import prepare
+from equispike.conversion import check, convert, prepare
 from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import max_pool_to_avg
@@ -868,3 +869,23 @@ def test_batch_norm_statistics_that_are_not_finite_are_refused() -> None:
 
 def test_a_model_without_relu_is_refused() -> None:
     assert "no ReLU" in refused(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), 4)
+
+
+@pytest.mark.parametrize("read", [trace, check])
+@pytest.mark.parametrize("example", [None, [1.0, 2.0], [[1.0, 2.0]], np.zeros((2, 4)), "images", (torch.zeros(2, 4),)])
+def test_examples_that_are_no_tensor_are_refused(read, example) -> None:
+    with pytest.raises(ConversionError, match=rf"^example: of type {type(example).__name__}\. Pass a tensor of images"):
+        read(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), example)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_examples_that_are_no_batch_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConversionError, match=r"^example: of shape .* Pass a batch of images"):
+        trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("read", [trace, check, convert])
+@pytest.mark.parametrize("model", ["resnet20", nn.Linear, {"weight": torch.zeros(4, 4)}, F.relu])
+def test_what_is_no_module_is_refused(read, model) -> None:
+    with pytest.raises(ConversionError, match=rf"^model: of type {type(model).__name__}\. Pass a torch\.nn\.Module"):
+        read(model, torch.zeros(2, 4))

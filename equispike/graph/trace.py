@@ -52,7 +52,8 @@ def trace(model: nn.Module, example: Tensor) -> Network:
         model: any module of one image tensor that returns one score tensor (B, classes).
         example: one batch of images, (B, *features); only its shape and type matter.
     Raises:
-        ConversionError: names every operation that cannot be translated, the reason and the remedy.
+        ConversionError: names every operation that cannot be translated, the reason and the remedy; or what is no
+            module, or no batch of images.
     """
     nodes, findings = _translate(model, example)
     if refused := [finding for finding in findings if finding.verdict == "no"]:
@@ -67,6 +68,7 @@ def findings(model: nn.Module, example: Tensor) -> list[Finding]:
 
 def export(model: nn.Module, example: Tensor) -> ExportedProgram:
     """The model's functional ATen graph with a free batch size. ConversionError if it cannot be exported."""
+    _check_types(model, example)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     parameter = next(model.parameters(), None)
     if parameter is not None:
@@ -85,6 +87,15 @@ def export(model: nn.Module, example: Tensor) -> ExportedProgram:
             f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
             "branch on values"
         ) from error
+
+
+def _check_types(model: object, example: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"model: of type {type(model).__name__}. Pass a torch.nn.Module, built and trained")
+    if not isinstance(example, Tensor):
+        raise ConversionError(f"example: of type {type(example).__name__}. Pass a tensor of images, (B, features)")
+    if example.ndim < 2:
+        raise ConversionError(f"example: of shape {tuple(example.shape)}. Pass a batch of images, (B, features)")
 
 
 def _translate(model: nn.Module, example: Tensor) -> tuple[list[Node], list[Finding]]:
