@@ -1,7 +1,7 @@
 """The command line: one command per verb. torch is imported only by commands that compute."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from equispike.calibrate.method import Method
-    from equispike.zoo.data import Split
+    from equispike.graph.network import Network
+    from equispike.zoo.data import Dataset, Split
     from equispike.zoo.train import Progress as Training
 
 app = App(
@@ -32,7 +33,21 @@ app = App(
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Dataset = Annotated[str, Parameter(help="Data set: mnist-sample (in the package), mnist, cifar10 or cifar100.")]
+TrainingData = Annotated[str, Parameter(help="Data set: mnist-sample (in the package), mnist, cifar10 or cifar100.")]
+DataSet = Annotated[
+    str | None,
+    Parameter(
+        help="Data set: mnist-sample (in the package), mnist, cifar10 or cifar100. Default: what the model was trained "
+        "on (of mnist, the sample in the package), as far as it says so."
+    ),
+]
+Normalise = Annotated[
+    bool | None,
+    Parameter(
+        help="Subtract each channel's mean over the training images and divide by its deviation. Default: as the model "
+        "was trained, as far as it says so."
+    ),
+]
 Folder = Annotated[
     Path | None,
     Parameter(
@@ -48,6 +63,13 @@ Source = Annotated[
     ),
 ]
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
+
+
+_OPTIONS = {
+    "datanorm": ("percentile", "per_channel"),
+    "spikenorm": ("observe", "residual"),
+    "rmp": ("scale", "observe"),
+}
 
 
 @app.command
@@ -87,7 +109,7 @@ def train(
     model: Annotated[
         str, Parameter(help="Network, e.g. mnist-cnn, vgg16-cifar10, resnet20-cifar10; 'equispike models' lists them.")
     ] = "mnist-cnn",
-    data: Dataset = "mnist-sample",
+    data: TrainingData = "mnist-sample",
     recipe: Annotated[
         str, Parameter(help="How to train, e.g. demo, mnist, sengupta-cifar-fast; 'equispike models' lists them.")
     ] = "demo",
@@ -194,7 +216,7 @@ def check(
     from equispike.conversion import check as run
 
     _require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape)})
-    report = run(_model(source), torch.zeros(2, *shape))
+    report = run(_model(source)[0], torch.zeros(2, *shape))
     table = Table("layer", "operation", "converts", "how, or why not and what to do")
     for finding in report:
         table.add_row(*finding)
@@ -211,22 +233,34 @@ def convert(
         "network.safetensors"
     ),
     method: Annotated[
-        Literal["datanorm", "modelnorm", "spikenorm", "rmp"],
-        Parameter(help="How thresholds are set: from activations, weights, received spikes, or those, scaled."),
-    ] = "datanorm",
-    percentile: Annotated[float, Parameter(help="datanorm: percentile of the activations; 100 is the maximum.")] = 99.9,
-    per_channel: Annotated[bool, Parameter(help="datanorm: one threshold per channel.")] = False,
+        Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
+        Parameter(
+            help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
+            "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
+        ),
+    ] = None,
+    percentile: Annotated[
+        float | None, Parameter(help="datanorm: percentile of the activations; 100 is the maximum. Default 99.9.")
+    ] = None,
+    per_channel: Annotated[bool | None, Parameter(help="datanorm: one threshold per channel.")] = None,
     scale: Annotated[
         float | None,
-        Parameter(help="rmp: factor on the thresholds, up to 1; if not given, chosen on validation images."),
+        Parameter(help="rmp: factor on the thresholds, up to 1. Default: chosen on validation images."),
     ] = None,
-    observe: Annotated[int, Parameter(help="spikenorm, rmp: steps for which each layer is observed.")] = 2500,
+    observe: Annotated[
+        int | None, Parameter(help="spikenorm, rmp: steps for which each layer is observed. Default 2,500.")
+    ] = None,
+    residual: Annotated[
+        Literal["measured", "unity"] | None,
+        Parameter(help="spikenorm: thresholds of residual blocks; unity is the paper's. Default: measured."),
+    ] = None,
     reset: Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")] = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     max_pool_to_avg: Annotated[
         bool, Parameter(help="Replace max pools by average pools: changes the network.")
     ] = False,
-    data: Dataset = "mnist-sample",
+    data: DataSet = None,
+    normalise: Normalise = None,
     images: Annotated[int, Parameter(help="Training images to calibrate with.")] = 256,
     seed: Seed = 0,
     data_folder: Folder = None,
@@ -237,39 +271,61 @@ def convert(
     """
     _require_positive(images=images, observe=observe)
     _require_writable(out_file)
+    from dataclasses import replace
+
     from equispike.calibrate.data_norm import DataNorm, ModelNorm
+    from equispike.calibrate.rate_norm import RateNorm
     from equispike.calibrate.spike_norm import RMP, SpikeNorm
     from equispike.conversion import convert as run
     from equispike.export.checkpoint import save
     from equispike.graph.lossy import max_pool_to_avg as to_average
-    from equispike.zoo.data import load
 
-    splits = load(data, data_folder)
-    chosen: dict[str, Callable[[], Method]] = {
-        "datanorm": lambda: DataNorm(percentile, per_channel),
+    given = {"percentile": percentile, "per_channel": per_channel, "scale": scale, "observe": observe}
+    given = {name: value for name, value in {**given, "residual": residual}.items() if value is not None}
+    if method is None and given.keys() & {"percentile", "per_channel"}:
+        method = "datanorm"
+    for name in given:
+        if name not in _OPTIONS.get(method or "", ()):
+            owners = " or ".join(owner for owner, names in _OPTIONS.items() if name in names)
+            raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {owners}")
+    trained, card = _model(source)
+    splits, stated = _splits(card, data, normalise, data_folder)
+    steps = observe or 2500
+    chosen: dict[str | None, Callable[[], Method | None]] = {
+        None: lambda: None,
+        "datanorm": lambda: DataNorm(99.9 if percentile is None else percentile, bool(per_channel)),
         "modelnorm": ModelNorm,
-        "spikenorm": lambda: SpikeNorm(observe, seed=seed),
-        "rmp": lambda: RMP(scale, observe, seed=seed, validation=_first(splits.validation, 500).batches(100)),
+        "spikenorm": lambda: SpikeNorm(steps, seed=seed, residual=residual or "measured"),
+        "rmp": lambda: RMP(scale, steps, seed=seed, validation=_first(splits.validation, 500).batches(100)),
+        "ratenorm": RateNorm,
     }
     calibration = splits.train.take(images).batches(100)
     with _progress():
         network = run(
-            _model(source), calibration, chosen[method](), reset=reset, readout=readout,
+            trained, calibration, chosen[method](), reset=reset, readout=readout,
             lossy=[to_average] if max_pool_to_avg else [],
         )  # fmt: skip
+    network = replace(network, provenance={**network.provenance, **stated})
     save(network, out_file)
     out.print(str(network))
     for change in cast("list[str]", network.provenance["changes"]):
         out.print(f"changed: {change}")
     if method == "rmp" and scale is None:
         out.print(f"scale {network.provenance['scale']} chosen on validation images")
-    out.print(f"{out_file}: {method}, reset {network.provenance['reset']}, readout {network.provenance['readout']}")
+    used = network.provenance
+    out.print(f"{out_file}: {used['method']}, reset {used['reset']}, readout {used['readout']}")
 
 
 @app.command
 def evaluate(
-    network: Annotated[Path, Parameter(help="A file from 'equispike convert'.")],
-    data: Dataset = "mnist-sample",
+    source: Annotated[
+        str,
+        Parameter(
+            help="A file from 'equispike convert'; or a trained model, by name or file, which is then converted with "
+            "the default method and 256 training images first."
+        ),
+    ],
+    data: DataSet = None,
     images: Annotated[int | None, Parameter(help="First test images to use; default all.")] = None,
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 128,
     coder: Annotated[
@@ -295,17 +351,16 @@ def evaluate(
     from equispike.analysis.accuracy import evaluate as run
     from equispike.analysis.accuracy import latency
     from equispike.conversion import versions
-    from equispike.export.checkpoint import load as load_network
     from equispike.functional.coding import Constant, Poisson
     from equispike.results import Result, write_json
-    from equispike.zoo.data import load
 
-    loaded, test = load_network(network), load(data, data_folder).test
-    test = test if images is None else test.take(images)
-    coding = Constant() if coder == "constant" else Poisson()
+    name = Path(source).name
     with _progress():
-        evaluation = run(loaded, test.batches(100), timesteps, coding, seed, runs, engine)
-    result = Result(str(loaded.provenance.get("name", network.name)), str(coding), loaded, evaluation)
+        loaded, splits = _converted(source, data, data_folder)
+        test = splits.test if images is None else splits.test.take(images)
+        coding = Constant() if coder == "constant" else Poisson()
+    evaluation = run(loaded, test.batches(100), timesteps, coding, seed, runs, engine)
+    result = Result(str(loaded.provenance.get("name", name)), str(coding), loaded, evaluation)
     trained = f"{evaluation.trained:.2%}"
     _print_results([result], f"Accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}")
     if len(evaluation.seeds) > 1:
@@ -320,7 +375,7 @@ def evaluate(
         from equispike.analysis.plots import accuracy_and_spike_rate
         from equispike.demo import curve
 
-        accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{network.name} on {test.name}", plot)
+        accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -335,13 +390,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _model(source: str) -> "nn.Module":
-    """The trained model that a source names; user code is imported only for package.module:factory."""
+def _model(source: str) -> "tuple[nn.Module, dict[str, Any]]":
+    """The trained model that a source names, and its card; user code is imported only for package.module:factory."""
     module, colon, factory = source.partition(":")
     if not colon:
         from equispike.zoo.store import load_model
 
-        return load_model(source)[0]
+        return load_model(source)
     from importlib import import_module
 
     from torch import nn
@@ -353,7 +408,36 @@ def _model(source: str) -> "nn.Module":
         raise FileError(f"{source}: cannot be imported: {error}. Give package.module:factory") from error
     if not isinstance(model, nn.Module):
         raise FileError(f"{source}: returned a {type(cast('object', model)).__name__}, not a torch.nn.Module")
-    return model
+    return model, {}
+
+
+def _splits(
+    known: "Mapping[str, Any]", data: str | None, normalise: bool | None, folder: Path | None
+) -> "tuple[Dataset, dict[str, Any]]":
+    """The data set asked for, or else the one that a card or a network names; and what was taken, for the record."""
+    from equispike.zoo.data import load
+
+    own = known.get("data", "mnist-sample")
+    name = data or ("mnist-sample" if own == "mnist" else str(own))
+    normalised = bool(known.get("normalised", False)) if normalise is None else normalise
+    splits = load(name, folder)
+    return splits.normalised() if normalised else splits, {"data": name, "normalised": normalised}
+
+
+def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":
+    """A network from its file, or from a trained model with the default method; and its data set."""
+    from dataclasses import replace
+
+    from equispike.conversion import convert as run
+    from equispike.export.checkpoint import kind_of, load
+
+    if ":" not in source and kind_of(source) == "equispike.network":
+        network = load(source)
+        return network, _splits(network.provenance, data, None, folder)[0]
+    model, card = _model(source)
+    splits, stated = _splits(card, data, None, folder)
+    network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
+    return replace(network, provenance={**network.provenance, **stated}), splits
 
 
 def _first(split: "Split", n: int) -> "Split":

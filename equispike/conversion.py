@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from equispike.batches import Batches, hold
 from equispike.calibrate.data_norm import DataNorm, input_scale
 from equispike.calibrate.method import Method, ReadoutKind, with_thresholds
+from equispike.calibrate.rate_norm import RateNorm
 from equispike.errors import ConversionError
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
@@ -38,7 +39,8 @@ def convert(
         model: trained; any module of one image tensor that returns class scores (B, classes). It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory.
-        method: how thresholds are set; default ``DataNorm(percentile=99.9)``.
+        method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else
+            ``DataNorm(percentile=99.9)``.
         reset: "subtract" (soft) or "zero" (hard); default the method's own.
         readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
             calibrated like any other); default the method's own.
@@ -61,9 +63,11 @@ def convert(
     >>> es.simulate(network, images, timesteps=32).predictions.shape
     torch.Size([32, 16])
     """
-    method = DataNorm(percentile=99.9) if method is None else method
     held = hold(batches)
     network, changes = prepare(model, held[0].images, lossy)
+    if method is None:
+        learnt = any(op.threshold is not None for op in network.neurons.values())
+        method = RateNorm() if learnt else DataNorm(percentile=99.9)
     held = hold(held, network.input.shape)
     reset, readout = reset or method.reset, readout or method.readout
     _check_options(reset, readout, v_init)

@@ -5,8 +5,8 @@ The constrained 7-layer network (mnist-cnn, weights in the package: 55,000 train
 
 Result (docs/results.md; CPU, torch 2.13; the trained network has 99.42 % of 10,000 test images and 99.20 % of the first
 2,000): DataNorm(99.9) and RMP(0.8), constant coding, 10,000 images: 99.42 % each at T = 128. SpikeNorm, hard reset,
-Poisson, 2,000 images, 5 seeds: 98.25, 99.08, 99.20 and 99.26 % at T = 64, 128, 256 and 512. RMP(0.4) loses 1.9 points for
-good, ModelNorm stays at chance.
+Poisson, 2,000 images, 5 seeds: 98.25, 99.08, 99.20 and 99.26 % at T = 64, 128, 256 and 512. RMP(0.4) loses 1.9 points
+for good, ModelNorm stays at chance.
 
 Run:  python experiments/mnist_methods.py --out results --data FOLDER         (hours on 2 cores; a row that is already
 there is not run again, and several processes may share the rows by --only)

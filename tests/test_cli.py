@@ -117,6 +117,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: py
     assert "Unknown option" in refused(capsys, "convert", "mnist-cnn", "--bogus", "1", *out)
     assert "spikes" in refused(capsys, "convert", "mnist-cnn", "--readout", "nonsense", *out)
     assert "percentile" in refused(capsys, "convert", "mnist-cnn", "--percentile", "101", *out)
+    assert "is for --method rmp" in refused(capsys, "convert", "mnist-cnn", "--scale", "0.5", *out)
+    assert "is for --method spikenorm or rmp" in refused(
+        capsys, "convert", "mnist-cnn", "--method", "modelnorm", "--observe", "5", *out
+    )
+    assert "has no threshold from training" in refused(capsys, "convert", "mnist-cnn", "--method", "ratenorm", *out)
     assert "unknown. Known recipes" in refused(capsys, "train", "--recipe", "none", *out)
     assert "cannot be imported" in refused(capsys, "check", "no_such_module:model")
     assert "is a folder" in refused(capsys, "convert", "mnist-cnn", "--out", str(tmp_path))

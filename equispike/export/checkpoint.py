@@ -104,6 +104,16 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """What a file says it is: "equispike.network", "equispike.model", ... None if it is no such file at all."""
+    try:
+        opened: Any = safe_open(str(path), framework="pt")
+        with opened as file:
+            return (file.metadata() or {}).get("format")
+    except (SafetensorError, OSError):
+        return None
+
+
 def read(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description and the tensors of a file of this kind. FileError, in one line, for anything else."""
     if not Path(path).is_file():
