@@ -17,7 +17,6 @@ import equispike as es
 from equispike.graph.exact import fold_amplitudes, rescale
 from equispike.nn import RateNorm, measure_maxima, rate_norms, restart_maxima, with_rate_norm
 
-
 MOMENTA = (0.1, None)
 
 
