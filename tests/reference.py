@@ -338,3 +338,63 @@ def residual_part(network: Any) -> set[str]:
             part |= {name for path in before for name in path[path.index(fork) + 1 :]}
             part |= {reader.name for reader in network.nodes if node.name in reader.inputs}
     return {node.name for node in network.nodes if type(node.op).__name__ == "Neuron" and node.name in part}
+
+
+# Rate Norm (Ding et al., 2021)
+
+Dense = tuple[Array, Array]
+
+
+def rate_norm_stage_1(layers: Sequence[Dense], running_max: list[float], momentum: float, x: Array) -> Array:
+    """Algorithm 1, one batch of the first stage (p = 1): scores; ``running_max`` moves along.
+
+    Args:
+        layers: weight (out, in) and bias of each layer; the last one has no Rate Norm.
+    """
+    for number, (weight, bias) in enumerate(layers[:-1]):
+        x = x @ weight.T + bias
+        running_max[number] = (1 - momentum) * running_max[number] + momentum * x.max()
+        threshold = 1.0 * running_max[number]
+        x = np.clip(x, 0, threshold) / threshold
+    weight, bias = layers[-1]
+    return x @ weight.T + bias
+
+
+def rate_norm_stage_2(layers: Sequence[Dense], running_max: Sequence[float], p: float, x: Array) -> list[Array]:
+    """A pass with locked maxima: the rates of each layer, and last the scores."""
+    values: list[Array] = []
+    for (weight, bias), largest in zip(layers[:-1], running_max, strict=True):
+        x = x @ weight.T + bias
+        threshold = p * largest
+        x = np.clip(x, 0, threshold) / threshold
+        values.append(x)
+    weight, bias = layers[-1]
+    return [*values, x @ weight.T + bias]
+
+
+def omega(rates: Array) -> float:
+    """Equation 8, of one image."""
+    flat = rates.flatten()
+    return float(sum(abs(r) for r in flat) / sum(r * r for r in flat))
+
+
+def rate_inference_loss(teacher: Sequence[Array], student: Sequence[Array], lambda_: float) -> float:
+    """Equation 13, mean over the images, of what :func:`rate_norm_stage_2` gives."""
+    losses: list[float] = []
+    for image in range(len(teacher[-1])):
+        y, y_star = student[-1][image], teacher[-1][image]
+        cosine = (y @ y_star) / (math.sqrt(y @ y) * math.sqrt(y_star @ y_star))
+        inference = [omega(layer[image]) for layer in student[:-1]]
+        losses.append(1 - cosine + lambda_ * sum(inference) / len(inference))
+    return sum(losses) / len(losses)
+
+
+def k_curve(train: Array, rates: Array) -> Array:
+    """Equation 7 for a train (T, B, *features) in {0, 1} and trained rates (B, *features): (T, B)."""
+    steps, batch = train.shape[:2]
+    curve = np.zeros((steps, batch))
+    for t in range(1, steps + 1):
+        for image in range(batch):
+            r = train[:t, image].sum(0) / t
+            curve[t - 1, image] = ((r - rates[image]) ** 2).sum() / (rates[image] ** 2).sum()
+    return curve

@@ -1,6 +1,7 @@
 """The second stage: thresholds learnt on real digits, with everything else at rest."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ def test_larger_lambdas_give_lower_thresholds_and_smaller_omegas(model: nn.Modul
     found = lower_thresholds(model, train, validation, (0.0, 0.05, 10.0), Settings(**{**SHORT, "steps": 15}))
     p = [next(iter(point.p.values())) for point in found.points]
     assert 1 > p[0] > p[1] > p[2] > 0
+    assert p[0] > 1 / (1 + math.exp(-2.5))  # without Omega, the teacher draws p from its start towards 1
     omegas = [point.omega for point in (found.trained, *found.points)]
     assert omegas == sorted(omegas, reverse=True)
     assert [point.lambda_ for point in found.points] == [0.0, 0.05, 10.0]
