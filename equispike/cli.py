@@ -28,6 +28,7 @@ app = App(
         "A trained image classifier becomes a network of integrate-and-fire neurons: weights carry over, each layer "
         "gets a firing threshold, and spike rates stand for activations. Start with: equispike demo"
     ),
+    suppress_keyboard_interrupt=False,  # main says what became of the files
 )
 # not squeezed into 80 columns where no terminal says how wide it is
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)

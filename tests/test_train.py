@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from equispike.errors import DataError, EquispikeError
-from equispike.zoo.augment import augment
 from equispike.zoo.data import load
 from equispike.zoo.models import mnist_cnn
 from equispike.zoo.recipes import RECIPES, Cosine, Recipe, Steps
@@ -159,30 +158,6 @@ def test_weights_that_are_not_finite(small):
         model.classifier[1].weight[0, 0] = torch.nan
     with pytest.raises(EquispikeError, match="scores are not finite before training"):
         train(model, *small, SHORT)
-
-
-# Augmentation
-
-
-def test_augment_of_nothing_is_the_same_tensor():
-    images = torch.rand(2, 3, 4, 4)
-    assert augment(images, Recipe(epochs=1)) is images
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augment_moves_and_mirrors(channels, flip):
-    """Each result is one of the (2 p + 1)^2 shifts, mirrored or not, of its own image; all of them turn up."""
-    torch.manual_seed(0)
-    p, image = 1, torch.arange(1, channels * 30 + 1, dtype=torch.uint8).reshape(channels, 5, 6)
-    results = augment(image.expand(500, -1, -1, -1), Recipe(epochs=1, shift=p, flip=flip))
-    assert results.shape == (500, channels, 5, 6)
-    padded = torch.nn.functional.pad(image, (p, p, p, p))
-    crops = [padded[:, y : y + 5, x : x + 6] for y in range(3) for x in range(3)]
-    crops += [crop.flip(-1) for crop in crops] if flip else []
-    found = [[i for i, crop in enumerate(crops) if torch.equal(crop, result)] for result in results]
-    assert all(len(matches) == 1 for matches in found)
-    assert {matches[0] for matches in found} == set(range(len(crops)))
 
 
 # Schedules

@@ -31,6 +31,8 @@ def processes(device: str) -> Generator[torch.device]:
         return
     chosen = torch.device(device, int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device(device)
     if device == "cuda":
+        if (gpus := torch.cuda.device_count()) <= int(os.environ["LOCAL_RANK"]):
+            raise EquispikeError(f"torchrun: more processes than GPUs here, {gpus}. Use --nproc-per-node {gpus}")
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
@@ -60,11 +62,19 @@ def wrapped(model: nn.Module) -> nn.Module:
 
 def from_first(tensor: Tensor) -> Tensor:
     """The first process's tensor, in all of them."""
+    if not dist.is_initialized():
+        return tensor
+    sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+    sent = sent.clone(memory_format=torch.contiguous_format)
+    dist.broadcast(sent, 0)
+    return sent.to(tensor.device)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the first one's buffers, in place: what batch norm saw on CPUs differs between them."""
     if dist.is_initialized():
-        on_device = tensor.cuda() if dist.get_backend() == "nccl" else tensor
-        dist.broadcast(on_device, 0)
-        return on_device.to(tensor.device)
-    return tensor
+        for buffer in model.buffers():
+            buffer.copy_(from_first(buffer))
 
 
 def total(values: list[float], device: torch.device) -> list[float]:
