@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from equispike.calibrate.method import Method
     from equispike.graph.network import Network
-    from equispike.zoo.data import Dataset, Split
+    from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
 app = App(
@@ -34,7 +34,13 @@ app = App(
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-TrainingData = Annotated[str, Parameter(help="Data set: mnist-sample (in the package), mnist, cifar10 or cifar100.")]
+TrainingData = Annotated[
+    str,
+    Parameter(
+        help="Data set: mnist-sample (in the package), mnist, cifar10, cifar100; or imagenet, any pictures in "
+        "train/CLASS/ and val/CLASS/ of --data-folder."
+    ),
+]
 DataSet = Annotated[
     str | None,
     Parameter(
@@ -441,8 +447,8 @@ def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Net
     return replace(network, provenance={**network.provenance, **stated}), splits
 
 
-def _first(split: "Split", n: int) -> "Split":
-    return split.take(min(n, len(split)))
+def _first(part: "Part", n: int) -> "Part":
+    return part.take(min(n, len(part)))
 
 
 def _require_positive(**values: int | None) -> None:

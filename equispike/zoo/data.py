@@ -9,11 +9,12 @@ import io
 import lzma
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -28,9 +29,64 @@ SAMPLE = "data/mnist_sample.npz.xz"
 SAMPLE_SHA256 = "74f23f339563fced174781b5e860954953c636a658a9cc3caed990c2e69d7627"
 
 
+class Part(ABC):
+    """One part of a data set, in memory (:class:`Split`) or in files (``folder.Pictures``).
+
+    Attributes:
+        name: e.g. "mnist/test".
+        labels: (N,) int64.
+        indices: (N,) int64, the images' numbers in the official split that they come from.
+        classes: name of each label.
+    """
+
+    name: str
+    labels: Tensor
+    indices: Tensor
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, chosen: slice | Tensor) -> Self:
+        """The chosen images, in that order, as a part of the same name."""
+
+    @abstractmethod
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, in units of [0, 1]."""
+
+    @abstractmethod
+    def floats(self) -> Tensor:
+        """All images as they are evaluated, float32 (N, C, H, W)."""
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Float images (B, C, H, W) and labels (B,), in order; to be gone through any number of times."""
+
+    @abstractmethod
+    def shuffled(
+        self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each tensor of image numbers a batch on the device, randomly changed."""
+
+    def take(self, n: int) -> Self:
+        """The first n images. DataError if there are fewer."""
+        self._check_size(n)
+        return self[:n]
+
+    def sample(self, n: int, seed: int = 0) -> Self:
+        """n images drawn without replacement and regardless of class, in random order. DataError if there are fewer."""
+        self._check_size(n)
+        return self[_permutation(len(self), seed)[:n]]
+
+    def _check_size(self, n: int) -> None:
+        if not 0 <= n <= len(self):
+            raise DataError(f"{self.name}: asked for {n:,} images of {len(self):,}")
+
+
 @dataclass(frozen=True)
-class Split:
-    """Images and labels of one part of a data set.
+class Split(Part):
+    """Images and labels of one part of a data set, in memory.
 
     Fields:
         name: e.g. "mnist/test".
@@ -67,10 +123,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, chosen: slice | Tensor) -> "Split":
+    def __getitem__(self, chosen: slice | Tensor) -> Self:
         """The chosen images, in that order, as a Split of the same name."""
         parts = {field: getattr(self, field)[chosen] for field in ("images", "labels", "indices")}
         return replace(self, **parts)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, in units of [0, 1]. DataError if one is constant."""
+        # Counts of the 256 values are exact and need no float copy of the images.
+        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.images.transpose(0, 1)])
+        p = counts.double() / counts.sum(1, keepdim=True)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        mean = p @ values
+        std = (p @ values.square() - mean.square()).sqrt()
+        if not bool((std > 0).all()):
+            raise DataError(f"{self.name}: a channel is constant, so it cannot be normalised")
+        return tuple(map(float, mean)), tuple(map(float, std))
 
     def floats(self) -> Tensor:
         """All images as float32 (N, C, H, W): in [0, 1], less `mean`, over `std`."""
@@ -91,20 +159,6 @@ class Split:
         for chosen in batches:
             numbers = chosen.to(device)
             yield normalised(augment(images[numbers], how), self.mean, self.std), labels[numbers]
-
-    def take(self, n: int) -> "Split":
-        """The first n images. DataError if there are fewer."""
-        self._check_size(n)
-        return self[:n]
-
-    def sample(self, n: int, seed: int = 0) -> "Split":
-        """n images drawn without replacement and regardless of class, in random order. DataError if there are fewer."""
-        self._check_size(n)
-        return self[_permutation(len(self), seed)[:n]]
-
-    def _check_size(self, n: int) -> None:
-        if not 0 <= n <= len(self):
-            raise DataError(f"{self.name}: asked for {n:,} images of {len(self):,}")
 
 
 @dataclass(frozen=True)
@@ -132,26 +186,18 @@ class Dataset:
     """Three splits, three objects. `validation` is cut from the official training split, `test` is the official one."""
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Part
+    validation: Part
+    test: Part
 
     def normalised(self) -> "Dataset":
         """The same images, with each channel's mean subtracted and divided by its standard deviation.
 
-        Both are those of the training part (without validation). The papers' CIFAR networks take such inputs;
-        signed Poisson coding carries the negative values.
+        Both are those of the training part (without validation), or the known ones of ImageNet. The papers' CIFAR
+        networks take such inputs; signed Poisson coding carries the negative values.
         """
-        # Counts of the 256 values are exact and need no float copy of the images.
-        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.train.images.transpose(0, 1)])
-        p = counts.double() / counts.sum(1, keepdim=True)
-        values = torch.arange(256, dtype=torch.float64) / 255
-        mean = p @ values
-        std = (p @ values.square() - mean.square()).sqrt()
-        if not bool((std > 0).all()):
-            raise DataError(f"{self.train.name}: a channel is constant, so it cannot be normalised")
-        stated = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
-        parts = {part: replace(getattr(self, part), **stated) for part in ("train", "validation", "test")}
+        mean, std = self.train.statistics()
+        parts = {part: replace(getattr(self, part), mean=mean, std=std) for part in ("train", "validation", "test")}
         return replace(self, **parts)
 
 
@@ -162,12 +208,14 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 
 def load(name: str, folder: str | Path | None = None) -> Dataset:
-    """The data set of that name: "mnist-sample" (in the package), "mnist", "cifar10" or "cifar100".
+    """The data set of that name: "mnist-sample" (in the package), "mnist", "cifar10", "cifar100" or "imagenet".
 
     Args:
         name: of the data set. mnist-sample has 6,000 training digits, every 10th of MNIST's, of which 600 become the
             validation part, and 2,000 test digits, every 5th. From the full sets, 5,000 training images become the
-            validation part. Which ones is drawn from a fixed seed.
+            validation part. Which ones is drawn from a fixed seed. imagenet is any folder of pictures in train/CLASS/
+            and val/CLASS/ (``folder.py``): val is the test part, and a tenth of train, at most 10,000, the validation
+            part; nothing is downloaded.
         folder: where the full sets are or shall be downloaded to; see the top of this module.
     Raises:
         DataError: unknown name, damaged file, or files that are missing and cannot be downloaded.
@@ -279,12 +327,19 @@ def _split(name: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str
     return Split(name, torch.tensor(images), torch.tensor(labels.astype(np.int64)), indices, classes)
 
 
-def _cut_validation(name: str, train: Split, test: Split, size: int) -> Dataset:
+def _imagenet(folder: Path) -> Dataset:
+    from equispike.zoo.folder import read_folder  # late, since it imports this module
+
+    train, test = read_folder(folder, "imagenet")
+    return _cut_validation("imagenet", train, test, size=min(max(len(train) // 10, 1), 10_000))
+
+
+def _cut_validation(name: str, train: Part, test: Part, size: int) -> Dataset:
     """`size` images drawn from a fixed seed leave `train` and become `validation`; both keep the official order."""
     if len(train) < size:
         raise DataError(f"{train.name}: {len(train):,} images, too few for a validation part of {size:,}")
     order = _permutation(len(train), seed=0)
-    validation = replace(train[order[:size].sort().values], name=f"{name}/validation")
+    validation = replace(cast("Any", train[order[:size].sort().values]), name=f"{name}/validation")
     return Dataset(name, train[order[size:].sort().values], validation, test)
 
 
@@ -301,4 +356,5 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "mnist": _mnist,
     "cifar10": _cifar10,
     "cifar100": _cifar100,
+    "imagenet": _imagenet,
 }

@@ -110,7 +110,7 @@ def train(
             ``.jsonl``, one line of JSON per epoch.
         resume: continue from the checkpoint if there is one.
     Raises:
-        DataError: an empty split, other classes than the model has scores, or batches too small for the processes.
+        DataError: an empty split, images or classes that do not fit the model, or fewer in a batch than processes.
         FileError: there is a checkpoint and `resume` is not set, or it is of another training.
         EquispikeError: the model's scores are not finite, or the loss is no longer; no compiler to compile with.
     """
@@ -269,9 +269,13 @@ def _check(model: nn.Module, train: Images, validation: Images, recipe: Recipe, 
     if (fewest := min(len(train), recipe.batch)) < world():
         raise DataError(f"{train.name}: batches of {fewest} for {world()} processes. Start fewer processes")
     model.eval()
-    with torch.inference_mode():
-        example = next(iter(train[torch.tensor([0])].batches(1)))[0]
-        scores: Tensor = model(example.to(device))
+    example = next(iter(train[torch.tensor([0])].batches(1)))[0]
+    try:
+        with torch.inference_mode():
+            scores: Tensor = model(example.to(device))
+    except RuntimeError as error:
+        shape, reason = tuple(example.shape[1:]), " ".join(str(error).split())[:200]
+        raise DataError(f"{train.name}: images of shape {shape} do not fit the model: {reason}") from error
     if scores.shape != (1, len(train.classes)):
         shape = tuple(scores.shape)
         raise DataError(f"{train.name}: has {len(train.classes)} classes, but the model gives scores of shape {shape}")
