@@ -42,11 +42,11 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "train", "check", "convert", "evaluate"):
+    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate"):
         assert verb in shown
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "check", "convert", "evaluate"])
+@pytest.mark.parametrize("verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate"])
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0
@@ -74,15 +74,43 @@ def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = str(tmp_path / "net.safetensors")
-    few = ["--images", "16", "--observe", "8", "--out", network]
-    for method in (["modelnorm"], ["spikenorm"], ["rmp", "--scale", "0.6"], ["datanorm", "--per-channel"]):
+    few = ["--images", "16", "--out", network]
+    short = ["--observe", "8"]
+    methods = (["modelnorm"], ["spikenorm", *short], ["rmp", "--scale", "0.6", *short], ["datanorm", "--per-channel"])
+    for method in methods:
         code, out, _ = run(capsys, "convert", "mnist-cnn", "--method", *method, *few)
         assert code == 0
-        assert method[0] in out
+        assert method[0] in out.lower()
     options = ["--timesteps", "8", "--images", "20", "--coder", "poisson", "--runs", "3"]
     code, out, _ = run(capsys, "evaluate", network, *options)
     assert code == 0
     assert "mean of 3 seeds" in out
+
+
+def test_rate_norm_from_training_to_spikes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train, lower the thresholds, and evaluate a model as it is: its learnt thresholds are the default."""
+    model, lowered = str(tmp_path / "model.safetensors"), tmp_path / "lowered"
+    code, _, _ = run(capsys, "train", "--model", "mnist-cnn-rnl", "--epochs", "1", "--out", model)
+    assert code == 0
+    options = ["--lambdas", "0.03", "1", "--steps", "20", "--out", str(lowered)]
+    code, out, _ = run(capsys, "lower-thresholds", model, *options)
+    assert code == 0
+    assert out.count("(chosen)") == 1
+    table = json.loads((lowered / "trade_off.json").read_text())
+    points = table["points"]
+    assert [point["lambda_"] for point in points] == [0, 0.03, 1]
+    assert points[0]["omega"] > points[1]["omega"] > points[2]["omega"]
+    assert sum(point["chosen"] for point in points) == 1
+    rates = []
+    for point in points[::2]:
+        target = str(tmp_path / "result.json")
+        options = ["--images", "50", "--timesteps", "16", "--json", target]
+        code, _, _ = run(capsys, "evaluate", str(lowered / point["file"]), *options)
+        assert code == 0
+        result = json.loads(Path(target).read_text())["runs"][0]
+        rates.append(result["spike_rate"][-1])
+    assert rates[0] < rates[1]
+    assert "RateNorm" in refused(capsys, "lower-thresholds", "mnist-cnn", "--out", str(tmp_path / "none"))
 
 
 def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_convert(
@@ -145,8 +173,9 @@ def test_train_and_demo_write_what_they_promise(
     monkeypatch.setattr(equispike.demo, "CALIBRATION_IMAGES", 16)
     monkeypatch.setattr(equispike.demo, "CALIBRATION_STEPS", 10)
     model = tmp_path / "model.safetensors"
-    code, out, err = run(capsys, "train", "--out", str(model))
+    code, out, err = run(capsys, "train", "--out", str(model), "--plot", str(tmp_path / "curves.png"))
     assert (code, err) == (0, "")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "validation" in out
     assert model.is_file()
     assert run(capsys, "check", str(model))[0] == 0

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from equispike.errors import FileError
+from equispike.zoo.training_state import Epoch
 
 # Okabe and Ito (2008): told apart with any colour vision; dashes repeat the order for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
@@ -56,15 +57,48 @@ def accuracy_and_spike_rate(curves: Sequence[Curve], trained: float, title: str,
     for axes, quantity in ((left, "accuracy (%)"), (right, "spike rate (% of neurons per step)")):
         axes.set_xscale("log", base=2)
         axes.set_xlim(1, longest)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("time-steps T")
-        axes.set_ylabel(quantity)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
+        _label(axes, "time-steps T", quantity)
     left.set_ylim(0, 104)
-    figure.suptitle(title)
     figure.legend(loc="outside right center", frameon=False, title="method")
+    _save(figure, title, path)
+
+
+def training(history: Sequence[Epoch], title: str, path: Path) -> None:
+    """Draw accuracy (left) and loss (right) against epochs, as a PNG.
+
+    Args:
+        history: what ``zoo.train`` returned, or ``read_history`` read from a training's log.
+        path: of the PNG; replaced if it exists.
+    Raises:
+        FileError: the file cannot be written.
+    """
+    figure: Any
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    numbers = [epoch.number for epoch in history]
+    left.plot(numbers, [100 * epoch.train_accuracy for epoch in history], color=COLOURS[0], label="training images")
+    judged = [epoch for epoch in history if epoch.validation_accuracy is not None]
+    left.plot(
+        [epoch.number for epoch in judged], [100 * (epoch.validation_accuracy or 0) for epoch in judged],
+        color=COLOURS[1], linestyle="--", label="validation images",
+    )  # fmt: skip
+    left.legend(frameon=False, loc="lower right")
+    right.plot(numbers, [epoch.loss for epoch in history], color=COLOURS[0])
+    for axes, quantity in ((left, "accuracy (%)"), (right, "loss")):
+        _label(axes, "epoch", quantity)
+    _save(figure, title, path)
+
+
+def _label(axes: Any, across: str, up: str) -> None:
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, title: str, path: Path) -> None:
+    figure.suptitle(title)
     try:
         figure.savefig(path, dpi=110)
     except OSError as error:

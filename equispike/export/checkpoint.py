@@ -109,7 +109,8 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
     try:
         opened: Any = safe_open(str(path), framework="pt")
         with opened as file:
-            return (file.metadata() or {}).get("format")
+            metadata: dict[str, str] = file.metadata() or {}
+            return metadata.get("format")
     except (SafetensorError, OSError):
         return None
 

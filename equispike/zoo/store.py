@@ -29,7 +29,7 @@ def bundled(name: str) -> Path:
 
 
 def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained network in eval mode, and its card.
+    """A trained network in eval mode, and its card, with the network's name in it.
 
     Args:
         source: a file that :func:`save_model` wrote, or the name of a network whose weights the package holds:
@@ -43,7 +43,7 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
     try:
         model = build(str(description["name"]))
         model.load_state_dict(tensors)
-        return model.eval(), cast("dict[str, Any]", description["card"])
+        return model.eval(), {**cast("dict[str, Any]", description["card"]), "name": str(description["name"])}
     except (KeyError, RuntimeError, EquispikeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileError(f"{path}: does not fit the network it names: {reason}") from error

@@ -1,0 +1,3 @@
+from equispike.cli import main
+
+main()

@@ -1,0 +1,165 @@
+"""What the commands share: consoles, options, and how they find models and data. torch is loaded when needed."""
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from equispike.errors import EquispikeError, FileError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from equispike.zoo.data import Dataset, Part
+    from equispike.zoo.train import Progress as Training
+
+# not squeezed into 80 columns where no terminal says how wide it is
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+TrainingData = Annotated[
+    str,
+    Parameter(
+        help="Data set: mnist-sample (in the package), mnist, cifar10, cifar100; or imagenet, any pictures in "
+        "train/CLASS/ and val/CLASS/ of --data-folder."
+    ),
+]
+DataSet = Annotated[
+    str | None,
+    Parameter(
+        help="Data set: mnist-sample (in the package), mnist, cifar10 or cifar100. Default: what the model was trained "
+        "on (of mnist, the sample in the package), as far as it says so."
+    ),
+]
+Normalise = Annotated[
+    bool | None,
+    Parameter(
+        help="Subtract each channel's mean over the training images and divide by its deviation. Default: as the model "
+        "was trained, as far as it says so."
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    Parameter(
+        help="Folder with the data sets, as torchvision leaves them. "
+        "Default: $EQUISPIKE_DATA or ~/.cache/equispike; filled by download where empty."
+    ),
+]
+Source = Annotated[
+    str,
+    Parameter(
+        help="The trained model: a name (mnist-cnn, mnist-cnn-bn), a file from 'equispike train', or "
+        "package.module:factory, a Python function without arguments that returns the module."
+    ),
+]
+Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
+
+
+def read_model(source: str) -> "tuple[nn.Module, dict[str, Any]]":
+    """The trained model that a source names, and its card; user code is imported only for package.module:factory."""
+    module, colon, factory = source.partition(":")
+    if not colon:
+        from equispike.zoo.store import load_model
+
+        return load_model(source)
+    from importlib import import_module
+
+    from torch import nn
+
+    sys.path.insert(0, "")
+    try:
+        model = getattr(import_module(module), factory)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FileError(f"{source}: cannot be imported: {error}. Give package.module:factory") from error
+    if not isinstance(model, nn.Module):
+        raise FileError(f"{source}: returned a {type(cast('object', model)).__name__}, not a torch.nn.Module")
+    return model, {}
+
+
+def read_data(
+    known: "Mapping[str, Any]", data: str | None, normalise: bool | None, folder: Path | None
+) -> "tuple[Dataset, dict[str, Any]]":
+    """The data set asked for, or else the one that a card or a network names; and what was taken, for the record."""
+    from equispike.zoo.data import load
+
+    own = known.get("data", "mnist-sample")
+    name = data or ("mnist-sample" if own == "mnist" else str(own))
+    normalised = bool(known.get("normalised", False)) if normalise is None else normalise
+    read = load(name, folder)
+    return read.normalised() if normalised else read, {"data": name, "normalised": normalised}
+
+
+def up_to(part: "Part", n: int) -> "Part":
+    return part.take(min(n, len(part)))
+
+
+def require_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise EquispikeError(f"--{name}: {value} is less than 1")
+
+
+def require_writable(*paths: Path | None) -> None:
+    """Refuse places that cannot be written before any work is done; leaves no file behind."""
+    import tempfile
+
+    for path in filter(None, paths):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}. Choose another place") from error
+        if path.is_dir():
+            raise FileError(f"{path}: is a folder. Give a file name")
+
+
+def print_results(results: list[Any], title: str) -> None:
+    from equispike.results import table
+
+    header, *rows = table(results)
+    grid = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        grid.add_column(name, justify="left" if number < 3 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    out.print(grid)
+
+
+class Show(Protocol):
+    """What long work reports to: what it does, how much of it is done, of how much; and a longer text, if there is."""
+
+    def __call__(self, label: str, done: int, total: int, text: str = "") -> None: ...
+
+
+@contextmanager
+def progress() -> Generator[Show]:
+    """Bars with the time left on a terminal, for all work inside; else silence."""
+    from equispike.progress import reporting
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(label: str, done: int, total: int, text: str = "") -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total or None)
+            visible = not total or done < total
+            bars.update(tasks[label], completed=done, visible=visible, description=text or label)
+
+        with reporting(show):
+            yield show
+
+
+def training_to(show: Show) -> "Callable[[Training], None]":
+    """What a training reports its steps to."""
+
+    def report(state: "Training") -> None:
+        text = f"training: epoch {state.epoch.number} of {state.epochs}, loss {state.epoch.loss:.3f}"
+        show("training", state.step, state.steps, text)
+
+    return report

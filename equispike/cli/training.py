@@ -1,0 +1,180 @@
+"""Commands that train networks, or list what can be trained."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from equispike.cli.shared import (
+    DataSet,
+    Folder,
+    Seed,
+    TrainingData,
+    out,
+    progress,
+    read_data,
+    read_model,
+    require_positive,
+    require_writable,
+    training_to,
+)
+from equispike.errors import EquispikeError
+
+
+def train(
+    out_file: Annotated[Path, Parameter(name="--out", help="File for the trained weights.")] = Path(
+        "model.safetensors"
+    ),
+    model: Annotated[
+        str, Parameter(help="Network, e.g. mnist-cnn, vgg16-cifar10, resnet20-cifar10; 'equispike models' lists them.")
+    ] = "mnist-cnn",
+    data: TrainingData = "mnist-sample",
+    recipe: Annotated[
+        str, Parameter(help="How to train, e.g. demo, mnist, sengupta-cifar-fast; 'equispike models' lists them.")
+    ] = "demo",
+    epochs: Annotated[int | None, Parameter(help="Passes over the training images; default the recipe's.")] = None,
+    resume: Annotated[bool, Parameter(help="Go on with a training that was interrupted.")] = False,
+    device: Annotated[Literal["cpu", "cuda"], Parameter(help="Where to train; for several GPUs use torchrun.")] = "cpu",
+    bfloat16: Annotated[bool, Parameter(help="Mixed precision; faster on GPUs and on CPUs made for it.")] = False,
+    compile_model: Annotated[
+        bool, Parameter(name="--compile", help="Fuse operations with torch.compile; needs a C++ compiler.")
+    ] = False,
+    seed: Seed = 0,
+    plot: Annotated[Path | None, Parameter(help="Draw loss and accuracy against epochs to this PNG.")] = None,
+    data_folder: Folder = None,
+) -> None:
+    """Train one of the papers' networks. The best epoch on validation images is kept; test images are read once.
+
+    After every epoch the state is kept in OUT.training (and a line of JSON in OUT.jsonl), so that a training that was
+    killed goes on with --resume as if nothing had been.
+
+    Example: equispike train --data mnist --recipe mnist --out mnist.safetensors
+    """
+    from equispike.zoo.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise EquispikeError(f"recipe {recipe!r}: unknown. Known recipes: {', '.join(RECIPES)}")
+    require_positive(epochs=epochs)
+    require_writable(out_file, plot)
+    from dataclasses import asdict, replace
+
+    from equispike.conversion import versions
+    from equispike.zoo.data import load
+    from equispike.zoo.models import build
+    from equispike.zoo.parallel import processes, rank
+    from equispike.zoo.store import save_model
+    from equispike.zoo.train import Machine, accuracy
+    from equispike.zoo.train import train as run
+
+    how = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
+    splits = load(data, data_folder)
+    splits = splits.normalised() if how.normalise else splits
+    checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
+    with progress() as show, processes(device) as place:
+        untrained = build(model, seed).to(place)
+        report = None if rank() else training_to(show)
+        trained = run(untrained, splits.train, splits.validation, how, seed, report, checkpoint, resume, machine)
+        test_accuracy, first = accuracy(trained.model, splits.test), not rank()
+    if not first:
+        return
+    card = {
+        "data": data,
+        "normalised": how.normalise,
+        "training_images": len(splits.train),
+        "recipe": repr(how),
+        "seed": seed,
+        "best": asdict(trained.best),
+        "test_accuracy": test_accuracy,
+        "test_images": len(splits.test),
+        "machine": {"device": device, **asdict(machine)},
+        "versions": versions(),
+    }
+    save_model(out_file, model, trained.model, card)
+    checkpoint.unlink()
+    if plot is not None:
+        from equispike.analysis.plots import training as draw
+
+        draw(trained.history, f"{model} on {data}, {recipe}", plot)
+    out.print(
+        f"{out_file}: best epoch {trained.best.number}, validation {trained.best.validation_accuracy:.2%}, "
+        f"test {card['test_accuracy']:.2%} of {len(splits.test):,} images"
+    )
+
+
+def lower_thresholds(
+    source: Annotated[str, Parameter(help="A model trained with Rate Norm layers: a name ending in -rnl, or a file.")],
+    out_folder: Annotated[Path, Parameter(name="--out", help="Folder for the models and the table.")] = Path("lowered"),
+    lambdas: Annotated[
+        tuple[float, ...],
+        Parameter(consume_multiple=True, negative="", help="Weights of speed against accuracy; one model for each."),
+    ] = (0.003, 0.01, 0.03, 0.1),
+    steps: Annotated[int, Parameter(help="Steps of learning, of 128 images each.")] = 200,
+    shared: Annotated[bool, Parameter(help="One factor for all layers, or one for each.")] = True,
+    tolerance: Annotated[
+        float, Parameter(help="Validation accuracy that speed may cost, e.g. 0.005 for half a point.")
+    ] = 0.005,
+    data: DataSet = None,
+    seed: Seed = 0,
+    data_folder: Folder = None,
+) -> None:
+    """Lower the learnt thresholds of a trained Rate Norm network, so that it answers in fewer steps.
+
+    Weights stay as they are. Writes a model for each lambda and trade_off.json, and marks the fastest one within the
+    tolerance.
+
+    Example: equispike lower-thresholds mnist-cnn-rnl --out lowered
+    """
+    require_positive(steps=steps)
+    require_writable(out_folder / "trade_off.json")
+    from dataclasses import asdict
+
+    from equispike.conversion import versions
+    from equispike.results import write_json
+    from equispike.zoo.rate_inference import Settings
+    from equispike.zoo.rate_inference import lower_thresholds as run
+    from equispike.zoo.store import save_model
+
+    model, card = read_model(source)
+    splits, stated = read_data(card, data, None, data_folder)
+    with progress() as show:
+        curve = run(
+            model, splits.train, splits.validation, lambdas, Settings(steps=steps, shared=shared), seed,
+            lambda state: show("learning", (state.number - 1) * state.steps + state.step, state.lambdas * state.steps),
+        )  # fmt: skip
+    chosen = curve.choose(tolerance)
+    table = Table("lambda", "validation", "mean Omega", "p", "model")
+    points: list[dict[str, object]] = []
+    for point in (curve.trained, *curve.points):
+        path = out_folder / f"lambda-{point.lambda_:g}.safetensors"
+        lowered = {"lambda": point.lambda_, "omega": point.omega, "validation_accuracy": point.validation_accuracy}
+        save_model(path, str(card["name"]), curve.at(point), {**card, **stated, "lowered": lowered})
+        points.append({**asdict(point), "file": path.name, "chosen": point is chosen})
+        factors = sorted(set(point.p.values()))
+        span = f"{factors[0]:.3f}" + (f" to {factors[-1]:.3f}" if len(factors) > 1 else "")
+        mark = "  (chosen)" if point is chosen else ""
+        numbers = (f"{point.lambda_:g}", f"{point.validation_accuracy:.2%}", f"{point.omega:.2f}", span)
+        table.add_row(*numbers, f"{path}{mark}")
+    content = {"model": source, **stated, "seed": seed, "steps": steps, "shared": shared, "tolerance": tolerance}
+    write_json(out_folder / "trade_off.json", {**content, "points": points, "versions": versions()})
+    out.print(table)
+
+
+def models() -> None:
+    """List the networks and the recipes that 'equispike train' knows.
+
+    Example: equispike models
+    """
+    from equispike.zoo.models import MODELS
+    from equispike.zoo.recipes import RECIPES
+    from equispike.zoo.store import bundled
+
+    table = Table("network", "weights in the package")
+    for name in MODELS:
+        path = bundled(name)
+        table.add_row(name, "yes" if path.is_file() else "")
+    out.print(table)
+    recipes = Table("recipe", "what it is")
+    for name, how in RECIPES.items():
+        recipes.add_row(name, repr(how).removeprefix("Recipe(").removesuffix(")"))
+    out.print(recipes)

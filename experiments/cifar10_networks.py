@@ -1,0 +1,105 @@
+"""Both worlds on CIFAR-10: a constrained ResNet-20 and a VGG-11 with Rate Norm layers, trained and run as spikes.
+
+Trained with, on one thread each:
+
+    equispike train --model resnet20-cifar10 --data cifar10 --recipe sengupta-cifar-fast --out FILE
+    equispike train --model vgg11-half-rnl-cifar10 --data cifar10 --recipe ding-cifar-fast --epochs 22 --out FILE
+
+45,000 training images, 5,000 for validation (the best epoch is kept), seed 0; epochs in experiments/logs. The test
+images are read once, after the choice. vgg11-half-rnl-cifar10 has half of VGG-11's channels and hidden layers of 512.
+
+Run:  python experiments/cifar10_networks.py FILE... --out results --data FOLDER     (what is already there is not done
+again)
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from torch import nn
+
+import equispike as es
+from equispike.calibrate.method import Method
+from equispike.conversion import versions
+from equispike.functional.coding import Coder
+from equispike.results import write_json
+from equispike.zoo.data import Dataset, load
+from equispike.zoo.rate_inference import lower_thresholds
+from equispike.zoo.store import load_model
+
+IMAGES = 1_000
+TIMESTEPS = 256
+CHOSEN = (16, 32, 64, 128, 256)
+CALIBRATION_IMAGES = 256
+CALIBRATION_STEPS = 256
+LAMBDAS = (0.001, 0.003, 0.01, 0.03)
+TOLERANCE = 0.01
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", help="trained models, by name or file")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--data", type=Path, help="folder with CIFAR-10, as torchvision leaves it")
+    arguments = parser.parse_args()
+    cifar = load("cifar10", arguments.data).normalised()
+    for file in arguments.files:
+        model, card = load_model(file)
+        name = Path(file).stem
+        print(f"{name}: {card['test_accuracy']:.2%} of {card['test_images']:,} test images")
+        for label, (source, method, coder) in rows(name, model, cifar).items():
+            path = arguments.out / "cifar10_networks" / f"{name}, {label}.json"
+            if not path.exists():
+                row = simulated(source, method, coder, cifar)
+                write_json(path, {"model": name, "label": label, "card": card, **row})
+            print(line(label, json.loads(path.read_text())), flush=True)
+
+
+def rows(name: str, model: nn.Module, cifar: Dataset) -> dict[str, tuple[nn.Module, Method, Coder]]:
+    """What is compared on a network: model, method and coding by label."""
+    baseline: dict[str, tuple[nn.Module, Method, Coder]] = {
+        "DataNorm(100)": (model, es.DataNorm(), es.Constant()),
+        "DataNorm(99.9)": (model, es.DataNorm(99.9), es.Constant()),
+    }
+    if "rnl" in name:
+        curve = lower_thresholds(model, cifar.train, cifar.validation, LAMBDAS)
+        for point in (curve.trained, *curve.points):
+            print(f"  lambda {point.lambda_}: validation {point.validation_accuracy:.2%}, Omega {point.omega:.2f}")
+        lowered = curve.at(curve.choose(TOLERANCE))
+        learnt = es.RateNorm()
+        return {"stage 1": (model, learnt, es.Constant()), "stage 2": (lowered, learnt, es.Constant()), **baseline}
+    return {
+        **baseline,
+        "RMP(0.8)": (model, es.RMP(0.8, CALIBRATION_STEPS), es.Constant()),
+        "RMP(0.6)": (model, es.RMP(0.6, CALIBRATION_STEPS), es.Constant()),
+        "SpikeNorm, measured": (model, es.SpikeNorm(CALIBRATION_STEPS), es.Poisson()),
+        "SpikeNorm, unity": (model, es.SpikeNorm(CALIBRATION_STEPS, residual="unity"), es.Poisson()),
+    }
+
+
+def simulated(model: nn.Module, method: Method, coder: Coder, cifar: Dataset) -> dict[str, object]:
+    """Accuracy and spike rate after every step."""
+    network = es.convert(model, cifar.train.take(CALIBRATION_IMAGES).batches(64), method)
+    result = es.evaluate(network, cifar.test.take(IMAGES).batches(100), TIMESTEPS, coder)
+    return {
+        "method": str(method),
+        "coder": str(coder),
+        "images": result.images,
+        "calibration_images": CALIBRATION_IMAGES,
+        "trained_accuracy": result.trained,
+        "accuracy": result.mean.tolist(),
+        "spike_rate": result.spike_rate.mean(0).tolist(),
+        "thresholds": {layer: float(value.max()) for layer, value in network.thresholds.items()},
+        "seconds": result.seconds,
+        "versions": versions(),
+    }
+
+
+def line(label: str, row: dict) -> str:
+    scores = " ".join(f"{100 * row['accuracy'][t - 1]:6.2f}" for t in CHOSEN)
+    trained = 100 * row["trained_accuracy"]
+    return f"  {label:20} n={row['images']} trained {trained:.2f} | {scores} | {row['spike_rate'][-1]:.2f} % spikes"
+
+
+if __name__ == "__main__":
+    main()
