@@ -13,20 +13,19 @@ again)
 """
 
 import argparse
-import json
 from pathlib import Path
 
+from rows import row, table
 from torch import nn
 
 import equispike as es
 from equispike.calibrate.method import Method
-from equispike.conversion import versions
 from equispike.functional.coding import Coder
-from equispike.results import write_json
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.rate_inference import lower_thresholds
 from equispike.zoo.store import load_model
 
+MODELS = ("resnet20-cifar10", "vgg11-half-rnl-cifar10")
 IMAGES = 1_000
 TIMESTEPS = 256
 CHOSEN = (16, 32, 64, 128, 256)
@@ -34,6 +33,10 @@ CALIBRATION_IMAGES = 256
 CALIBRATION_STEPS = 256
 LAMBDAS = (0.001, 0.003, 0.01, 0.03)
 TOLERANCE = 0.01
+LABELS = (
+    "stage 1", "stage 2", "DataNorm(100)", "DataNorm(99.9)", "RMP(0.8)", "RMP(0.6)", "SpikeNorm, measured",
+    "SpikeNorm, unity",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -47,15 +50,16 @@ def main() -> None:
         model, card = load_model(file)
         name = Path(file).stem
         print(f"{name}: {card['test_accuracy']:.2%} of {card['test_images']:,} test images")
-        for label, (source, method, coder) in rows(name, model, cifar).items():
+        for label, (source, method, coder) in variants(name, model, cifar).items():
             path = arguments.out / "cifar10_networks" / f"{name}, {label}.json"
-            if not path.exists():
-                row = simulated(source, method, coder, cifar)
-                write_json(path, {"model": name, "label": label, "card": card, **row})
-            print(line(label, json.loads(path.read_text())), flush=True)
+            calibration, test = cifar.train.take(CALIBRATION_IMAGES), cifar.test.take(IMAGES)
+            one = row(
+                path, source, method, coder, calibration, test, TIMESTEPS, 100, label=label, model=name, card=card
+            )
+            print(table([one], CHOSEN).splitlines()[-1], flush=True)
 
 
-def rows(name: str, model: nn.Module, cifar: Dataset) -> dict[str, tuple[nn.Module, Method, Coder]]:
+def variants(name: str, model: nn.Module, cifar: Dataset) -> dict[str, tuple[nn.Module, Method, Coder]]:
     """What is compared on a network: model, method and coding by label."""
     baseline: dict[str, tuple[nn.Module, Method, Coder]] = {
         "DataNorm(100)": (model, es.DataNorm(), es.Constant()),
@@ -75,30 +79,6 @@ def rows(name: str, model: nn.Module, cifar: Dataset) -> dict[str, tuple[nn.Modu
         "SpikeNorm, measured": (model, es.SpikeNorm(CALIBRATION_STEPS), es.Poisson()),
         "SpikeNorm, unity": (model, es.SpikeNorm(CALIBRATION_STEPS, residual="unity"), es.Poisson()),
     }
-
-
-def simulated(model: nn.Module, method: Method, coder: Coder, cifar: Dataset) -> dict[str, object]:
-    """Accuracy and spike rate after every step."""
-    network = es.convert(model, cifar.train.take(CALIBRATION_IMAGES).batches(64), method)
-    result = es.evaluate(network, cifar.test.take(IMAGES).batches(100), TIMESTEPS, coder)
-    return {
-        "method": str(method),
-        "coder": str(coder),
-        "images": result.images,
-        "calibration_images": CALIBRATION_IMAGES,
-        "trained_accuracy": result.trained,
-        "accuracy": result.mean.tolist(),
-        "spike_rate": result.spike_rate.mean(0).tolist(),
-        "thresholds": {layer: float(value.max()) for layer, value in network.thresholds.items()},
-        "seconds": result.seconds,
-        "versions": versions(),
-    }
-
-
-def line(label: str, row: dict) -> str:
-    scores = " ".join(f"{100 * row['accuracy'][t - 1]:6.2f}" for t in CHOSEN)
-    trained = 100 * row["trained_accuracy"]
-    return f"  {label:20} n={row['images']} trained {trained:.2f} | {scores} | {row['spike_rate'][-1]:.2f} % spikes"
 
 
 if __name__ == "__main__":

@@ -10,26 +10,25 @@ there is not done again)
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
+from rows import row, table
 from torch import nn
 
 import equispike as es
-from equispike.calibrate.method import Method
 from equispike.conversion import versions
-from equispike.results import write_json
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
-from equispike.zoo.rate_inference import TradeOff, lower_thresholds
+from equispike.zoo.rate_inference import lower_thresholds
 from equispike.zoo.recipes import RECIPES
 from equispike.zoo.store import load_model, save_model
 from equispike.zoo.train import accuracy, train
 
 MODELS = {"mnist-cnn-rnl": 10_000, "mnist-alexnet-quarter-rnl": 2_000}  # and test images to simulate
-LAMBDAS = (0.001, 0.003, 0.01, 0.03, 0.1)
+LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3)
 TOLERANCE = 0.002
+LABELS = ("stage 1", "stage 2", "DataNorm(100)", "DataNorm(99.9)")
 TIMESTEPS = 256
 CHOSEN = (8, 16, 32, 64, 128, 256)
 CALIBRATION_IMAGES = 256
@@ -50,18 +49,14 @@ def main() -> None:
         for point in (curve.trained, *curve.points):
             print(f"  lambda {point.lambda_}: validation {point.validation_accuracy:.2%}, Omega {point.omega:.2f}")
         print(f"  lambda {chosen.lambda_} taken")
-        networks = {
-            "stage 1": (model, es.RateNorm()),
-            "stage 2": (curve.at(chosen), es.RateNorm()),
-            "DataNorm(100)": (model, es.DataNorm()),
-            "DataNorm(99.9)": (model, es.DataNorm(99.9)),
-        }
-        for label, (source, method) in networks.items():
+        learnt, lowered = (model, es.RateNorm()), (curve.at(chosen), es.RateNorm())
+        sources = (learnt, lowered, (model, es.DataNorm()), (model, es.DataNorm(99.9)))
+        stated = {"model": name, "curve": [asdict(point) for point in (curve.trained, *curve.points)]}
+        calibration, test = mnist.train.take(CALIBRATION_IMAGES), mnist.test.take(MODELS[name])
+        for label, (source, method) in zip(LABELS, sources, strict=True):
             path = arguments.out / "rate_norm_mnist" / f"{name}, {label}.json"
-            if not path.exists():
-                row = simulated(source, method, mnist, MODELS[name])
-                write_json(path, {"model": name, "label": label, "curve": described(curve), **row})
-            print(line(label, json.loads(path.read_text())), flush=True)
+            one = row(path, source, method, es.Constant(), calibration, test, TIMESTEPS, label=label, **stated)
+            print(table([one], CHOSEN).splitlines()[-1], flush=True)
 
 
 def trained(name: str, mnist: Dataset, path: Path) -> nn.Module:
@@ -83,33 +78,6 @@ def trained(name: str, mnist: Dataset, path: Path) -> nn.Module:
         save_model(path, name, run.model, card)
         checkpoint.unlink()
     return load_model(path)[0]
-
-
-def simulated(model: nn.Module, method: Method, mnist: Dataset, images: int) -> dict[str, object]:
-    """Accuracy and spike rate after every step."""
-    network = es.convert(model, [mnist.train.take(CALIBRATION_IMAGES).floats()], method)
-    result = es.evaluate(network, mnist.test.take(images).batches(500), TIMESTEPS, es.Constant())
-    return {
-        "method": str(method),
-        "images": result.images,
-        "calibration_images": CALIBRATION_IMAGES,
-        "trained_accuracy": result.trained,
-        "accuracy": result.mean.tolist(),
-        "spike_rate": result.spike_rate.mean(0).tolist(),
-        "thresholds": {layer: float(value.max()) for layer, value in network.thresholds.items()},
-        "seconds": result.seconds,
-        "versions": versions(),
-    }
-
-
-def described(curve: TradeOff) -> list[dict[str, object]]:
-    return [asdict(point) for point in (curve.trained, *curve.points)]
-
-
-def line(label: str, row: dict) -> str:
-    scores = " ".join(f"{100 * row['accuracy'][t - 1]:6.2f}" for t in CHOSEN)
-    trained = 100 * row["trained_accuracy"]
-    return f"  {label:15} n={row['images']} trained {trained:.2f} | {scores} | {row['spike_rate'][-1]:.2f} % spikes"
 
 
 if __name__ == "__main__":
