@@ -1,6 +1,6 @@
 """Figures. The only file that imports matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from equispike.errors import FileError
-from equispike.zoo.training_state import Epoch
 
 # Okabe and Ito (2008): told apart with any colour vision; dashes repeat the order for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
@@ -63,26 +62,23 @@ def accuracy_and_spike_rate(curves: Sequence[Curve], trained: float, title: str,
     _save(figure, title, path)
 
 
-def training(history: Sequence[Epoch], title: str, path: Path) -> None:
+def training(loss: Sequence[float], accuracy: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
     """Draw accuracy (left) and loss (right) against epochs, as a PNG.
 
     Args:
-        history: what ``zoo.train`` returned, or ``read_history`` read from a training's log.
+        loss: after each epoch.
+        accuracy: in [0, 1], after each epoch, by what it was measured on.
         path: of the PNG; replaced if it exists.
     Raises:
         FileError: the file cannot be written.
     """
     figure: Any
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    numbers = [epoch.number for epoch in history]
-    left.plot(numbers, [100 * epoch.train_accuracy for epoch in history], color=COLOURS[0], label="training images")
-    judged = [epoch for epoch in history if epoch.validation_accuracy is not None]
-    left.plot(
-        [epoch.number for epoch in judged], [100 * (epoch.validation_accuracy or 0) for epoch in judged],
-        color=COLOURS[1], linestyle="--", label="validation images",
-    )  # fmt: skip
+    epochs = range(1, len(loss) + 1)
+    for (label, values), colour, dash in zip(accuracy.items(), COLOURS, DASHES, strict=False):
+        left.plot(epochs, [100 * value for value in values], color=colour, linestyle=dash, label=label)
     left.legend(frameon=False, loc="lower right")
-    right.plot(numbers, [epoch.loss for epoch in history], color=COLOURS[0])
+    right.plot(epochs, loss, color=COLOURS[0])
     for axes, quantity in ((left, "accuracy (%)"), (right, "loss")):
         _label(axes, "epoch", quantity)
     _save(figure, title, path)

@@ -95,7 +95,11 @@ def train(
     if plot is not None:
         from equispike.analysis.plots import training as draw
 
-        draw(trained.history, f"{model} on {data}, {recipe}", plot)
+        accuracies = {
+            "training images": [epoch.train_accuracy for epoch in trained.history],
+            "validation images": [epoch.validation_accuracy or 0.0 for epoch in trained.history],
+        }
+        draw([epoch.loss for epoch in trained.history], accuracies, f"{model} on {data}, {recipe}", plot)
     out.print(
         f"{out_file}: best epoch {trained.best.number}, validation {trained.best.validation_accuracy:.2%}, "
         f"test {card['test_accuracy']:.2%} of {len(splits.test):,} images"
