@@ -1,6 +1,7 @@
 """Trained models in files: weights with a card that tells how they came about."""
 
 import os
+import subprocess
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -18,9 +19,25 @@ def save_model(path: str | os.PathLike[str], name: str, model: nn.Module, card: 
 
     Args:
         name: of the network in the zoo.
-        card: data, recipe, seed, accuracies, ...; JSON-able.
+        card: data, recipe, seed, accuracies, ...; JSON-able. In a checkout of equispike, "commit" is added.
     """
-    write(path, "equispike.model", {"name": name, "card": dict(card)}, model.state_dict())
+    commit = _commit()
+    card = {"commit": commit, **card} if commit else dict(card)
+    write(path, "equispike.model", {"name": name, "card": card}, model.state_dict())
+
+
+def _commit() -> str:
+    """Commit of the checkout that this file is part of, with a + if files differ from it; empty if there is none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it is a checkout of something else
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "..") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def bundled(name: str) -> Path:
