@@ -1,0 +1,270 @@
+r"""Synaptic operations of a spiking network, against the trained one's, and the energy that they stand for.
+
+A spike that reaches a synapse costs one addition (AC) there; the trained network multiplies and adds (MAC) at each
+synapse once for every image. Synapses are counted exactly: fewer at the borders of an image, and none where a kernel
+reaches into the padding. A weight that happens to be zero counts.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equispike.errors import SimulationError
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
+
+NOT_COUNTED = (
+    "biases, and the potential's comparison with the threshold and its reset, in every neuron and step",
+    "divisions of average pools, which folding into weights removes, and pools of currents",
+    "the coding of the input",
+)
+"""What no figure here includes."""
+
+
+Kind = Literal["spikes", "constant", "changing"]
+"""What a value is made of: spikes, or numbers that stay the same in all steps, or that do not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Synapses:
+    """Where spikes lead in a weighted layer, or in a layer of neurons that spikes reach without weights.
+
+    Attributes:
+        layer: the node's name.
+        macs: multiplications of the trained network for one image; 0 where spikes only add up.
+        fan_out: synapses of this layer that one spike reaches, by layer of origin, (*features), float64.
+        analog: numbers that reach it too: "constant", "changing" or None. They are the input and, where no neurons are
+            in between, another weighted layer's current.
+    """
+
+    layer: str
+    macs: int
+    fan_out: Mapping[str, Tensor]
+    analog: Literal["constant", "changing"] | None
+
+
+class OperationsRow(NamedTuple):
+    """One layer and image: MACs of the trained network, and what the spiking network does in all its steps."""
+
+    layer: str
+    macs: int
+    analog_macs: int
+    additions: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Energy of one operation, in joules: an assumption, with its name.
+
+    Attributes:
+        name: what the numbers hold for.
+        mac: multiply and add, in the trained network and where the spiking one receives numbers.
+        add: one synaptic addition.
+        weight: reading one weight from memory; 0 leaves memory out, as most of the field does.
+    """
+
+    name: str
+    mac: float
+    add: float
+    weight: float = 0.0
+
+
+FLOAT32_45NM = Costs(
+    "32-bit floating point, 45 nm, 0.9 V (Horowitz, 2014): 3.7 pJ to multiply, 0.9 to add", 4.6e-12, 0.9e-12
+)
+INT8_45NM = Costs(
+    "8-bit products, 8-bit sums, 45 nm, 0.9 V (Horowitz, 2014): 0.2 pJ to multiply, 0.03 to add", 0.23e-12, 0.03e-12
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Operations:
+    r"""Operations of one image, the mean over those that were simulated.
+
+    Attributes:
+        rows: by layer, in the network's order.
+        per_spike: additions per spike, by layer of origin, averaged over the spikes that there were.
+        timesteps: T.
+        not_counted: in words.
+    """
+
+    rows: tuple[OperationsRow, ...]
+    per_spike: Mapping[str, float]
+    timesteps: int
+    not_counted: tuple[str, ...] = field(default=NOT_COUNTED)
+
+    @property
+    def macs(self) -> int:
+        """MACs of the trained network."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def analog_macs(self) -> int:
+        """MACs that remain in the spiking network, since numbers come in there."""
+        return sum(row.analog_macs for row in self.rows)
+
+    @property
+    def additions(self) -> float:
+        """Synaptic operations of the spiking network."""
+        return sum(row.additions for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """Additions of the layers that spikes drive, per MAC of these layers (Sengupta et al., 2019, section 7.4)."""
+        driven = [row for row in self.rows if not row.analog_macs]
+        macs = sum(row.macs for row in driven)
+        return sum(row.additions for row in driven) / macs if macs else math.nan
+
+    def energy(self, costs: Costs = FLOAT32_45NM) -> float:
+        """Joules for one image in the spiking network."""
+        operations = self.analog_macs * costs.mac + self.additions * costs.add
+        return operations + (self.analog_macs + self.additions) * costs.weight
+
+    def trained_energy(self, costs: Costs = FLOAT32_45NM) -> float:
+        """Joules for one image in the trained network."""
+        return self.macs * (costs.mac + costs.weight)
+
+    def energy_by_step(self, spikes: Mapping[str, Tensor], costs: Costs = FLOAT32_45NM) -> Tensor:
+        """Joules for one image up to each step, (T,), float64.
+
+        MACs are spent in the first step. The additions of a spike are those of its layer's average spike in this run.
+
+        Args:
+            spikes: of one image, the mean, in each step, by layer, (T,).
+        """
+        total = torch.zeros(self.timesteps, dtype=torch.float64)
+        for name, per_spike in self.per_spike.items():
+            total += spikes[name].double().cumsum(0) * per_spike
+        return total * (costs.add + costs.weight) + self.analog_macs * (costs.mac + costs.weight)
+
+    def break_even(self, costs: Costs = FLOAT32_45NM, trained: Costs | None = None) -> float:
+        """How many times as many spikes would cost what the trained network does; below 1, spikes cost more.
+
+        Multiplied with the run's spike rate it is the break-even spike rate.
+
+        Args:
+            trained: costs of the trained network's operations, e.g. ``INT8_45NM`` if quantized; default the same.
+        Returns:
+            0 if the MACs that remain alone cost more; infinity if there are no additions.
+        """
+        left = self.trained_energy(trained or costs) - self.analog_macs * (costs.mac + costs.weight)
+        cost = self.additions * (costs.add + costs.weight)
+        return max(left, 0.0) / cost if cost else math.inf
+
+
+def operations(network: Network, counts: Mapping[str, Tensor], timesteps: int) -> Operations:
+    r"""Operations of one image, from the spikes of every neuron (Sengupta et al., 2019, section 7.4).
+
+    .. math:: \text{additions}_l = \sum_{k \to l} \sum_i n_{k,i} \, f_{k,i \to l}
+
+    with n the spikes of neuron i in layer k and f its exact fan-out into layer l. A layer that the input drives counts
+    as MACs: once if it stays the same, which is constant coding; with Poisson input, too, each step could cost less.
+    A weighted layer that receives another one's current, with no neurons in between, multiplies in each step.
+
+    Args:
+        network: with thresholds, the one that was simulated.
+        counts: spikes of each neuron over all T steps, mean over images, by layer, (*features); or of B images, as
+            ``Run.counts`` has them, (B, *features).
+        timesteps: T.
+    Raises:
+        SimulationError: counts of another network.
+    """
+    means: dict[str, Tensor] = {}
+    for name in network.neurons:
+        shape = network.shapes[name]
+        count = counts.get(name)
+        if count is None or tuple(count.shape[-len(shape) :]) != shape:
+            found = "missing" if count is None else f"of shape {tuple(count.shape)}"
+            raise SimulationError(f"counts: {name} is {found}, expected (B, {', '.join(map(str, shape))})")
+        means[name] = count.double().cpu().reshape(-1, *shape).mean(0)
+    rows: list[OperationsRow] = []
+    reached = dict.fromkeys(means, 0.0)
+    for layer in synapses(network):
+        driven = {name: float((means[name] * fan_out).sum()) for name, fan_out in layer.fan_out.items()}
+        for name, additions in driven.items():
+            reached[name] += additions
+        repeats = {None: 0, "constant": 1, "changing": timesteps}[layer.analog]
+        rows.append(OperationsRow(layer.layer, layer.macs, layer.macs * repeats, sum(driven.values())))
+    spikes = {name: float(mean.sum()) for name, mean in means.items()}
+    per_spike = {name: reached[name] / n if n else 0.0 for name, n in spikes.items()}
+    return Operations(tuple(rows), per_spike, timesteps)
+
+
+def synapses(network: Network) -> list[Synapses]:
+    """All synapses, by receiving layer; weights and thresholds do not matter.
+
+    Raises:
+        SimulationError: an operation that does not run on spikes.
+    """
+    origins: dict[str, Tensor] = {}
+    kinds: dict[str, Kind] = {}
+    values: dict[str, Tensor] = {}
+    found: list[Synapses] = []
+    for node in network.nodes:
+        op, inputs = node.op, [values[name] for name in node.inputs]
+        if isinstance(op, Conv | Linear | Neuron):
+            here = _into(node, inputs[0], origins, kinds)
+            if not isinstance(op, Neuron) or here.fan_out:
+                found.append(here)
+            still = not here.fan_out and here.analog == "constant"
+            kinds[node.name] = "spikes" if isinstance(op, Neuron) else "constant" if still else "changing"
+        if isinstance(op, Input):
+            kinds[node.name] = "constant"
+        if node.name in kinds:
+            shape = (1, *network.shapes[node.name])
+            values[node.name] = origins[node.name] = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+        elif not isinstance(op, Readout):
+            values[node.name] = _counting(node)(*inputs)
+    return found
+
+
+def _into(node: Node, x: Tensor, origins: Mapping[str, Tensor], kinds: Mapping[str, Kind]) -> Synapses:
+    """The synapses of a node with input x, followed back to where spikes and numbers come from.
+
+    With all weights 1, the gradient of the sum of a layer's outputs says for each input how many of them it reaches.
+    """
+    synapses_of_x = torch.ones_like(x)
+    if not isinstance(node.op, Neuron):
+        start = torch.zeros_like(x, requires_grad=True)
+        (synapses_of_x,) = torch.autograd.grad(_counting(node)(start).sum(), start)
+    names = list(origins)
+    followed = torch.autograd.grad(
+        x, [origins[name] for name in names], synapses_of_x, retain_graph=True, allow_unused=True
+    )
+    gradients = cast("Sequence[Tensor | None]", followed)
+    reached = {name: g[0] for name, g in zip(names, gradients, strict=True) if g is not None and bool(g.any())}
+    fan_out = {name: g for name, g in reached.items() if kinds[name] == "spikes"}
+    if isinstance(node.op, Neuron):
+        return Synapses(node.name, 0, fan_out, None)
+    numbers = {kinds[name] for name in reached} - {"spikes"}
+    analog = "changing" if "changing" in numbers else "constant" if numbers else None
+    return Synapses(node.name, int(synapses_of_x.sum()), fan_out, analog)
+
+
+def _counting(node: Node) -> Callable[..., Tensor]:
+    """The operation with weights of one, so that it adds up how often each input counts."""
+    op = node.op
+    if isinstance(op, Conv | Linear):
+        return dataclasses.replace(op, weight=torch.ones_like(op.weight, dtype=torch.float64, device="cpu"), bias=None)
+    if isinstance(op, Add | Concat):
+        return dataclasses.replace(op, coefficients=(1.0,) * len(op.coefficients))
+    if isinstance(op, AvgPool):
+        return functools.partial(_sum_pool, op)
+    if isinstance(op, Flatten | Pad):
+        return op
+    raise SimulationError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+
+
+def _sum_pool(op: AvgPool, x: Tensor) -> Tensor:
+    if len(op.kernel) == 2:
+        return F.avg_pool2d(x, op.kernel, op.stride, op.padding, op.ceil_mode, divisor_override=1)
+    return F.avg_pool2d(
+        x[..., None], (*op.kernel, 1), (*op.stride, 1), (*op.padding, 0), op.ceil_mode, divisor_override=1
+    )[..., 0]
