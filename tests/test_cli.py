@@ -10,6 +10,7 @@ import pytest
 import equispike.demo
 from equispike.cli import main
 from equispike.zoo.recipes import RECIPES, Recipe
+from equispike.zoo.store import load_model
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -85,6 +86,23 @@ def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: p
     code, out, _ = run(capsys, "evaluate", network, *options)
     assert code == 0
     assert "mean of 3 seeds" in out
+
+
+def test_train_goes_on_from_a_trained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out_file = tmp_path / "again.safetensors"
+    code, _, _ = run(capsys, "train", "--start", "mnist-cnn", "--epochs", "1", "--out", str(out_file))
+    assert code == 0
+    _, card = load_model(out_file)
+    assert card["name"] == "mnist-cnn"
+    assert card["started_from"]["test_accuracy"] == load_model("mnist-cnn")[1]["test_accuracy"]
+    assert card["best"]["loss"] < 0.5  # random weights: about 2.3 at first, and 1.2 on average in this epoch
+    options = ["--out", str(tmp_path / "none")]
+    assert "is a mnist-cnn, not a mnist-cnn-bn. Leave out --model" in refused(
+        capsys, "train", "--start", "mnist-cnn", "--model", "mnist-cnn-bn", *options
+    )
+    assert "images that were not normalised. Choose a recipe with normalise=False" in refused(
+        capsys, "train", "--start", "mnist-cnn", "--recipe", "cifar-again", *options
+    )
 
 
 def test_rate_norm_from_training_to_spikes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

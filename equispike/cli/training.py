@@ -1,7 +1,7 @@
 """Commands that train networks, or list what can be trained."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -21,14 +21,25 @@ from equispike.cli.shared import (
 )
 from equispike.errors import EquispikeError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from equispike.zoo.recipes import Recipe
+
 
 def train(
     out_file: Annotated[Path, Parameter(name="--out", help="File for the trained weights.")] = Path(
         "model.safetensors"
     ),
     model: Annotated[
-        str, Parameter(help="Network, e.g. mnist-cnn, vgg16-cifar10, resnet20-cifar10; 'equispike models' lists them.")
-    ] = "mnist-cnn",
+        str | None,
+        Parameter(
+            help="Network, e.g. vgg16-cifar10; 'equispike models' lists them. Default mnist-cnn, or that of --start."
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, Parameter(help="Begin with the weights of this trained model, a name or a file, not random ones.")
+    ] = None,
     data: TrainingData = "mnist-sample",
     recipe: Annotated[
         str, Parameter(help="How to train, e.g. demo, mnist, sengupta-cifar-fast; 'equispike models' lists them.")
@@ -61,7 +72,6 @@ def train(
 
     from equispike.conversion import versions
     from equispike.zoo.data import load
-    from equispike.zoo.models import build
     from equispike.zoo.parallel import processes, rank
     from equispike.zoo.store import save_model
     from equispike.zoo.train import Machine, accuracy
@@ -72,9 +82,11 @@ def train(
     splits = splits.normalised() if how.normalise else splits
     checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
     with progress() as show, processes(device) as place:
-        untrained = build(model, seed).to(place)
+        name, untrained, history = _beginning(model, start, how, seed)
         report = None if rank() else training_to(show)
-        trained = run(untrained, splits.train, splits.validation, how, seed, report, checkpoint, resume, machine)
+        trained = run(
+            untrained.to(place), splits.train, splits.validation, how, seed, report, checkpoint, resume, machine
+        )
         test_accuracy, first = accuracy(trained.model, splits.test), not rank()
     if not first:
         return
@@ -89,8 +101,9 @@ def train(
         "test_images": len(splits.test),
         "machine": {"device": device, **asdict(machine)},
         "versions": versions(),
+        **history,
     }
-    save_model(out_file, model, trained.model, card)
+    save_model(out_file, name, trained.model, card)
     checkpoint.unlink()
     if plot is not None:
         from equispike.analysis.plots import training as draw
@@ -99,11 +112,32 @@ def train(
             "training images": [epoch.train_accuracy for epoch in trained.history],
             "validation images": [epoch.validation_accuracy or 0.0 for epoch in trained.history],
         }
-        draw([epoch.loss for epoch in trained.history], accuracies, f"{model} on {data}, {recipe}", plot)
+        draw([epoch.loss for epoch in trained.history], accuracies, f"{name} on {data}, {recipe}", plot)
     out.print(
         f"{out_file}: best epoch {trained.best.number}, validation {trained.best.validation_accuracy:.2%}, "
         f"test {card['test_accuracy']:.2%} of {len(splits.test):,} images"
     )
+
+
+def _beginning(
+    model: str | None, start: str | None, how: "Recipe", seed: int
+) -> tuple[str, "nn.Module", dict[str, object]]:
+    """Name and weights to begin with, and what the card is to say about them."""
+    from equispike.zoo.models import build
+    from equispike.zoo.store import load_model
+
+    if start is None:
+        name = model or "mnist-cnn"
+        return name, build(name, seed), {}
+    trained, card = load_model(start)
+    if model not in (None, card["name"]):
+        raise EquispikeError(f"--start: {start} is a {card['name']}, not a {model}. Leave out --model")
+    if card.get("normalised", False) != how.normalise:
+        raise EquispikeError(
+            f"--start: {start} was trained on images that were {'' if not how.normalise else 'not '}normalised. "
+            f"Choose a recipe with normalise={not how.normalise}"
+        )
+    return str(card["name"]), trained.train(), {"started_from": card}
 
 
 def lower_thresholds(

@@ -121,6 +121,9 @@ RECIPES: dict[str, Recipe] = {
         flip=True,
         normalise=True,
     ),
+    "cifar-again": Recipe(
+        epochs=8, batch=128, lr=0.03, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
+    ),
     "ding-cifar-fast": Recipe(
         epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
     ),
