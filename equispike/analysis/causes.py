@@ -1,0 +1,173 @@
+r"""Why spike rates differ from the trained network's, layer by layer: the conversion error split into its causes.
+
+With I the current of the trained network, J the mean current that a neuron really received, its threshold theta, and
+N spikes in T steps, the error of a rate falls into four parts that add up:
+
+.. math::
+    \frac{I^+}{\theta} - \frac{N}{T} =
+    \underbrace{\frac{I^+ - J^+}{\theta}}_{\text{inherited}} +
+    \underbrace{\frac{J^+}{\theta} - \min\Bigl(\frac{J^+}{\theta}, 1\Bigr)}_{\text{clipping}} +
+    \underbrace{\min\Bigl(\frac{J^+}{\theta}, 1\Bigr) - \frac{n(J)}{T}}_{\text{quantisation}} +
+    \underbrace{\frac{n(J)}{T} - \frac{N}{T}}_{\text{unevenness}}
+
+- inherited: earlier layers handed on something else than the trained network would;
+- clipping: one spike per step is not enough for what came in;
+- quantisation: n(J) spikes is what a current J, the same in every step, would give, and spikes are whole;
+- unevenness: the same charge arrived in another order, some of it too late, or drove the potential below zero.
+
+The split follows Bu et al. (2022, "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural
+networks"), who name clipping, quantisation and unevenness; taking J where they take I keeps what a layer loses itself
+apart from what it inherits.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equispike.errors import SimulationError
+from equispike.functional.coding import Coder, Constant
+from equispike.functional.integrate import Reset
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network, evaluate
+from equispike.graph.ops import Input, Neuron, Readout
+from equispike.simulation.run import Run
+from equispike.simulation.stepwise import initial_potentials
+
+CAUSES = "inherited", "clipping", "quantisation", "unevenness"
+
+
+class Causes(NamedTuple):
+    """One layer: root mean squares over neurons and images, as shares of that of the trained rates."""
+
+    layer: str
+    inherited: float
+    clipping: float
+    quantisation: float
+    unevenness: float
+    total: float
+
+    @property
+    def largest(self) -> str:
+        """The part of its own that loses most: "clipping", "quantisation" or "unevenness"."""
+        return max(CAUSES[1:], key=lambda cause: getattr(self, cause))
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The four parts of each neuron's error in one layer, (B, *features) each, in units of spikes per step."""
+
+    trained: Tensor
+    inherited: Tensor
+    clipping: Tensor
+    quantisation: Tensor
+    unevenness: Tensor
+
+
+def causes(
+    network: Network,
+    run: Run,
+    images: Tensor,
+    coder: Coder | None = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
+) -> list[Causes]:
+    """The conversion error of every layer, split into its causes.
+
+    Args:
+        network, images, coder, seed, indices: those that gave the run.
+    Raises:
+        SimulationError: the run is not of these images or this network.
+    """
+    return [_summary(name, part) for name, part in error_parts(network, run, images, coder, seed, indices).items()]
+
+
+def error_parts(
+    network: Network,
+    run: Run,
+    images: Tensor,
+    coder: Coder | None = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
+) -> dict[str, Parts]:
+    """As :func:`causes`, for every neuron and image."""
+    images = network.check_images(images)
+    if len(images) != run.images or {n: c.shape[1:] for n, c in run.counts.items()} != {
+        name: network.shapes[name] for name in network.neurons
+    }:
+        raise SimulationError("run: is not of these images and this network. Pass what simulate was called with")
+    indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
+    indices = indices.to(images.device, torch.int64)
+    with torch.no_grad():
+        trained = dict(evaluate(network, images, set(network.neurons)))
+        received = mean_currents(network, run, images, coder or Constant(), seed, indices)
+        start = initial_potentials(network, indices, seed)
+        parts: dict[str, Parts] = {}
+        for name, op in network.neurons.items():
+            threshold, amplitude = (t.double() for t in calibrated(name, op))
+            wanted = trained[name].double() / amplitude
+            came = received[name].clamp(min=0.0, max=op.ceiling) / threshold
+            possible = came.clamp(max=1.0)
+            even = even_counts(possible, run.timesteps, op.reset, start[name].double() / threshold) / run.timesteps
+            rate = run.counts[name].double() / run.timesteps
+            parts[name] = Parts(wanted, wanted - came, came - possible, possible - even, even - rate)
+    return parts
+
+
+def mean_currents(
+    network: Network, run: Run, images: Tensor, coder: Coder, seed: int, indices: Tensor
+) -> dict[str, Tensor]:
+    """Mean current that each neuron received in a step, (B, *features), float64: everything linear of mean spikes."""
+    network = network.to(torch.float64)
+    values: dict[str, Tensor] = {}
+    currents: dict[str, Tensor] = {}
+    for node in network.nodes:
+        op, inputs = node.op, [values[name] for name in node.inputs]
+        if isinstance(op, Input):
+            total = torch.zeros_like(images, dtype=torch.float64)
+            steps = range(1, 2) if coder.constant else range(1, run.timesteps + 1)
+            for t in steps:
+                total += coder.encode(images, indices, range(t, t + 1), seed, op.scale, op.amplitude)[0].double()
+            values[node.name] = total / len(steps)
+        elif isinstance(op, Neuron):
+            currents[node.name] = inputs[0]
+            values[node.name] = run.counts[node.name].double() / run.timesteps * calibrated(node.name, op)[1]
+        elif not isinstance(op, Readout):
+            values[node.name] = op(*inputs)
+    return currents
+
+
+def even_counts(rate: Tensor, timesteps: int, reset: Reset, v_init: Tensor) -> Tensor:
+    r"""Spikes in T steps of a current that is the same in each, n, float64.
+
+    .. math:: n_{soft} = \min(T, \lfloor v_0 + T r \rfloor), \qquad
+        n_{hard} = 1 + \Bigl\lfloor \frac{T - t_1}{\lceil 1 / r \rceil} \Bigr\rfloor, \quad
+        t_1 = \Bigl\lceil \frac{1 - v_0}{r} \Bigr\rceil
+
+    Args:
+        rate: r, current over threshold, in [0, 1].
+        v_init: v_0, initial potential over threshold, in [0, 1).
+
+    >>> rate = torch.tensor([0.4, 0.25], dtype=torch.float64)
+    >>> [even_counts(rate, 10, reset, torch.zeros(2)).tolist() for reset in ("subtract", "zero")]
+    [[4.0, 2.0], [3.0, 2.0]]
+    """
+    slack = 1e-9  # what should be a whole number of thresholds may have been rounded
+    if reset == "subtract":
+        soft = (v_init + timesteps * rate + slack).floor().clamp(max=timesteps)
+        return torch.where(rate > 0, soft, 0.0)
+    first = ((1 - v_init) / rate - slack).ceil().clamp(min=1)
+    period = (1 / rate - slack).ceil()
+    fires = (rate > 0) & (first <= timesteps)
+    return torch.where(fires, 1 + ((timesteps - first) / period).floor(), 0.0)
+
+
+def _summary(name: str, parts: Parts) -> Causes:
+    whole = parts.inherited + parts.clipping + parts.quantisation + parts.unevenness
+    scale = float(parts.trained.square().mean().sqrt()) or 1.0
+    shares = (
+        float(part.square().mean().sqrt()) / scale
+        for part in (parts.inherited, parts.clipping, parts.quantisation, parts.unevenness, whole)
+    )
+    return Causes(name, *shares)
