@@ -122,7 +122,7 @@ RECIPES: dict[str, Recipe] = {
         normalise=True,
     ),
     "cifar-again": Recipe(
-        epochs=8, batch=128, lr=0.03, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
+        epochs=6, batch=128, lr=0.01, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
     ),
     "ding-cifar-fast": Recipe(
         epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
