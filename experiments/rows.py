@@ -26,6 +26,7 @@ def row(
     calibration: Split,
     test: Split,
     timesteps: int,
+    /,
     batch: int = 500,
     seeds: int = 1,
     **stated: object,

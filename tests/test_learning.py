@@ -39,7 +39,7 @@ NARROW: dict[str, Build] = {
 """The zoo's families on 28 and 32 pixels, narrow."""
 
 GENTLE = Recipe(epochs=12, batch=10, lr=0.02, weight_decay=1e-4, normalise=True, dropout=0.0)
-FASTER = {"mnist-cnn-rnl": 0.2}  # too narrow for batch norm, which it does not have, to help
+FASTER = {"mnist-cnn-rnl": 0.2}  # what so narrow a network needs in so few steps
 
 
 @pytest.fixture(scope="module")
