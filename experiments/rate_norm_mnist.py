@@ -1,9 +1,10 @@
 """Rate Norm layers and the rate inference loss on MNIST (Ding et al., 2021): what learnt thresholds are worth.
 
-Two networks, with batch norm and biases, are trained on 55,000 digits with Rate Norm layers (stage 1: the recipe "mnist"
-twice, the second time from the weights of the first); then their thresholds are lowered (stage 2) for several lambdas,
-and the point with the smallest mean Omega within 0.2 points of validation accuracy is taken. Both are converted as they
-are; beside them, the stage-1 network with thresholds from its activations. Constant coding, soft reset; mnist-alexnet-quarter-rnl has a quarter of the channels and hidden neurons.
+Two networks, with batch norm and biases, are trained on 55,000 digits with Rate Norm layers (stage 1: the recipe
+"mnist" twice, the second time from the weights of the first); then their thresholds are lowered (stage 2) for several
+lambdas, and the point with the smallest mean Omega within 0.2 points of validation accuracy is taken. Both convert as
+they are; beside them, the stage-1 network with thresholds from its activations. Constant coding, soft reset.
+mnist-alexnet-quarter-rnl has a quarter of the channels and hidden neurons.
 
 Run:  python experiments/rate_norm_mnist.py --out results --data FOLDER       (about an hour on 2 cores; what is already
 there is not done again)

@@ -43,11 +43,13 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate"):
+    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"):
         assert verb in shown
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"]
+)
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0
@@ -86,6 +88,19 @@ def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: p
     code, out, _ = run(capsys, "evaluate", network, *options)
     assert code == 0
     assert "mean of 3 seeds" in out
+
+
+def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--method", "rmp", "--scale", "0.2", "--observe", "16", "--images", "32", "--judged", "40"]
+    code, out, err = run(capsys, "diagnose", "mnist-cnn", *options)
+    assert (code, err) == (0, "")
+    assert " loses most, by clipping" in out
+    assert "method=DataNorm(percentile=99.9) " in out
+    assert "Of the remedies tried, " in out
+    code, out, _ = run(capsys, "diagnose", "mnist-cnn", "--images", "32", "--judged", "20")
+    assert code == 0
+    assert "Little is lost" in out
+    assert "remedy" not in out
 
 
 def test_train_goes_on_from_a_trained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

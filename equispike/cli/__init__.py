@@ -4,7 +4,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from equispike.cli.conversion import check, convert, evaluate
+from equispike.cli.conversion import check, convert, diagnose, evaluate
 from equispike.cli.demo import demo
 from equispike.cli.shared import err
 from equispike.cli.training import lower_thresholds, models, train
@@ -19,7 +19,7 @@ app = App(
     ),
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
-for command in (demo, check, train, lower_thresholds, models, convert, evaluate):
+for command in (demo, check, train, lower_thresholds, models, convert, evaluate, diagnose):
     app.command(command)
 
 

@@ -1,8 +1,8 @@
 """Commands that judge, convert and evaluate models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -26,6 +26,7 @@ from equispike.errors import ConversionError, EquispikeError
 
 if TYPE_CHECKING:
     from equispike.calibrate.method import Method
+    from equispike.graph.lossy import LossyPass
     from equispike.graph.network import Network
     from equispike.zoo.data import Dataset
 
@@ -34,6 +35,35 @@ _OPTIONS = {
     "spikenorm": ("observe", "residual"),
     "rmp": ("scale", "observe", "residual"),
 }
+
+
+MethodName = Annotated[
+    Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
+    Parameter(
+        help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
+        "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
+    ),
+]
+Percentile = Annotated[
+    float | None, Parameter(help="datanorm: percentile of the activations; 100 is the maximum. Default 99.9.")
+]
+PerChannel = Annotated[bool | None, Parameter(help="datanorm: one threshold per channel.")]
+Scale = Annotated[
+    float | None, Parameter(help="rmp: factor on the thresholds, up to 1. Default: chosen on validation images.")
+]
+Observe = Annotated[
+    int | None, Parameter(help="spikenorm, rmp: steps for which each layer is observed. Default 2,500.")
+]
+ResidualRule = Annotated[
+    Literal["measured", "unity"] | None,
+    Parameter(help="spikenorm, rmp: thresholds of residual blocks; unity is the paper's. Default: measured."),
+]
+ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
+MaxPools = Annotated[bool, Parameter(help="Replace max pools by average pools: changes the network.")]
+CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
+CoderName = Annotated[
+    Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")
+]
 
 
 def check(
@@ -68,36 +98,18 @@ def convert(
     out_file: Annotated[Path, Parameter(name="--out", help="File for the converted network.")] = Path(
         "network.safetensors"
     ),
-    method: Annotated[
-        Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
-        Parameter(
-            help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
-            "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
-        ),
-    ] = None,
-    percentile: Annotated[
-        float | None, Parameter(help="datanorm: percentile of the activations; 100 is the maximum. Default 99.9.")
-    ] = None,
-    per_channel: Annotated[bool | None, Parameter(help="datanorm: one threshold per channel.")] = None,
-    scale: Annotated[
-        float | None,
-        Parameter(help="rmp: factor on the thresholds, up to 1. Default: chosen on validation images."),
-    ] = None,
-    observe: Annotated[
-        int | None, Parameter(help="spikenorm, rmp: steps for which each layer is observed. Default 2,500.")
-    ] = None,
-    residual: Annotated[
-        Literal["measured", "unity"] | None,
-        Parameter(help="spikenorm, rmp: thresholds of residual blocks; unity is the paper's. Default: measured."),
-    ] = None,
-    reset: Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")] = None,
+    method: MethodName = None,
+    percentile: Percentile = None,
+    per_channel: PerChannel = None,
+    scale: Scale = None,
+    observe: Observe = None,
+    residual: ResidualRule = None,
+    reset: ResetRule = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
-    max_pool_to_avg: Annotated[
-        bool, Parameter(help="Replace max pools by average pools: changes the network.")
-    ] = False,
+    max_pool_to_avg: MaxPools = False,
     data: DataSet = None,
     normalise: Normalise = None,
-    images: Annotated[int, Parameter(help="Training images to calibrate with.")] = 256,
+    images: CalibrationImages = 256,
     seed: Seed = 0,
     data_folder: Folder = None,
 ) -> None:
@@ -107,40 +119,18 @@ def convert(
     """
     require_positive(images=images, observe=observe)
     require_writable(out_file)
+    options = _given(method, percentile, per_channel, scale, observe, residual)
     from dataclasses import replace
 
-    from equispike.calibrate.data_norm import DataNorm, ModelNorm
-    from equispike.calibrate.rate_norm import RateNorm
-    from equispike.calibrate.spike_norm import RMP, SpikeNorm
     from equispike.conversion import convert as run
     from equispike.export.checkpoint import save
-    from equispike.graph.lossy import max_pool_to_avg as to_average
 
-    given = {"percentile": percentile, "per_channel": per_channel, "scale": scale, "observe": observe}
-    given = {name: value for name, value in {**given, "residual": residual}.items() if value is not None}
-    if method is None and given.keys() & {"percentile", "per_channel"}:
-        method = "datanorm"
-    for name in given:
-        if name not in _OPTIONS.get(method or "", ()):
-            owners = " or ".join(owner for owner, names in _OPTIONS.items() if name in names)
-            raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {owners}")
     trained, card = read_model(source)
     splits, stated = read_data(card, data, normalise, data_folder)
-    steps, rule = observe or 2500, residual or "measured"
-    validation = up_to(splits.validation, 500).batches(100)
-    chosen: dict[str | None, Callable[[], Method | None]] = {
-        None: lambda: None,
-        "datanorm": lambda: DataNorm(99.9 if percentile is None else percentile, bool(per_channel)),
-        "modelnorm": ModelNorm,
-        "spikenorm": lambda: SpikeNorm(steps, seed=seed, residual=rule),
-        "rmp": lambda: RMP(scale, steps, seed=seed, validation=validation, residual=rule),
-        "ratenorm": RateNorm,
-    }
-    calibration = splits.train.take(images).batches(100)
     with progress():
         network = run(
-            trained, calibration, chosen[method](), reset=reset, readout=readout,
-            lossy=[to_average] if max_pool_to_avg else [],
+            trained, splits.train.take(images).batches(100), _method(method, options, splits, seed), reset=reset,
+            readout=readout, lossy=_lossy(max_pool_to_avg),
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, **stated})
     save(network, out_file)
@@ -151,6 +141,57 @@ def convert(
         out.print(f"scale {network.provenance['scale']} chosen on validation images")
     used = network.provenance
     out.print(f"{out_file}: {used['method']}, reset {used['reset']}, readout {used['readout']}")
+
+
+def diagnose(
+    source: Source,
+    timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
+    method: MethodName = None,
+    percentile: Percentile = None,
+    per_channel: PerChannel = None,
+    scale: Scale = None,
+    observe: Observe = None,
+    residual: ResidualRule = None,
+    reset: ResetRule = None,
+    max_pool_to_avg: MaxPools = False,
+    coder: CoderName = "constant",
+    data: DataSet = None,
+    normalise: Normalise = None,
+    images: CalibrationImages = 256,
+    judged: Annotated[int, Parameter(help="Validation images to simulate; test images stay unseen.")] = 200,
+    seed: Seed = 0,
+    data_folder: Folder = None,
+) -> None:
+    """Say why a converted network loses accuracy: each layer's error by cause, and what was measured to help.
+
+    Example: equispike diagnose mnist-cnn --percentile 90 --timesteps 32
+    """
+    require_positive(images=images, observe=observe, judged=judged, timesteps=timesteps)
+    options = _given(method, percentile, per_channel, scale, observe, residual)
+    from equispike.diagnosis import diagnose as run
+    from equispike.functional.coding import Constant, Poisson
+
+    model, card = read_model(source)
+    splits, _ = read_data(card, data, normalise, data_folder)
+    validation = up_to(splits.validation, judged)
+    with progress():
+        found = run(
+            model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
+            _method(method, options, splits, seed), timesteps,
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=_lossy(max_pool_to_avg),
+        )  # fmt: skip
+    layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
+    for row in found.layers:
+        layers.add_row(row.layer, *(f"{part:.1%}" for part in row[1:]), row.largest)
+    out.print(layers)
+    out.print("root mean squares, as shares of the trained rates'; inherited comes from earlier layers")
+    if found.remedies:
+        remedies = Table("remedy", "accuracy", "spike rate")
+        remedies.add_row("as asked for", f"{found.accuracy:.2%}", f"{found.spike_rate:.2f} %")
+        for remedy in found.remedies:
+            remedies.add_row(remedy.name, f"{remedy.accuracy:.2%}", f"{remedy.spike_rate:.2f} %")
+        out.print(remedies)
+    out.print(found.sentence)
 
 
 def evaluate(
@@ -164,9 +205,7 @@ def evaluate(
     data: DataSet = None,
     images: Annotated[int | None, Parameter(help="First test images to use; default all.")] = None,
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 128,
-    coder: Annotated[
-        Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")
-    ] = "constant",
+    coder: CoderName = "constant",
     runs: Annotated[int, Parameter(help="Repeats with other seeds; mean and deviation are shown.")] = 1,
     seed: Seed = 0,
     engine: Annotated[
@@ -210,6 +249,43 @@ def evaluate(
         from equispike.demo import curve
 
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
+
+
+def _given(method: MethodName, *values: float | str | None) -> "Mapping[str, float | str]":
+    """The options of methods that were given; EquispikeError for those of another method."""
+    names = ("percentile", "per_channel", "scale", "observe", "residual")
+    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    owner = method or ("datanorm" if given.keys() & set(_OPTIONS["datanorm"]) else "")
+    for name in given:
+        if name not in _OPTIONS.get(owner, ()):
+            owners = " or ".join(owner for owner, names in _OPTIONS.items() if name in names)
+            raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {owners}")
+    return given
+
+
+def _method(name: MethodName, given: "Mapping[str, Any]", splits: "Dataset", seed: int) -> "Method | None":
+    """The method of that name; by default DataNorm if options are given, which are its own, else convert's choice."""
+    from equispike.calibrate.data_norm import DataNorm, ModelNorm
+    from equispike.calibrate.rate_norm import RateNorm
+    from equispike.calibrate.spike_norm import RMP, SpikeNorm
+
+    steps, rule = given.get("observe", 2500), given.get("residual", "measured")
+    validation = up_to(splits.validation, 500).batches(100)
+    chosen: dict[str | None, Callable[[], Method | None]] = {
+        None: lambda: None,
+        "datanorm": lambda: DataNorm(given.get("percentile", 99.9), given.get("per_channel", False)),
+        "modelnorm": ModelNorm,
+        "spikenorm": lambda: SpikeNorm(steps, seed=seed, residual=rule),
+        "rmp": lambda: RMP(given.get("scale"), steps, seed=seed, validation=validation, residual=rule),
+        "ratenorm": RateNorm,
+    }
+    return chosen["datanorm" if name is None and given else name]()
+
+
+def _lossy(max_pools: bool) -> "list[LossyPass]":
+    from equispike.graph.lossy import max_pool_to_avg
+
+    return [max_pool_to_avg] if max_pools else []
 
 
 def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":

@@ -1,0 +1,144 @@
+"""Why accuracy was lost, and what helps: causes by layer, and remedies that were measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equispike.analysis.accuracy import accuracy
+from equispike.analysis.causes import Causes, causes
+from equispike.batches import Batches, hold
+from equispike.calibrate.data_norm import DataNorm
+from equispike.calibrate.method import Method
+from equispike.conversion import convert
+from equispike.functional.coding import Coder
+from equispike.graph.network import Network
+from equispike.progress import track
+from equispike.simulation.run import Run, simulate
+
+SMALL = 0.005
+"""A loss of accuracy that needs no remedy."""
+
+EXPLANATIONS = {
+    "clipping": "more current comes in than one spike per step can hand on: its threshold is too low",
+    "quantisation": "spikes are whole, and too few of them fit into the steps: its threshold is too high for so few",
+    "unevenness": "its input arrives in bursts, and spikes come too early or too late to count",
+}
+
+
+class Remedy(NamedTuple):
+    """A change to the conversion or the simulation, and what it gave on the same images."""
+
+    name: str
+    accuracy: float
+    spike_rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What a conversion loses, where, why, and what was measured to help.
+
+    Attributes:
+        trained: accuracy of the trained network.
+        accuracy, spike_rate: of the converted one after T steps; the rate in percent.
+        timesteps: T.
+        images: how many the figures are of.
+        layers: the error of each layer by cause.
+        remedies: best first; empty where little was lost.
+    """
+
+    trained: float
+    accuracy: float
+    spike_rate: float
+    timesteps: int
+    images: int
+    layers: tuple[Causes, ...]
+    remedies: tuple[Remedy, ...]
+
+    @property
+    def worst(self) -> Causes:
+        """The layer that loses most itself, apart from what it inherits."""
+        return max(self.layers, key=lambda row: getattr(row, row.largest))
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        lost = self.trained - self.accuracy
+        fact = (
+            f"After {self.timesteps} steps {self.accuracy:.1%} of {self.images:,} images are right, and "
+            f"{self.trained:.1%} by the trained network."
+        )
+        if lost <= SMALL:
+            return f"{fact} Little is lost."
+        cause = self.worst.largest
+        where = (
+            f"{self.worst.layer} loses most, by {cause} ({getattr(self.worst, cause):.0%} of its rates): "
+            f"{EXPLANATIONS[cause]}."
+        )
+        best = self.remedies[0]
+        if best.accuracy <= self.accuracy:
+            return f"{fact} {where} None of the remedies tried helped; train the network for conversion."
+        return f"{fact} {where} Of the remedies tried, {best.name} helps most: {best.accuracy:.1%}."
+
+
+def diagnose(
+    model: nn.Module,
+    calibration: Batches | Tensor,
+    images: Tensor,
+    labels: Tensor,
+    method: Method | None = None,
+    timesteps: int = 64,
+    coder: Coder | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Diagnosis:
+    """Convert a model, find where its rates go wrong, and measure remedies where accuracy was lost.
+
+    Args:
+        model: the trained network.
+        calibration: training images.
+        images, labels: of a validation part, (B, *features) and (B,). A remedy is chosen by them, so they must not be
+            those that the final accuracy is measured on.
+        method: as in ``convert``.
+        timesteps, coder, seed: as in ``simulate``.
+        options: other arguments of ``convert``, e.g. ``reset`` and ``v_init``.
+    Raises:
+        as ``convert`` and ``simulate``.
+    """
+    batches = hold(calibration)
+
+    def measured(timesteps: int, **arguments: Any) -> tuple[Network, Run, float, float]:
+        network = convert(model, batches, **arguments)
+        run = simulate(network, images, timesteps, coder, seed)
+        return network, run, float(accuracy(run, labels)[-1]), float(run.spike_rate[-1])
+
+    asked: dict[str, Any] = {"timesteps": timesteps, "method": method, **options}
+    network, run, reached, rate = measured(**asked)
+    with torch.no_grad():
+        trained = float((network(network.check_images(images)).argmax(1).cpu() == labels.cpu()).double().mean())
+    layers = tuple(causes(network, run, images, coder, seed))
+    remedies: list[Remedy] = []
+    if trained - reached > SMALL:
+        used = network.provenance
+        tried = _remedies(str(used["method"]), str(used["reset"]), timesteps, options)
+        for name, change in track(tried.items(), "trying remedies", len(tried)):
+            _, _, *helped = measured(**{**asked, **change})
+            remedies.append(Remedy(name, *helped))
+    remedies.sort(key=lambda remedy: (-remedy.accuracy, remedy.spike_rate))
+    return Diagnosis(trained, reached, rate, timesteps, len(images), layers, tuple(remedies))
+
+
+def _remedies(method: str, reset: str, timesteps: int, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What may help, by name: arguments that change. What is done already is left out."""
+    tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
+    if options.get("v_init", 0.0) == 0.0:
+        tried["v_init=0.5"] = {"v_init": 0.5}
+    if reset == "zero":
+        tried["reset='subtract'"] = {"reset": "subtract"}
+    for candidate in (DataNorm(100.0), DataNorm(99.9), DataNorm(99.9, per_channel=True)):
+        if repr(candidate) != method:
+            fields = f"percentile={candidate.percentile:g}" + ", per_channel=True" * candidate.per_channel
+            tried[f"method=DataNorm({fields})"] = {"method": candidate}
+    return tried

@@ -1,0 +1,64 @@
+"""A diagnosis names the layer and the cause, and only remedies that were measured."""
+
+import pytest
+import torch
+
+import equispike as es
+from equispike.diagnosis import diagnose
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+
+@pytest.fixture(scope="module")
+def found():
+    digits = load("mnist-sample")
+    model, _ = load_model("mnist-cnn")
+    validation = digits.validation.take(60)
+    calibration = [digits.train.take(32).floats()]
+
+    def run(method, timesteps, **options):
+        return diagnose(model, calibration, validation.floats(), validation.labels, method, timesteps, **options)
+
+    return run
+
+
+def test_too_low_a_threshold(found):
+    low = found(es.RMP(0.2, 16), 32)
+    assert low.worst.largest == "clipping"
+    assert low.accuracy < low.trained - 0.1
+    names = [remedy.name for remedy in low.remedies]
+    assert names[0].startswith("method=DataNorm(")
+    assert low.remedies[0].accuracy > low.accuracy + 0.1
+    assert names[0] in low.sentence
+    assert f"{low.remedies[0].accuracy:.1%}" in low.sentence
+    assert [r.accuracy for r in low.remedies] == sorted((r.accuracy for r in low.remedies), reverse=True)
+
+
+def test_too_few_steps(found):
+    short = found(es.DataNorm(), 6)
+    assert short.worst.largest == "quantisation"
+    remedies = {remedy.name: remedy for remedy in short.remedies}
+    assert remedies["timesteps=24"].accuracy > short.accuracy
+    assert "method=DataNorm(percentile=100)" not in remedies  # done already
+
+
+def test_a_remedy_is_what_its_name_says(found):
+    lowered = found(es.DataNorm(), 6, v_init=0.5)
+    assert "v_init=0.5" not in {remedy.name for remedy in lowered.remedies}
+    remedy = next(r for r in found(es.DataNorm(), 6).remedies if r.name == "v_init=0.5")
+    assert (remedy.accuracy, remedy.spike_rate) == (lowered.accuracy, lowered.spike_rate)
+    hard = found(es.DataNorm(), 6, reset="zero")
+    assert "reset='subtract'" in {remedy.name for remedy in hard.remedies}
+
+
+def test_where_little_is_lost_nothing_is_tried(found):
+    well = found(es.DataNorm(99.9), 64)
+    assert well.remedies == ()
+    assert well.sentence.endswith("Little is lost.")
+    assert len(well.layers) == 4
+
+
+def test_where_nothing_helps_it_says_so(found, monkeypatch):
+    monkeypatch.setattr("equispike.diagnosis._remedies", lambda *_: {"timesteps=1": {"timesteps": 1}})
+    assert "None of the remedies tried helped" in found(es.DataNorm(), 6).sentence
+    assert torch.is_grad_enabled()
