@@ -6,7 +6,8 @@ once. Memory is that of one chunk; the potentials carry over from chunk to chunk
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import torch
@@ -17,14 +18,15 @@ from equispike.functional.integrate import if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout
-from equispike.simulation.record import Record
+from equispike.simulation.layout import pack, unpack
+from equispike.simulation.record import Record, upstream
 from equispike.simulation.stepwise import initial_potentials
 
 
 def layerwise(
-    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
+    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, memory: int
 ) -> Record:
-    """Run one batch for T steps, ``chunk`` steps at a time. The record is that of ``stepwise``."""
+    """Run one batch for T steps, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
     counts: dict[str, Tensor] = {}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
     last = network.nodes[-1].name
@@ -40,6 +42,7 @@ def layerwise(
         elif name == last:
             readout.append(value.cumsum(0) + readout[-1][-1:])
 
+    chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(network, images, indices, timesteps, coder, seed, chunk, record)
     return Record(
         torch.cat(readout[1:]).to(images.dtype),
@@ -57,25 +60,33 @@ def propagate(
     seed: int,
     chunk: int,
     visit: Callable[[str, Tensor], None],
+    given: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Run T steps in chunks and show every value to ``visit(name, value)``, chunk by chunk.
 
     A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
-    of the readout. What is fixed in time is shown once, with T' = 1.
+    of the readout. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
+    need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
     """
-    network, images = _channels_last(network), images.contiguous()
+    network, images, given = _channels_last(network), images.contiguous(), given or {}
+    needed = upstream(network, given)
     v = initial_potentials(network, indices, seed)
-    fixed = _fixed(network, images, indices, coder, seed)
+    fixed = fixed_values(network, images, indices, coder, seed)
     for name, value in fixed.items():
         visit(name, value)
-    readers = {name: len(nodes) for name, nodes in network.consumers.items()}
+    running = [node for node in network.nodes if node.name in needed]
+    readers = Counter(name for node in running if node.name not in given for name in set(node.inputs))
     for start in range(1, timesteps + 1, chunk):
         steps = range(start, min(start + chunk, timesteps + 1))
         values, waiting = dict(fixed), dict(readers)
-        for node in network.nodes:
+        for node in running:
+            op, sources = node.op, () if node.name in given else node.inputs
             if node.name not in fixed:
-                op, inputs = node.op, [values[name] for name in node.inputs]
-                if isinstance(op, Input):
+                inputs = [values[name] for name in sources]
+                if node.name in given:
+                    train = given[node.name][start - 1 : steps.stop - 1].permute(1, 2, 0, 3)
+                    value = unpack(train, network.shapes[node.name], network.dtype)
+                elif isinstance(op, Input):
                     value = coder.encode(images, indices, steps, seed, op.scale, op.amplitude)
                 elif isinstance(op, Neuron):
                     threshold, _ = calibrated(node.name, op)
@@ -84,19 +95,51 @@ def propagate(
                 elif isinstance(op, Readout):
                     value = inputs[0].expand(len(steps), *inputs[0].shape[1:]).double() * op.scale
                 else:
-                    value = _apply(node, inputs, len(steps))
+                    value = apply_over_time(node, inputs, len(steps))
                 visit(node.name, value)
                 if isinstance(op, Neuron) and op.amplitude is not None and bool((op.amplitude != 1).any()):
                     value.mul_(op.amplitude)
                 values[node.name] = value
                 del inputs, value
-            for name in set(node.inputs):
+            for name in set(sources):
                 waiting[name] -= 1
                 if not waiting[name]:
                     del values[name]
 
 
-def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
+def observe(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    visit: Callable[[Tensor], None],
+    given: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> None:
+    """Show what the readout reads to ``visit``, as ``events.observe`` does."""
+    source, steps = network.nodes[-1].inputs[0], dict.fromkeys(keep, 0)
+
+    def choose(name: str, value: Tensor) -> None:
+        if name == source:
+            visit(value)
+        if name in keep:
+            first = steps[name]
+            steps[name] += len(value)
+            keep[name][first : steps[name]] = pack(value != 0).permute(2, 0, 1, 3)
+
+    chunk = steps_per_chunk(network, len(images), timesteps, memory)
+    propagate(network, images, indices, timesteps, coder, seed, chunk, choose, given)
+
+
+def steps_per_chunk(network: Network, batch: int, timesteps: int, memory: int) -> int:
+    """Steps whose values fit into ``memory`` bytes, at least one."""
+    return max(1, min(timesteps, memory // (bytes_per_step(network) * batch)))
+
+
+def apply_over_time(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     """A linear operation over time and batch at once; inputs (T', B, ...) with T' = 1 for what is fixed in time."""
     if len(inputs) > 1:
         inputs = [x.expand(steps, *x.shape[1:]) for x in inputs]
@@ -116,7 +159,7 @@ def _blocks(value: Tensor, leading: int) -> Tensor:
     return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
 
 
-def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
+def fixed_values(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
     """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons."""
     fixed: dict[str, Tensor] = {}
     for node in network.nodes:
@@ -124,7 +167,7 @@ def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed
         if isinstance(op, Input) and coder.constant:
             fixed[node.name] = coder.encode(images, indices, range(1, 2), seed, op.scale, op.amplitude)
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
-            fixed[node.name] = _apply(node, [fixed[name] for name in node.inputs], 1)
+            fixed[node.name] = apply_over_time(node, [fixed[name] for name in node.inputs], 1)
     return fixed
 
 

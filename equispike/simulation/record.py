@@ -1,10 +1,12 @@
-"""What an engine hands back for one batch of images, and how batches join."""
+"""What an engine hands back for one batch of images, how batches join, and what a record of spikes saves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from equispike.graph.network import Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,3 +34,12 @@ def join(records: Sequence[Record]) -> Record:
         {name: torch.cat([record.counts[name] for record in records]) for name in first.counts},
         {name: torch.cat([record.spikes[name] for record in records], dim=1) for name in first.spikes},
     )
+
+
+def upstream(network: Network, given: Collection[str]) -> set[str]:
+    """Nodes that have to be known for the readout if the spikes of the ``given`` layers are; these among them."""
+    needed = {network.nodes[-1].name}
+    for node in reversed(network.nodes):
+        if node.name in needed and node.name not in given:
+            needed.update(node.inputs)
+    return needed

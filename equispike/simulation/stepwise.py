@@ -14,9 +14,9 @@ from equispike.simulation.record import Record
 
 
 def stepwise(
-    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
+    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, memory: int
 ) -> Record:
-    """Run one batch for T steps; ``chunk`` is without effect here. Every other engine must give the same record."""
+    """Run one batch for T steps; ``memory`` is without effect here. Every other engine must give the same record."""
     total = images.new_zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
     readout: list[Tensor] = []
     counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
