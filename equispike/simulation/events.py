@@ -88,14 +88,7 @@ def observe(
     given: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
 ) -> None:
-    """Show what the readout reads to ``visit``, chunk by chunk, (T', B, *features), or T' = 1 if it is fixed in time.
-
-    Args:
-        network, images, indices, timesteps, coder, seed, memory: as in ``events``.
-        given: trains of all steps of layers that need not run, (T, B, positions, bytes); only what the readout needs
-            beside them runs.
-        keep: filled with the trains of layers that do.
-    """
+    """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``events``."""
     wanted = plan(network, input_spike(network, coder), given=frozenset(given))
     state = State(network, images, indices, coder, seed, given)
     while state.steps.stop <= timesteps:

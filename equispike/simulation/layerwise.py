@@ -85,7 +85,7 @@ def propagate(
                 inputs = [values[name] for name in sources]
                 if node.name in given:
                     train = given[node.name][start - 1 : steps.stop - 1].permute(1, 2, 0, 3)
-                    value = unpack(train, network.shapes[node.name], network.dtype)
+                    value = unpack(train.to(images.device), network.shapes[node.name], network.dtype)
                 elif isinstance(op, Input):
                     value = coder.encode(images, indices, steps, seed, op.scale, op.amplitude)
                 elif isinstance(op, Neuron):
@@ -119,7 +119,7 @@ def observe(
     given: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
 ) -> None:
-    """Show what the readout reads to ``visit``, as ``events.observe`` does."""
+    """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``layerwise``."""
     source, steps = network.nodes[-1].inputs[0], dict.fromkeys(keep, 0)
 
     def choose(name: str, value: Tensor) -> None:

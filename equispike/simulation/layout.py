@@ -43,9 +43,9 @@ def to_positions(value: Tensor, channels: int) -> Tensor:
 
 
 def to_features(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """From (B, positions, T', channels) to (T', B, *shape)."""
+    """From (B, positions, T', channels) to (T', B, *shape); a view."""
     batch, _, time, _ = value.shape
-    return value[..., : shape[0]].permute(2, 0, 3, 1).reshape(time, batch, *shape)
+    return value[..., : shape[0]].permute(2, 0, 3, 1).view(time, batch, *shape)
 
 
 def pack(fires: Tensor) -> Tensor:

@@ -16,14 +16,17 @@ from equispike.functional.coding import Coder, Constant, predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import MaxPool
-from equispike.simulation.events import events, installed, suits
-from equispike.simulation.layerwise import layerwise
+from equispike.simulation import events, layerwise
 from equispike.simulation.record import Record, join
 from equispike.simulation.stepwise import stepwise
 
 EngineName = Literal["auto", "stepwise", "layerwise", "events"]
 Engine = Callable[[Network, Tensor, Tensor, int, Coder, int, int], Record]
-ENGINES: Mapping[str, Engine] = {"stepwise": stepwise, "layerwise": layerwise, "events": events}
+ENGINES: Mapping[str, Engine] = {
+    "stepwise": stepwise,
+    "layerwise": layerwise.layerwise,
+    "events": events.events,
+}
 """By name. The last argument is the budget for one chunk's values, in bytes."""
 
 MEMORY = 32 * 2**20
@@ -169,12 +172,35 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
 
 def automatic(network: Network) -> Engine:
     """The fastest engine that can run this network here."""
-    if not suits(network):
-        return layerwise
-    if not installed():
+    return partial(events.events, adapt=True) if _event_driven(network) else layerwise.layerwise
+
+
+def observe(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    visit: Callable[[Tensor], None],
+    given: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> None:
+    """Show what the readout reads to ``visit``, chunk by chunk, (T', B, *features), or T' = 1 if it is fixed in time.
+
+    Args:
+        network, images, indices, timesteps, coder, seed: one batch, as for an engine.
+        given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
+        keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
+    """
+    engine = events.observe if _event_driven(network) else layerwise.observe
+    engine(network, images, indices, timesteps, coder, seed, MEMORY, visit, given, keep)
+
+
+def _event_driven(network: Network) -> bool:
+    if events.suits(network) and not events.installed():
         _tell_once()
-        return layerwise
-    return partial(events, adapt=True)
+    return events.suits(network) and events.installed()
 
 
 @cache
