@@ -125,7 +125,7 @@ def apply_weights(op: Conv | Linear, x: Spikes, shape: tuple[int, ...]) -> Curre
     """The current of a convolution or linear layer over spikes."""
     if x.flat != (isinstance(op, Linear) and len(x.shape) > 1):
         return None
-    _, rows, cols = extent(x.shape)
+    inputs, rows, cols = extent(x.shape)
     channels, out_rows, out_cols = extent(shape)
     settings: list[tuple[int, int, int]] = [(1, 0, 1), (1, 0, 1)]  # stride, padding, dilation of rows and columns
     if isinstance(op, Linear):
@@ -135,7 +135,7 @@ def apply_weights(op: Conv | Linear, x: Spikes, shape: tuple[int, ...]) -> Curre
         weight, groups = op.weight.reshape(channels, -1, height, width), op.groups
         settings += zip(op.stride, op.padding, op.dilation)
     axes = settings[-2:]
-    depthwise = groups > 1 and groups == x.shape[0] == channels
+    depthwise = groups > 1 and groups == inputs == channels
     if len(x.views) > MOST_SOURCES or (groups > MOST_GROUPS and not depthwise):
         return None
     kernel = weight.shape[2:]
