@@ -16,7 +16,7 @@ test: $(READY)
 # The compiled core under the address and undefined-behaviour sanitizers. Python's own allocations at exit are no leaks.
 sanitize: $(READY) build/sanitized/.ready
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 EQUISPIKE_CORE=$$(echo build/sanitized/_core*.so) \
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 EQUISPIKE_EXAMPLES=40 EQUISPIKE_CORE=$$(echo build/sanitized/_core*.so) \
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_events.py
 
 build/sanitized/.ready: $(READY) $(CORE)

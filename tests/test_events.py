@@ -17,6 +17,7 @@ from test_simulate import one_layer, same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
+from equispike.simulation import actions
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
@@ -44,7 +45,7 @@ def test_events_are_stepwise_spike_for_spike(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
-        patch.setattr(planning, "ISA", data.draw(st.sampled_from(planning.core.instruction_sets())))  # type: ignore
+        patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for name in ("events", "auto"):
             same(es.simulate(network, images, T, coder, seed, engine=name, batch_size=batch), reference)
@@ -92,8 +93,8 @@ def test_wide_layers_and_awkward_geometries_are_exact(name: str, coder: Any, mon
     network, images = image_network(*WIDE[name]), dyadic(7, 3, 3, 8, 8, dtype=torch.float32)
     reference = es.simulate(network, images, 6, coder, engine="stepwise")
     assert 0 < float(reference.spike_rate[-1]) < 100
-    for isa in planning.core.instruction_sets():  # type: ignore[union-attr]
-        monkeypatch.setattr(planning, "ISA", isa)
+    for isa in actions.core.instruction_sets():  # type: ignore[union-attr]
+        monkeypatch.setattr(actions, "ISA", isa)
         same(es.simulate(network, images, 6, coder, engine="events"), reference)
 
 
@@ -126,7 +127,7 @@ def test_auto_computes_crowded_layers_densely() -> None:
     network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(network, spike)
-    state = planning.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {})
+    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {})
     engine._advance(state, first, 8, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
     state.fired["n"].append(torch.zeros(2, 8, dtype=torch.int32))
@@ -142,7 +143,7 @@ def test_events_refuse_what_the_core_does_not_know(dtype: torch.dtype) -> None:
 
 
 def test_without_a_core_auto_says_once_that_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "core", None)
+    monkeypatch.setattr(actions, "core", None)
     running._tell_once.cache_clear()
     with pytest.warns(UserWarning, match="without a C\\+\\+ compiler"):
         run = es.simulate(one_layer(), torch.ones(1, 3), 2)

@@ -11,8 +11,7 @@ from strategies import images_for, networks, seeds
 
 import equispike as es
 from equispike.calibrate import spike_norm
-from equispike.simulation import events, layerwise
-from equispike.simulation import plan as planning
+from equispike.simulation import actions, events, layerwise
 
 uncalibrated = networks(calibrated=False)
 STEPS = 7
@@ -68,7 +67,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
     if event_driven and not events.installed():
         pytest.skip("installed without a compiler: there is no core")
     runs: Counter[str] = Counter()
-    place, name = (planning, "_fire") if event_driven else (layerwise, "if_scan")
+    place, name = (actions, "fire") if event_driven else (layerwise, "if_scan")
     real = getattr(place, name)
 
     def counted(*args: Any, **options: Any) -> Any:

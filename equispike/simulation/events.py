@@ -14,9 +14,10 @@ from torch import Tensor
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
-from equispike.simulation import plan as planning
+from equispike.simulation import actions
+from equispike.simulation.actions import State
 from equispike.simulation.layout import to_features
-from equispike.simulation.plan import Plan, State, input_spike, plan
+from equispike.simulation.plan import Plan, input_spike, plan
 from equispike.simulation.record import Record
 
 LONGEST = 64
@@ -28,7 +29,7 @@ DENSE_ABOVE = 0.4
 
 def installed() -> bool:
     """Whether the core was compiled when the package was installed."""
-    return planning.core is not None
+    return actions.core is not None
 
 
 def suits(network: Network) -> bool:

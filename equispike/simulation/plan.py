@@ -7,83 +7,19 @@ the core cannot express is computed densely, for that node alone; views and curr
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from importlib import import_module
 from math import prod
-from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from equispike.functional.coding import Coder, Poisson
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout
-from equispike.simulation.layerwise import apply_over_time, fixed_values
-from equispike.simulation.layout import extent, pack, padded, to_features, to_positions, train_bytes, widen
+from equispike.simulation import actions
+from equispike.simulation.actions import SIGNS, Layer, State
+from equispike.simulation.layout import extent, train_bytes, widen
 from equispike.simulation.record import upstream
-from equispike.simulation.stepwise import initial_potentials
 from equispike.simulation.views import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
-
-
-def _load() -> ModuleType | None:
-    try:
-        return import_module("equispike.simulation._core")
-    except ImportError:  # installed without a compiler
-        return None
-
-
-core = _load()
-"""The compiled core, if there is one."""
-
-ISA: str = core.instruction_sets()[-1] if core else ""
-"""Instruction set that the core uses: the widest of this machine."""
-
-SLAB = 320 * 1024
-"""Bytes of weights that are to stay in the L2 cache."""
-
-_WIDTHS = 64, 32, 16  # output channels of a slab, as in the core
-_SIGNS = "+", "-"
-
-
-class State:
-    """What changes while a batch runs.
-
-    Attributes:
-        steps: of the present chunk; the next one starts where it stops.
-        trains: spikes of this chunk, by layer, and by sign of the input.
-        dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
-        v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise.
-        bases: of layers, the current that is there without spikes, where it is the same in every step.
-        fired: spikes of each chunk by image and step, (B, T'), int32, by layer.
-        readout: cumulative scores of each chunk, (T', B, classes), float64, behind those before the first step.
-        given: trains of all steps that are known, (T, B, positions, bytes).
-    """
-
-    def __init__(
-        self, network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int, given: Mapping[str, Tensor]
-    ) -> None:
-        self.network, self.images, self.given = network, images.contiguous(), given
-        op = network.input
-        self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
-        self.steps = range(1, 1)
-        self.trains: dict[str, Tensor] = {}
-        self.fixed = fixed_values(network, self.images, indices, coder, seed)
-        self.dense: dict[str, Tensor] = {}
-        self.bases: dict[Layer, Tensor] = {}
-        needed = upstream(network, given) - given.keys()
-        self.v = {
-            name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].contiguous()
-            for name, v in initial_potentials(network, indices, seed).items()
-            if name in needed
-        }
-        self.counts = {name: torch.zeros_like(v) for name, v in self.v.items()}
-        self.fired: dict[str, list[Tensor]] = {name: [] for name in self.v}
-        last = network.nodes[-1].name
-        self.readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
-
-    def value(self, name: str) -> Tensor:
-        """Dense value of a node in this chunk."""
-        return self.fixed[name] if name in self.fixed else self.dense[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +76,14 @@ def plan(
     for node in network.nodes:
         if node.name in needed:
             (planner.replay if node.name in given else planner.add)(node)
-    actions = planner.actions
-    # What the readout reads stays for whoever observes it.
-    last = {name: i for i, action in enumerate(actions[:-1]) for name in action.reads}
+    *found, score = planner.actions
+    last = {name: i for i, action in enumerate(found) for name in action.reads}
     dead: dict[int, list[str]] = {}
     for name, i in last.items():
-        if name not in actions[-1].reads:
+        if name not in score.reads:  # what the readout reads stays for whoever observes it
             dead.setdefault(i, []).append(name)
-    actions = [replace(action, last_read=tuple(dead.get(i, ()))) for i, action in enumerate(actions)]
-    return Plan(tuple(actions), _peak(actions), planner.events)
+    done = [replace(action, last_read=tuple(dead.get(i, ()))) for i, action in enumerate(found)] + [score]
+    return Plan(tuple(done), _peak(done), planner.events)
 
 
 def input_spike(network: Network, coder: Coder) -> float | None:
@@ -161,10 +96,10 @@ def input_spike(network: Network, coder: Coder) -> float | None:
     return op.amplitude if coder.scale is None else op.amplitude * (coder.scale / op.scale)
 
 
-def _peak(actions: list[Action]) -> int:
+def _peak(done: list[Action]) -> int:
     sizes: dict[str, int] = {}
     peak = 1
-    for action in actions:
+    for action in done:
         for name, size in action.writes.items():  # a name may stand for a train and for its dense value
             sizes[name] = sizes.get(name, 0) + size
         peak = max(peak, sum(sizes.values()))
@@ -196,7 +131,7 @@ class _Planner:
             self._fire(node, op)
         elif isinstance(op, Readout):
             self._densify(node.inputs[0])
-            self._act(node, partial(_score, name=node.inputs[0], scale=op.scale), node.inputs, {})
+            self._act(node, partial(actions.score, name=node.inputs[0], scale=op.scale), node.inputs, {})
         elif isinstance(op, Input):
             self._input(node)
         elif self.fixed.issuperset(node.inputs):
@@ -209,12 +144,12 @@ class _Planner:
         else:
             for source in node.inputs:
                 self._densify(source)
-            self._compute(node, partial(_apply, node=node), node.inputs)
+            self._compute(node, partial(actions.apply, node=node), node.inputs)
 
     def replay(self, node: Node) -> None:
         """The train of a neuron layer comes from the state."""
         assert isinstance(node.op, Neuron)
-        self._act(node, partial(_replay, name=node.name), (), self._train_size(node.name, node.name))
+        self._act(node, partial(actions.replay, name=node.name), (), self._train_size(node.name, node.name))
         self._spikes(node, node.op)
 
     def _spikes(self, node: Node, op: Neuron) -> None:
@@ -229,7 +164,7 @@ class _Planner:
         layer = Layer(current, self.network.dtype)
         theta = threshold.reshape(-1).expand(extent(current.shape)[0])
         theta = widen(theta, layer.channels, value=torch.inf)
-        fire = partial(_fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
+        fire = partial(actions.fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
         self._act(node, fire, self._reads(current), self._train_size(name, name))
         self._spikes(node, op)
 
@@ -237,12 +172,12 @@ class _Planner:
         name, shape = node.name, self.network.shapes[node.name]
         if self.spike:
             sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype)
-            writes = {train: size for s in _SIGNS for train, size in self._train_size(name + s, name).items()}
-            self._act(node, partial(_encode, name=name), (), writes)
-            views = (whole(name + sign, shape, size) for sign, size in zip(_SIGNS, sizes))
+            writes = {train: size for s in SIGNS for train, size in self._train_size(name + s, name).items()}
+            self._act(node, partial(actions.encode, name=name), (), writes)
+            views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
             self.values[name] = Spikes(tuple(views), shape)
         elif self.spike is None:
-            self._compute(node, partial(_present, name=name), ())
+            self._compute(node, partial(actions.present, name=name), ())
         else:
             self.fixed.add(name)
             self.dense.add(name)
@@ -281,7 +216,7 @@ class _Planner:
         value = self.values[name]
         current = as_current(value) if isinstance(value, Spikes) else value
         layer = Layer(current, self.network.dtype)
-        self._compute(self.network[name], partial(_emit, name=name, layer=layer), self._reads(current))
+        self._compute(self.network[name], partial(actions.emit, name=name, layer=layer), self._reads(current))
 
     def _act(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...], writes: Mapping[str, int]) -> None:
         reads = tuple(name for name in dict.fromkeys(reads) if name not in self.fixed)
@@ -309,93 +244,3 @@ def _events(current: Current, op: Conv | Linear) -> dict[str, float]:
         reads = prod(float((ranges[..., 1] - ranges[..., 0]).sum()) for ranges in (term.rows, term.cols))
         found[term.train] = found.get(term.train, 0.0) + reads / (rows * cols) * term.extent[0] / op.weight[0].numel()
     return found
-
-
-class Layer:
-    """A current as the core computes it."""
-
-    def __init__(self, current: Current, dtype: torch.dtype) -> None:
-        assert core is not None
-        self.dense, self.shape = current.dense, current.shape
-        channels, rows, cols = extent(current.shape)
-        self.channels, self.positions = padded(channels), rows * cols
-        depth = sum(term.weight.shape[0] * term.weight.shape[1] for term in current.gathers)
-        fitting = (w for w in _WIDTHS if not self.channels % w and depth * w * dtype.itemsize <= SLAB)
-        width = next(fitting, _WIDTHS[-1])
-        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width)
-        self.trains = [term.train for term in (*current.gathers, *current.taps)]
-        for term in current.gathers:
-            self.core.gather(term.extent, term.rows, term.cols)
-        if current.gathers:
-            weight = torch.cat([term.weight.flatten(0, 1) for term in current.gathers])
-            weight = widen(weight, self.channels).view(depth, -1, width).movedim(1, 0)
-            self.core.set_weights(weight.contiguous())
-        for term in current.taps:
-            self.core.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
-        bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
-        self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
-
-    def inputs(self, state: State) -> tuple[list[Tensor], Tensor]:
-        """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1."""
-        return [state.trains[name] for name in self.trains], self._base(state)
-
-    def _base(self, state: State) -> Tensor:
-        if self in state.bases:
-            return state.bases[self]
-        base = self.bias
-        for name, coefficient in self.dense:
-            base = base + to_positions(state.value(name), self.channels) * coefficient
-        base = base.contiguous()
-        if all(name in state.fixed for name, _ in self.dense):
-            state.bases[self] = base
-        return base
-
-
-def _fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
-    """Neurons, and the current that drives them, in the core."""
-    batch, steps = len(state.images), len(state.steps)
-    fired = torch.zeros(batch, steps, dtype=torch.int32)
-    positions, size = train_bytes(layer.shape)
-    train = torch.zeros(batch, positions, steps, size, dtype=torch.uint8)
-    neurons = threshold, hard, state.v[name], state.counts[name], fired, train
-    layer.core.fire(*layer.inputs(state), *neurons, torch.get_num_threads(), ISA)
-    state.fired[name].append(fired)
-    state.trains[name] = train
-
-
-def _emit(state: State, name: str, layer: Layer) -> None:
-    """The dense value of a node whose current or spikes the core has."""
-    currents = state.images.new_empty(len(state.images), layer.positions, len(state.steps), layer.channels)
-    layer.core.emit(*layer.inputs(state), currents, torch.get_num_threads(), ISA)
-    value = to_features(currents, layer.shape)
-    state.dense[name] = value.reshape(*value.shape[:2], *state.network.shapes[name])
-
-
-def _replay(state: State, name: str) -> None:
-    known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
-    state.trains[name] = known.permute(1, 2, 0, 3).contiguous()
-
-
-def _encode(state: State, name: str) -> None:
-    """Spikes of the input, those of either sign as a train of their own."""
-    currents = state.encode(steps=state.steps)
-    for sign, fires in zip(_SIGNS, (currents > 0, currents < 0)):
-        state.trains[name + sign] = pack(fires)
-
-
-def _present(state: State, name: str) -> None:
-    """The input of a coder whose values are not spikes of one size."""
-    state.dense[name] = state.encode(steps=state.steps)
-
-
-def _apply(state: State, node: Node) -> None:
-    """A linear operation on dense values."""
-    inputs = [state.value(name) for name in node.inputs]
-    state.dense[node.name] = apply_over_time(node, inputs, len(state.steps))
-
-
-def _score(state: State, name: str, scale: float) -> None:
-    """Scores of each step, summed up over time."""
-    value = state.value(name).double() * scale
-    value = value.expand(len(state.steps), *value.shape[1:])
-    state.readout.append(value.cumsum(0) + state.readout[-1][-1:])
