@@ -6,6 +6,7 @@ per network, says which layers the core runs; what it cannot run is computed den
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -91,6 +92,8 @@ def observe(
 ) -> None:
     """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``events``."""
     wanted = plan(network, input_spike(network, coder), given=frozenset(given))
+    *before_scores, _ = wanted.actions
+    wanted = replace(wanted, actions=tuple(before_scores))
     state = State(network, images, indices, coder, seed, given)
     while state.steps.stop <= timesteps:
         _advance(state, wanted, timesteps, memory, keep)

@@ -50,17 +50,17 @@ def to_features(value: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def pack(fires: Tensor) -> Tensor:
     """The train of spikes (T', B, *shape), bool."""
-    _, size = train_bytes(tuple(fires.shape[2:]))
-    bits = to_positions(fires.to(torch.uint8), 8 * size)
-    bits = bits.view(*bits.shape[:-1], size, 8)
-    return (bits << _places(fires.device)).sum(-1, dtype=torch.uint8).contiguous()
+    time, batch, *shape = fires.shape
+    positions, size = train_bytes(tuple(shape))
+    bits = fires.reshape(time, batch, shape[0], positions).permute(1, 3, 0, 2).to(torch.uint8).contiguous()
+    train = bits.new_zeros(batch, positions, time, size)
+    for place in range(8):
+        own = bits[..., place::8]
+        train[..., : own.shape[-1]] |= own << place
+    return train
 
 
 def unpack(train: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Spikes in {0, 1} of a train, (T', B, *shape)."""
-    bits = (train[..., None] >> _places(train.device)) & 1
+    bits = (train[..., None] >> torch.arange(8, dtype=torch.uint8, device=train.device)) & 1
     return to_features(bits.flatten(-2), shape).to(dtype)
-
-
-def _places(device: torch.device) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=device)
