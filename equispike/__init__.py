@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from equispike.export.checkpoint import save as save
     from equispike.functional.coding import Constant as Constant
     from equispike.functional.coding import Poisson as Poisson
+    from equispike.graph.exact import quantize as quantize
     from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
     from equispike.graph.network import Network as Network
     from equispike.graph.trace import trace as trace
@@ -55,6 +56,7 @@ _PLACES = {
     ),
     "export.checkpoint": ("load", "save"),
     "functional.coding": ("Constant", "Poisson"),
+    "graph.exact": ("quantize",),
     "graph.lossy": ("max_pool_to_avg",),
     "graph.network": ("Network",),
     "graph.trace": ("trace",),
