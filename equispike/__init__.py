@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
     from equispike.graph.network import Network as Network
     from equispike.graph.trace import trace as trace
+    from equispike.simulation.early_exit import Certain as Certain
+    from equispike.simulation.early_exit import Stable as Stable
     from equispike.simulation.run import Run as Run
     from equispike.simulation.run import simulate as simulate
 
@@ -60,6 +62,7 @@ _PLACES = {
     "graph.lossy": ("max_pool_to_avg",),
     "graph.network": ("Network",),
     "graph.trace": ("trace",),
+    "simulation.early_exit": ("Certain", "Stable"),
     "simulation.run": ("Run", "simulate"),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}

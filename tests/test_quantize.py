@@ -18,6 +18,7 @@ from equispike.graph.exact import fold_amplitudes, quantize
 from equispike.graph.grid import sum_bits, to_grid, window_sizes
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
+from equispike.simulation.events import installed
 from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.run import Run
 from equispike.simulation.stepwise import steps
@@ -25,6 +26,7 @@ from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
 T = 12
+FAST: list[Any] = ["layerwise", *(["events"] if installed() else [])]
 coders = st.sampled_from([es.Constant(), es.Poisson()])
 
 
@@ -71,14 +73,15 @@ def neuron(threshold: float = 1.0, **options: Any) -> Neuron:
 
 @given(networks(form="any"), coders, seeds, st.integers(4, 16), st.sampled_from([1, 2, 64]), st.integers(1, T))
 @settings(max_examples=20)
-def test_layerwise_is_stepwise_whatever_the_batch_and_chunk(
+def test_engines_agree_whatever_the_batch_and_chunk(
     network: Network, coder: Any, seed: int, bits: int, batch: int, chunk: int
 ) -> None:
     network = on_grid(network, seed, bits)
     images = torch.rand(3, *network.input.shape, generator=torch.Generator().manual_seed(seed)) * 2.2 - 1.1
     memory = bytes_per_step(network) * min(batch, 3) * chunk
-    run = es.simulate(network, images, T, coder, seed, engine="layerwise", batch_size=batch, memory=memory)
-    same(run, es.simulate(network, images, T, coder, seed, engine="stepwise"))
+    reference = es.simulate(network, images, T, coder, seed, engine="stepwise")
+    for engine in FAST:
+        same(es.simulate(network, images, T, coder, seed, engine=engine, batch_size=batch, memory=memory), reference)
 
 
 @given(networks(form="any"), coders, seeds, st.integers(4, 12))

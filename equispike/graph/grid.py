@@ -192,7 +192,7 @@ def window_sizes(op: AvgPool, space: tuple[int, ...]) -> set[int]:
         starts = starts[starts < size]  # in ceil mode, torch drops a window that would begin behind the features
         low, high = (0, size) if not op.count_include_pad else (-padding, size + padding)
         windows = windows[..., None] * ((starts + kernel).clamp(max=high) - starts.clamp(min=low))
-    return {int(n) for n in windows.flatten().unique()}
+    return {int(n) for n in windows.flatten()}
 
 
 def _levels(op: Neuron) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ from equispike.functional.coding import Coder
 from equispike.graph.network import Network, Node
 from equispike.simulation.layerwise import apply_over_time, fixed_values
 from equispike.simulation.layout import extent, pack, padded, to_features, to_positions, train_bytes, widen
-from equispike.simulation.record import upstream
-from equispike.simulation.stepwise import initial_potentials
+from equispike.simulation.record import Moment, upstream
+from equispike.simulation.stepwise import beginning
 from equispike.simulation.views import Current
 
 
@@ -53,12 +53,20 @@ class State:
     """
 
     def __init__(
-        self, network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int, given: Mapping[str, Tensor]
+        self,
+        network: Network,
+        images: Tensor,
+        indices: Tensor,
+        coder: Coder,
+        seed: int,
+        given: Mapping[str, Tensor],
+        start: Moment | None = None,
     ) -> None:
         self.network, self.images, self.given = network, images.contiguous(), given
         op = network.input
         self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
-        self.steps = range(1, 1)
+        start = start or beginning(network, indices, seed)
+        self.steps = range(start.step + 1, start.step + 1)
         self.trains: dict[str, Tensor] = {}
         self.fixed = fixed_values(network, self.images, indices, coder, seed)
         self.dense: dict[str, Tensor] = {}
@@ -66,13 +74,19 @@ class State:
         needed = upstream(network, given) - given.keys()
         self.v = {
             name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].contiguous()
-            for name, v in initial_potentials(network, indices, seed).items()
+            for name, v in start.potentials.items()
             if name in needed
         }
         self.counts = {name: torch.zeros_like(v) for name, v in self.v.items()}
         self.fired: dict[str, list[Tensor]] = {name: [] for name in self.v}
-        last = network.nodes[-1].name
-        self.readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
+        self.readout = [start.scores[None]]
+
+    @property
+    def moment(self) -> Moment:
+        """Where the run can go on."""
+        shapes = self.network.shapes
+        potentials = {name: to_features(v[:, :, None], shapes[name])[0] for name, v in self.v.items()}
+        return Moment(self.steps.stop - 1, potentials, self.readout[-1][-1])
 
     def value(self, name: str) -> Tensor:
         """Dense value of a node in this chunk."""

@@ -19,7 +19,7 @@ from equispike.simulation import actions
 from equispike.simulation.actions import State
 from equispike.simulation.layout import to_features
 from equispike.simulation.plan import Plan, input_spike, plan
-from equispike.simulation.record import Record
+from equispike.simulation.record import Moment, Record
 
 LONGEST = 64
 """Steps of one chunk at most: more save little, and the lists of events would leave the caches."""
@@ -46,9 +46,10 @@ def events(
     coder: Coder,
     seed: int,
     memory: int,
+    start: Moment | None = None,
     adapt: bool = False,
 ) -> Record:
-    """Run one batch for T steps, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
+    """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     With ``adapt``, layers whose input turns out to spike so often that the dense operation is faster are computed
     densely from the next chunk on, and event-driven again when it calms down.
@@ -63,7 +64,7 @@ def events(
         )
     spike = input_spike(network, coder)
     present = first = plan(network, spike)
-    state = State(network, images, indices, coder, seed, {})
+    state = State(network, images, indices, coder, seed, {}, start)
     while state.steps.stop <= timesteps:
         _advance(state, present, timesteps, memory, {})
         if adapt:
@@ -75,6 +76,7 @@ def events(
             for name, count in state.counts.items()
         },
         {name: torch.cat(fired, dim=1).T.contiguous() for name, fired in state.fired.items()},
+        state.moment,
     )
 
 

@@ -19,18 +19,27 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout
 from equispike.simulation.layout import pack, unpack
-from equispike.simulation.record import Record, upstream
-from equispike.simulation.stepwise import initial_potentials
+from equispike.simulation.record import Moment, Record, upstream
+from equispike.simulation.stepwise import beginning, initial_potentials
 
 
 def layerwise(
-    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, memory: int
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    start: Moment | None = None,
 ) -> Record:
-    """Run one batch for T steps, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
+    """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
+    start = start or beginning(network, indices, seed)
+    v = dict(start.potentials)
     counts: dict[str, Tensor] = {}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
     last = network.nodes[-1].name
-    readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
+    readout = [start.scores[None]]
 
     def record(name: str, value: Tensor) -> None:
         if name in spikes:
@@ -43,11 +52,12 @@ def layerwise(
             readout.append(value.cumsum(0) + readout[-1][-1:])
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
-    propagate(network, images, indices, timesteps, coder, seed, chunk, record)
+    propagate(network, images, indices, timesteps, coder, seed, chunk, record, v=v, done=start.step)
     return Record(
         torch.cat(readout[1:]).to(images.dtype),
         {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
         {name: torch.cat(layer) for name, layer in spikes.items()},
+        Moment(timesteps, v, readout[-1][-1]),
     )
 
 
@@ -61,22 +71,25 @@ def propagate(
     chunk: int,
     visit: Callable[[str, Tensor], None],
     given: Mapping[str, Tensor] | None = None,
+    v: dict[str, Tensor] | None = None,
+    done: int = 0,
 ) -> None:
-    """Run T steps in chunks and show every value to ``visit(name, value)``, chunk by chunk.
+    """Run up to step T in chunks and show every value to ``visit(name, value)``, chunk by chunk.
 
     A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
     of the readout. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
     need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
+    Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
     """
     network, images, given = _channels_last(network), images.contiguous(), given or {}
     needed = upstream(network, given)
-    v = initial_potentials(network, indices, seed)
+    v = initial_potentials(network, indices, seed) if v is None else v
     fixed = fixed_values(network, images, indices, coder, seed)
     for name, value in fixed.items():
         visit(name, value)
     running = [node for node in network.nodes if node.name in needed]
     readers = Counter(name for node in running if node.name not in given for name in set(node.inputs))
-    for start in range(1, timesteps + 1, chunk):
+    for start in range(done + 1, timesteps + 1, chunk):
         steps = range(start, min(start + chunk, timesteps + 1))
         values, waiting = dict(fixed), dict(readers)
         for node in running:
