@@ -8,19 +8,22 @@ once. Memory is that of one chunk; the potentials carry over from chunk to chunk
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from equispike.functional.coding import Coder
-from equispike.functional.integrate import if_scan
+from equispike.functional.integrate import Reset, if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout
 from equispike.simulation.layout import pack, unpack
 from equispike.simulation.record import Moment, Record, upstream
 from equispike.simulation.stepwise import beginning, initial_potentials
+
+Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
 
 
 def layerwise(
@@ -82,7 +85,7 @@ def propagate(
     Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
     """
     network, images, given = _channels_last(network), images.contiguous(), given or {}
-    needed = upstream(network, given)
+    needed, scan = upstream(network, given), _scan(network.device.type, network.dtype)
     v = initial_potentials(network, indices, seed) if v is None else v
     fixed = fixed_values(network, images, indices, coder, seed)
     for name, value in fixed.items():
@@ -104,7 +107,7 @@ def propagate(
                 elif isinstance(op, Neuron):
                     threshold, _ = calibrated(node.name, op)
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
-                    value, v[node.name] = if_scan(current, threshold, op.reset, v[node.name])
+                    value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
                 elif isinstance(op, Readout):
                     value = inputs[0].expand(len(steps), *inputs[0].shape[1:]).double() * op.scale
                 else:
@@ -161,6 +164,17 @@ def apply_over_time(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     if isinstance(node.op, Conv) and value.ndim == 4:  # of one input channel, a convolution ignores its kernel's format
         value = value.contiguous(memory_format=torch.channels_last)
     return value.reshape(time, batch, *value.shape[1:])
+
+
+@cache
+def _scan(device: str, dtype: torch.dtype) -> Scan:
+    """One kernel on GPUs, where torch comes with Triton; else a loop over the steps."""
+    if device == "cuda" and dtype in (torch.float32, torch.float64):
+        try:
+            return import_module("equispike.simulation.fused").fused_scan
+        except ImportError:
+            return if_scan
+    return if_scan
 
 
 def _blocks(value: Tensor, leading: int) -> Tensor:
