@@ -27,7 +27,9 @@ def network_and_images(name: str, batch: int, percent: float, weights: str | Non
     if weights is None and name != "cnn7":
         model, source = build(model_name), "random weights"
     else:
-        model, source = load_model(weights or model_name)[0], weights or "trained weights of the package"
+        model, card = load_model(weights or model_name)
+        source = f"trained: {weights}" if weights else "trained weights of the package"
+        data = data.normalised() if card.get("normalised") else data
     calibration = data.train.take(32).floats()
     with torch.no_grad():
         network = convert(model, calibration, DataNorm(99.9))

@@ -31,15 +31,22 @@ class Timing:
 
     Attributes:
         seconds: of each repeat.
+        cpu_seconds: processor time of each repeat, over all threads; on one thread it is what a machine that nobody
+            else uses would take.
         disagreement: largest difference of a layer's spikes from those of the first contender, over the latter.
     """
 
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
     disagreement: float
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def cpu(self) -> float:
+        return statistics.median(self.cpu_seconds)
 
 
 def in_turns(contenders: Mapping[str, Contender], repeats: int, tolerance: float) -> dict[str, Timing]:
@@ -61,13 +68,16 @@ def in_turns(contenders: Mapping[str, Contender], repeats: int, tolerance: float
                 f"{name}: its spikes differ by {worst:.2%} in a layer, more than {tolerance:.2%}. "
                 "Give it the same thresholds, reset and input before comparing times"
             )
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             run()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: Timing(tuple(taken), disagreements[name]) for name, taken in seconds.items()}
+            taken[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return {
+        name: Timing(tuple(wall for wall, _ in pairs), tuple(cpu for _, cpu in pairs), disagreements[name])
+        for name, pairs in taken.items()
+    }
 
 
 def disagreement(reference: Spikes, spikes: Spikes) -> float:
@@ -129,26 +139,18 @@ def plain_loop(network: Network, images: Tensor, timesteps: int) -> Contender:
 
 
 def table(timings: Mapping[str, Timing], work: int) -> str:
-    """One line per contender: median, range, throughput, and time over that of the fastest.
+    """One line per contender: median, range, throughput, processor time, and the latter over that of the fastest.
 
     Args:
         timings: of ``in_turns``.
         work: images x steps of one run.
     """
-    best = min(timing.median for timing in timings.values())
-    rows = [("", "median s", "min .. max s", "image-steps/s", "x fastest", "spikes differ")]
+    best = min(timing.cpu for timing in timings.values())
+    rows = [("", "median s", "min .. max s", "image-steps/s", "cpu s", "x fastest", "spikes differ")]
     for name, t in timings.items():
         spread = f"{min(t.seconds):.3f} .. {max(t.seconds):.3f}"
-        rows.append(
-            (
-                name,
-                f"{t.median:.3f}",
-                spread,
-                f"{work / t.median:,.0f}",
-                f"{t.median / best:.1f}",
-                f"{t.disagreement:.3%}",
-            )
-        )
+        cells = f"{t.median:.3f}", spread, f"{work / t.median:,.0f}", f"{t.cpu:.3f}", f"{t.cpu / best:.1f}"
+        rows.append((name, *cells, f"{t.disagreement:.3%}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -188,7 +190,13 @@ def with_spike_rate(network: Network, images: Tensor, percent: float, timesteps:
 def summary(timings: Mapping[str, Timing], known: Mapping[str, object]) -> dict[str, object]:
     """Everything measured and under which conditions, as JSON-able data."""
     measured = {
-        name: {"median": t.median, "seconds": list(t.seconds), "disagreement": t.disagreement}
+        name: {
+            "median": t.median,
+            "seconds": list(t.seconds),
+            "cpu_median": t.cpu,
+            "cpu_seconds": list(t.cpu_seconds),
+            "disagreement": t.disagreement,
+        }
         for name, t in timings.items()
     }
     return {**known, "n": len(next(iter(timings.values())).seconds), "measured": measured}

@@ -152,8 +152,8 @@ def quantize(network: Network, bits: int = 12, timesteps: int = 1) -> Network:
     Args:
         network: calibrated.
         bits: of a weight with its sign, 4 to 16.
-        timesteps: steps T for which potentials are proved exact too, whatever the spikes; that often takes float64. Past
-            it, potentials of more than 2**24 grid steps, thousands of thresholds away from firing, could be rounded.
+        timesteps: steps T for which potentials are proved exact too, whatever the spikes; that often takes float64.
+            Past it, potentials of more than 2**24 grid steps, thousands of thresholds from firing, could be rounded.
     Raises:
         ConversionError: bits out of range, no thresholds, an average pool of windows that differ in size, or sums that
             not even float64 holds.
