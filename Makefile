@@ -3,14 +3,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CORE := CMakeLists.txt $(wildcard equispike/simulation/csrc/*)
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test sanitize lint docs clean
 
 demo: $(READY)
 	$(BIN)/equispike demo --out equispike-demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST)
+
+# The compiled core under the address and undefined-behaviour sanitizers. Python's own allocations at exit are no leaks.
+sanitize: $(READY) build/sanitized/.ready
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 EQUISPIKE_EXAMPLES=40 EQUISPIKE_CORE=$$(echo build/sanitized/_core*.so) \
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_events.py
+
+build/sanitized/.ready: $(READY) $(CORE)
+	$(BIN)/python -m pip install -q --disable-pip-version-check cmake ninja nanobind
+	$(BIN)/cmake -S . -B build/sanitized -G Ninja -DEQUISPIKE_SANITIZE=ON \
+	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	    -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)"
+	$(BIN)/cmake --build build/sanitized
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -20,11 +35,12 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
-# Without a virtual environment, or after a change of the dependencies. The constraints hold pip to the tested torch.
-$(READY): pyproject.toml constraints.txt
+# Without a virtual environment, or after a change of the dependencies or of the compiled core. The constraints hold pip to
+# the tested torch.
+$(READY): pyproject.toml constraints.txt $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis equispike-demo
+	rm -rf $(VENV) build docs/_build .pytest_cache .ruff_cache .hypothesis equispike-demo

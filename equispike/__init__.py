@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from equispike.export.checkpoint import save as save
     from equispike.functional.coding import Constant as Constant
     from equispike.functional.coding import Poisson as Poisson
+    from equispike.graph.exact import quantize as quantize
     from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
     from equispike.graph.network import Network as Network
     from equispike.graph.trace import trace as trace
+    from equispike.simulation.early_exit import Certain as Certain
+    from equispike.simulation.early_exit import Stable as Stable
     from equispike.simulation.run import Run as Run
     from equispike.simulation.run import simulate as simulate
 
@@ -55,9 +58,11 @@ _PLACES = {
     ),
     "export.checkpoint": ("load", "save"),
     "functional.coding": ("Constant", "Poisson"),
+    "graph.exact": ("quantize",),
     "graph.lossy": ("max_pool_to_avg",),
     "graph.network": ("Network",),
     "graph.trace": ("trace",),
+    "simulation.early_exit": ("Certain", "Stable"),
     "simulation.run": ("Run", "simulate"),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}

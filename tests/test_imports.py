@@ -19,7 +19,7 @@ LAYERS = (
     {"simulation"},
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results"},
-    {"report", "cluster", "demo", "diagnosis"},
+    {"report", "cluster", "demo", "diagnosis", "bench"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""

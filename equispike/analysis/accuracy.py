@@ -12,6 +12,7 @@ from equispike.errors import DataError, SimulationError
 from equispike.functional.coding import Coder, Constant
 from equispike.graph.network import Network
 from equispike.progress import track
+from equispike.simulation.early_exit import Stop
 from equispike.simulation.run import BATCH, MEMORY, EngineName, Run, check_arguments, simulate, spike_rate
 
 
@@ -29,6 +30,7 @@ class Evaluation:
         images: how many.
         seeds: of each run; one run only where nothing is drawn.
         seconds: spent simulating.
+        steps: mean steps that an image was run for.
     """
 
     accuracy: Tensor
@@ -39,6 +41,7 @@ class Evaluation:
     images: int
     seeds: tuple[int, ...]
     seconds: float
+    steps: float
 
     @property
     def mean(self) -> Tensor:
@@ -86,6 +89,7 @@ def evaluate(
     batch_size: int = BATCH,
     memory: int = MEMORY,
     label: str = "evaluating",
+    stop: Stop | None = None,
 ) -> Evaluation:
     """Simulate labelled images and keep the accuracy of every step; memory does not grow with their number.
 
@@ -107,7 +111,7 @@ def evaluate(
     seeds = tuple(range(seed, seed + (runs if drawn else 1)))
     right, ties = (torch.zeros(len(seeds), timesteps, dtype=torch.float64) for _ in range(2))
     spikes = {name: torch.zeros(len(seeds), timesteps, dtype=torch.int64) for name in network.neurons}
-    total = trained = 0
+    total = trained = steps = 0
     seconds = 0.0
     known = length_hint(batches) * len(seeds)  # 0 of what has no length
     work = ((batch, n) for batch in read(batches, network.input.shape, "test batch") for n in range(len(seeds)))
@@ -116,12 +120,13 @@ def evaluate(
             raise DataError("test batch: comes without labels. Pass (images, labels) pairs")
         labels = labels.cpu()
         indices = torch.arange(total, total + len(images))
-        run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory)
+        run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory, stop=stop)
         right[n] += (run.predictions.cpu() == labels).double().sum(1)
         ties[n] += (run.ties.cpu() * len(images)).round()
         for name, layer in run.spikes.items():
             spikes[name][n] += layer.sum(1, dtype=torch.int64).cpu()
         seconds += run.seconds
+        steps += int(run.steps.sum())
         if n == len(seeds) - 1:
             with torch.no_grad():
                 trained += int((network(network.check_images(images)).argmax(1).cpu() == labels).sum())
@@ -138,4 +143,5 @@ def evaluate(
         total,
         seeds,
         seconds,
+        steps / len(seeds) / total,
     )

@@ -1,8 +1,11 @@
 """Thresholds from the spikes that each layer really receives: SPIKE-NORM (Sengupta 2019) and RMP (Han 2020)."""
 
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Literal
 
 import torch
@@ -18,8 +21,9 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.graph.residual import residual_neurons
 from equispike.progress import track
-from equispike.simulation.layerwise import bytes_per_step, propagate
-from equispike.simulation.run import BATCH, MEMORY, simulate
+from equispike.simulation.layout import train_bytes
+from equispike.simulation.record import upstream
+from equispike.simulation.run import BATCH, observe, simulate
 
 Residual = Literal["measured", "unity"]
 
@@ -45,6 +49,8 @@ class SpikeNorm:
         seed: of the coder's draws.
         residual: thresholds of the layers in residual blocks and of the layers that read their sums: "measured", as
             those of all layers, or "unity" (see ``graph.residual``).
+        memory: bytes of spikes to keep of layers that are done, as bits, so that no layer runs twice: what is more goes
+            into temporary files, and where the disk is short too, layers run again. Thresholds do not depend on it.
     """
 
     timesteps: int = 2500
@@ -53,6 +59,7 @@ class SpikeNorm:
     seed: int = 0
     readout: ReadoutKind = "spikes"
     residual: Residual = "measured"
+    memory: int = field(default=2**30, repr=False)
 
     def __post_init__(self) -> None:
         if self.timesteps < 1:
@@ -77,12 +84,13 @@ class SpikeNorm:
                 'residual="unity": no two paths of this network meet in a sum. Use residual="measured"'
             )
         thresholds = Thresholds()
+        parts = [_Part(network.check_images(x), i.to(network.device)) for x, i in _parts(held)]
         for number, name in enumerate(network.neurons, start=1):
             if name in unity:
                 threshold = torch.tensor(float(_size_of_spikes(network, name)), dtype=torch.float64)
             else:
                 label = f"{name} ({number} of {len(network.neurons)})"
-                threshold = self._largest_current(_up_to(network, name), held, label)
+                threshold = self._largest_current(network, name, parts, label)
                 if threshold <= 0:
                     raise silent(name, "weighted spike input")
             thresholds[name] = threshold.to(network.device, network.dtype)
@@ -90,22 +98,37 @@ class SpikeNorm:
             thresholds[name] = network.thresholds[name]  # below a ceiling, if the layer has one
         return thresholds
 
-    def _largest_current(self, prefix: Network, held: list[Batch], label: str) -> Tensor:
-        statistic, source = Maximum(), prefix.nodes[-1].inputs[0]
-        state = statistic.init(prefix.device)
+    def _largest_current(self, network: Network, name: str, parts: list["_Part"], label: str) -> Tensor:
+        statistic, prefix = Maximum(), _up_to(network, name)
+        state = statistic.init(network.device)
 
-        def visit(name: str, value: Tensor) -> None:
+        def visit(value: Tensor) -> None:
             nonlocal state
-            if name == source:
-                state = statistic.update(state, value)
+            state = statistic.update(state, value)
 
-        parts = list(_parts(held))
         with torch.no_grad():
-            for images, indices in track(parts, label, len(parts)):
-                x, i = prefix.check_images(images), indices.to(prefix.device)
-                chunk = max(1, min(self.timesteps, MEMORY // (bytes_per_step(prefix) * len(x))))
-                propagate(prefix, x, i, self.timesteps, self.coder, self.seed, chunk, visit)
+            for part in track(parts, label, len(parts)):
+                keep = self._reserve(network, name, part, sum(p.size for p in parts))
+                run = prefix, part.images, part.indices, self.timesteps, self.coder, self.seed
+                observe(*run, visit, part.trains, keep)
+                part.trains |= keep
+                later = _needed_later(network, name, part.trains)
+                part.trains = {layer: train for layer, train in part.trains.items() if layer in later}
         return statistic.value(state)
+
+    def _reserve(self, network: Network, name: str, part: "_Part", used: int) -> dict[str, Tensor]:
+        """Room for the spikes of layers that run now and that later ones need, as far as there is any."""
+        prefix = _up_to(network, name)
+        running = (upstream(prefix, part.trains) - part.trains.keys()) & prefix.neurons.keys()
+        later = _needed_later(network, name, {*part.trains, *running})
+        keep: dict[str, Tensor] = {}
+        for layer in prefix.neurons:
+            if layer in running and layer in later:
+                shape = (self.timesteps, len(part.images), *train_bytes(network.shapes[layer]))
+                if (room := _room(prod(shape), used, self.memory)) is not None:
+                    keep[layer] = room.view(shape)
+                    used += room.nbytes
+        return keep
 
 
 @dataclass(frozen=True)
@@ -119,7 +142,7 @@ class RMP:
         scale: in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial`` steps,
             is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are
             ``validation``, or else the calibration images, which must then come with labels; never test images.
-        timesteps, coder, seed, residual: as in :class:`SpikeNorm`.
+        timesteps, coder, seed, residual, memory: as in :class:`SpikeNorm`.
     """
 
     scale: float | None = 0.8
@@ -132,6 +155,7 @@ class RMP:
     tolerance: float = 0.005
     readout: ReadoutKind = "spikes"
     residual: Residual = "measured"
+    memory: int = field(default=2**30, repr=False)
 
     def __post_init__(self) -> None:
         _check_residual(self.residual)
@@ -145,7 +169,10 @@ class RMP:
         """Thresholds by layer, multiplied by the scale, which they carry. CalibrationError as in SpikeNorm."""
         held = hold(batches, network.input.shape)
         labelled = self._labelled(network, held) if self.scale is None else []
-        measured = SpikeNorm(self.timesteps, "subtract", self.coder, self.seed, residual=self.residual)(network, held)
+        measure = SpikeNorm(
+            self.timesteps, "subtract", self.coder, self.seed, residual=self.residual, memory=self.memory
+        )
+        measured = measure(network, held)
         return self._choose(network, measured, labelled) if self.scale is None else scaled(measured, self.scale)
 
     def __str__(self) -> str:
@@ -213,6 +240,38 @@ def _size_of_spikes(network: Network, name: str) -> Tensor | float:
         if isinstance(node.op, Neuron) and node.op.amplitude is not None:
             return node.op.amplitude
     return node.op.amplitude
+
+
+@dataclass
+class _Part:
+    """Some images, their numbers, and the spikes of the layers that are needed again (see ``observe``)."""
+
+    images: Tensor
+    indices: Tensor
+    trains: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def size(self) -> int:
+        return sum(train.nbytes for train in self.trains.values())
+
+
+def _needed_later(network: Network, name: str, known: Collection[str]) -> set[str]:
+    """What the last layer, if that is not ``name``, still needs if the spikes of the known ones are there."""
+    *_, last = network.neurons
+    return upstream(_up_to(network, last), known) if last != name else set()
+
+
+def _room(size: int, used: int, memory: int) -> Tensor | None:
+    """So many bytes: in memory, or where that is used up in a temporary file, or None if the disk is short too."""
+    if used + size <= memory:
+        return torch.empty(size, dtype=torch.uint8)
+    if used + size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
+        return None
+    try:
+        with tempfile.NamedTemporaryFile(prefix="equispike-") as file:  # the mapping keeps the file's contents
+            return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+    except (OSError, RuntimeError):  # a system that does not open or delete such a file
+        return None
 
 
 def _up_to(network: Network, name: str) -> Network:

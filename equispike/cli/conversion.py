@@ -209,7 +209,7 @@ def evaluate(
     runs: Annotated[int, Parameter(help="Repeats with other seeds; mean and deviation are shown.")] = 1,
     seed: Seed = 0,
     engine: Annotated[
-        Literal["auto", "layerwise", "stepwise"], Parameter(help="stepwise is the slow reference.")
+        Literal["auto", "events", "layerwise", "stepwise"], Parameter(help="stepwise is the slow reference.")
     ] = "auto",
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every number to this file.")] = None,
     plot: Annotated[Path | None, Parameter(help="Draw accuracy and spike rate against T to this PNG.")] = None,

@@ -29,7 +29,12 @@ VERSION = 1
 OPS: dict[str, type[Op]] = {
     op.__name__: op for op in (Input, Conv, Linear, AvgPool, Flatten, Pad, Add, Concat, Neuron, Readout)
 }
-POSITIVE: dict[type, tuple[str, ...]] = {Input: ("scale", "amplitude"), Neuron: ("threshold", "amplitude", "ceiling")}
+POSITIVE: dict[type, tuple[str, ...]] = {
+    Input: ("scale", "amplitude", "step"),
+    Neuron: ("threshold", "amplitude", "ceiling"),
+}
+ADDED: dict[type, dict[str, object]] = {Input: {"step": None}}
+"""Fields that the first files of this version lack, and what they mean there."""
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]
 
@@ -159,7 +164,7 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
 def _node(item: Any, tensors: Mapping[str, Tensor]) -> Node:
     kind = OPS[item["op"]]
     hints = typing.get_type_hints(kind)
-    given = dict(item["fields"])
+    given = {**ADDED.get(kind, {}), **_mapping(f"{item['name']}.fields", item["fields"])}
     if given.keys() != hints.keys():
         raise ValueError(f"{item['name']}: fields {sorted(given)} where {sorted(hints)} are expected")
     fields = {name: _value(f"{item['name']}.{name}", hint, given[name], tensors) for name, hint in hints.items()}

@@ -135,7 +135,11 @@ class Network:
         return dict(evaluate(self, self.check_images(x), keep))
 
     def check_images(self, x: Tensor) -> Tensor:
-        """The images in the network's type and on its device; SimulationError if shape or values are not usable."""
+        """The images in the network's type, on its device and on its input's grid, if it has one.
+
+        Raises:
+            SimulationError: shape or values are not usable.
+        """
         expected = self.input.shape
         if x.ndim == 0 or tuple(x.shape[1:]) != expected:
             raise SimulationError(
@@ -145,7 +149,7 @@ class Network:
         x = x.to(self.device, self.dtype)
         if not bool(torch.isfinite(x).all()):
             raise SimulationError("images hold NaN or infinity: check the loading and the normalisation of the data")
-        return x
+        return self.input.on_grid(x)
 
     def table(self) -> list[Row]:
         """One row per node."""

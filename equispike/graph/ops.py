@@ -24,14 +24,20 @@ class Input:
         shape: features of one image, without the batch.
         scale: largest absolute pixel seen in calibration, which a Poisson coder maps to one spike in every step.
         amplitude: size of one input spike in the network's own units (``scale`` in the activation form, 1 balanced).
+        step: images are rounded to multiples of it and saturate at ``scale``; None takes them as they are.
     """
 
     shape: tuple[int, ...]
     scale: float = 1.0
     amplitude: float = 1.0
+    step: float | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         return x if self.amplitude == self.scale else x * (self.amplitude / self.scale)
+
+    def on_grid(self, x: Tensor) -> Tensor:
+        """The images (B, *features) as they enter the network."""
+        return x if self.step is None else (x / self.step).round().mul(self.step).clamp(-self.scale, self.scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,29 +6,43 @@ once. Memory is that of one chunk; the potentials carry over from chunk to chunk
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from equispike.functional.coding import Coder
-from equispike.functional.integrate import if_scan
+from equispike.functional.integrate import Reset, if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout
-from equispike.simulation.record import Record
-from equispike.simulation.stepwise import initial_potentials
+from equispike.simulation.layout import pack, unpack
+from equispike.simulation.record import Moment, Record, upstream
+from equispike.simulation.stepwise import beginning, initial_potentials
+
+Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
 
 
 def layerwise(
-    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    start: Moment | None = None,
 ) -> Record:
-    """Run one batch for T steps, ``chunk`` steps at a time. The record is that of ``stepwise``."""
+    """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
+    start = start or beginning(network, indices, seed)
+    v = dict(start.potentials)
     counts: dict[str, Tensor] = {}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
     last = network.nodes[-1].name
-    readout = [images.new_zeros(1, len(images), *network.shapes[last], dtype=torch.float64)]
+    readout = [start.scores[None]]
 
     def record(name: str, value: Tensor) -> None:
         if name in spikes:
@@ -40,11 +54,13 @@ def layerwise(
         elif name == last:
             readout.append(value.cumsum(0) + readout[-1][-1:])
 
-    propagate(network, images, indices, timesteps, coder, seed, chunk, record)
+    chunk = steps_per_chunk(network, len(images), timesteps, memory)
+    propagate(network, images, indices, timesteps, coder, seed, chunk, record, v=v, done=start.step)
     return Record(
         torch.cat(readout[1:]).to(images.dtype),
         {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
         {name: torch.cat(layer) for name, layer in spikes.items()},
+        Moment(timesteps, v, readout[-1][-1]),
     )
 
 
@@ -57,46 +73,89 @@ def propagate(
     seed: int,
     chunk: int,
     visit: Callable[[str, Tensor], None],
+    given: Mapping[str, Tensor] | None = None,
+    v: dict[str, Tensor] | None = None,
+    done: int = 0,
 ) -> None:
-    """Run T steps in chunks and show every value to ``visit(name, value)``, chunk by chunk.
+    """Run up to step T in chunks and show every value to ``visit(name, value)``, chunk by chunk.
 
     A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
-    of the readout. What is fixed in time is shown once, with T' = 1.
+    of the readout. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
+    need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
+    Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
     """
-    network, images = _channels_last(network), images.contiguous()
-    v = initial_potentials(network, indices, seed)
-    fixed = _fixed(network, images, indices, coder, seed)
+    network, images, given = _channels_last(network), images.contiguous(), given or {}
+    needed, scan = upstream(network, given), _scan(network.device.type, network.dtype)
+    v = initial_potentials(network, indices, seed) if v is None else v
+    fixed = fixed_values(network, images, indices, coder, seed)
     for name, value in fixed.items():
         visit(name, value)
-    readers = {name: len(nodes) for name, nodes in network.consumers.items()}
-    for start in range(1, timesteps + 1, chunk):
+    running = [node for node in network.nodes if node.name in needed]
+    readers = Counter(name for node in running if node.name not in given for name in set(node.inputs))
+    for start in range(done + 1, timesteps + 1, chunk):
         steps = range(start, min(start + chunk, timesteps + 1))
         values, waiting = dict(fixed), dict(readers)
-        for node in network.nodes:
+        for node in running:
+            op, sources = node.op, () if node.name in given else node.inputs
             if node.name not in fixed:
-                op, inputs = node.op, [values[name] for name in node.inputs]
-                if isinstance(op, Input):
+                inputs = [values[name] for name in sources]
+                if node.name in given:
+                    train = given[node.name][start - 1 : steps.stop - 1].permute(1, 2, 0, 3)
+                    value = unpack(train.to(images.device), network.shapes[node.name], network.dtype)
+                elif isinstance(op, Input):
                     value = coder.encode(images, indices, steps, seed, op.scale, op.amplitude)
                 elif isinstance(op, Neuron):
                     threshold, _ = calibrated(node.name, op)
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
-                    value, v[node.name] = if_scan(current, threshold, op.reset, v[node.name])
+                    value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
                 elif isinstance(op, Readout):
                     value = inputs[0].expand(len(steps), *inputs[0].shape[1:]).double() * op.scale
                 else:
-                    value = _apply(node, inputs, len(steps))
+                    value = apply_over_time(node, inputs, len(steps))
                 visit(node.name, value)
                 if isinstance(op, Neuron) and op.amplitude is not None and bool((op.amplitude != 1).any()):
                     value.mul_(op.amplitude)
                 values[node.name] = value
                 del inputs, value
-            for name in set(node.inputs):
+            for name in set(sources):
                 waiting[name] -= 1
                 if not waiting[name]:
                     del values[name]
 
 
-def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
+def observe(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    visit: Callable[[Tensor], None],
+    given: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> None:
+    """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``layerwise``."""
+    source, steps = network.nodes[-1].inputs[0], dict.fromkeys(keep, 0)
+
+    def choose(name: str, value: Tensor) -> None:
+        if name == source:
+            visit(value)
+        if name in keep:
+            first = steps[name]
+            steps[name] += len(value)
+            keep[name][first : steps[name]] = pack(value != 0).permute(2, 0, 1, 3)
+
+    chunk = steps_per_chunk(network, len(images), timesteps, memory)
+    propagate(network, images, indices, timesteps, coder, seed, chunk, choose, given)
+
+
+def steps_per_chunk(network: Network, batch: int, timesteps: int, memory: int) -> int:
+    """Steps whose values fit into ``memory`` bytes, at least one."""
+    return max(1, min(timesteps, memory // (bytes_per_step(network) * batch)))
+
+
+def apply_over_time(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     """A linear operation over time and batch at once; inputs (T', B, ...) with T' = 1 for what is fixed in time."""
     if len(inputs) > 1:
         inputs = [x.expand(steps, *x.shape[1:]) for x in inputs]
@@ -105,6 +164,17 @@ def _apply(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     if isinstance(node.op, Conv) and value.ndim == 4:  # of one input channel, a convolution ignores its kernel's format
         value = value.contiguous(memory_format=torch.channels_last)
     return value.reshape(time, batch, *value.shape[1:])
+
+
+@cache
+def _scan(device: str, dtype: torch.dtype) -> Scan:
+    """One kernel on GPUs, where torch comes with Triton; else a loop over the steps."""
+    if device == "cuda" and dtype in (torch.float32, torch.float64):
+        try:
+            return import_module("equispike.simulation.fused").fused_scan
+        except ImportError:
+            return if_scan
+    return if_scan
 
 
 def _blocks(value: Tensor, leading: int) -> Tensor:
@@ -116,7 +186,7 @@ def _blocks(value: Tensor, leading: int) -> Tensor:
     return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
 
 
-def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
+def fixed_values(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
     """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons."""
     fixed: dict[str, Tensor] = {}
     for node in network.nodes:
@@ -124,7 +194,7 @@ def _fixed(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed
         if isinstance(op, Input) and coder.constant:
             fixed[node.name] = coder.encode(images, indices, range(1, 2), seed, op.scale, op.amplitude)
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
-            fixed[node.name] = _apply(node, [fixed[name] for name in node.inputs], 1)
+            fixed[node.name] = apply_over_time(node, [fixed[name] for name in node.inputs], 1)
     return fixed
 
 

@@ -1,10 +1,32 @@
-"""What an engine hands back for one batch of images, and how batches join."""
+"""What an engine hands back for one batch of images, how batches join, and what a record of spikes saves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from equispike.functional.coding import Coder
+from equispike.graph.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """A batch between two steps: all that the steps behind it depend on.
+
+    Attributes:
+        step: the step before; 0 at the beginning.
+        potentials: V of every neuron layer that runs, (B, *features).
+        scores: cumulative class scores, (B, classes), float64.
+    """
+
+    step: int
+    potentials: Mapping[str, Tensor]
+    scores: Tensor
+
+    def of(self, chosen: Tensor) -> "Moment":
+        """The same moment of some of the images: a mask (B,) or their places."""
+        return Moment(self.step, {name: v[chosen] for name, v in self.potentials.items()}, self.scores[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,11 +37,18 @@ class Record:
         readout: cumulative class score after each step, (T, B, classes).
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
         spikes: spikes of each layer in each step, by layer, (T, B), int32.
+        end: where the run can go on.
     """
 
     readout: Tensor
     counts: Mapping[str, Tensor]
     spikes: Mapping[str, Tensor]
+    end: Moment
+
+
+Engine = Callable[[Network, Tensor, Tensor, int, Coder, int, int, Moment | None], Record]
+"""(network, images, indices, timesteps, coder, seed, memory, start): one batch from ``start`` (None: the first step) up
+to step T, with ``memory`` bytes for one chunk's values."""
 
 
 def join(records: Sequence[Record]) -> Record:
@@ -31,4 +60,18 @@ def join(records: Sequence[Record]) -> Record:
         torch.cat([record.readout for record in records], dim=1),
         {name: torch.cat([record.counts[name] for record in records]) for name in first.counts},
         {name: torch.cat([record.spikes[name] for record in records], dim=1) for name in first.spikes},
+        Moment(
+            first.end.step,
+            {name: torch.cat([record.end.potentials[name] for record in records]) for name in first.end.potentials},
+            torch.cat([record.end.scores for record in records]),
+        ),
     )
+
+
+def upstream(network: Network, given: Collection[str]) -> set[str]:
+    """Nodes that have to be known for the readout if the spikes of the ``given`` layers are; these among them."""
+    needed = {network.nodes[-1].name}
+    for node in reversed(network.nodes):
+        if node.name in needed and node.name not in given:
+            needed.update(node.inputs)
+    return needed

@@ -2,9 +2,10 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Literal
 
 import torch
@@ -15,13 +16,17 @@ from equispike.functional.coding import Coder, Constant, predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import MaxPool
-from equispike.simulation.layerwise import bytes_per_step, layerwise
-from equispike.simulation.record import Record, join
+from equispike.simulation import events, layerwise
+from equispike.simulation.early_exit import Stop, until_settled
+from equispike.simulation.record import Engine, Record, join
 from equispike.simulation.stepwise import stepwise
 
-EngineName = Literal["auto", "stepwise", "layerwise"]
-Engine = Callable[[Network, Tensor, Tensor, int, Coder, int, int], Record]
-ENGINES: Mapping[str, Engine] = {"stepwise": stepwise, "layerwise": layerwise, "auto": layerwise}
+EngineName = Literal["auto", "stepwise", "layerwise", "events"]
+ENGINES: Mapping[str, Engine] = {
+    "stepwise": stepwise,
+    "layerwise": layerwise.layerwise,
+    "events": events.events,
+}
 
 MEMORY = 32 * 2**20
 """Default budget for one chunk's values, in bytes. Larger chunks leave the caches and run slower on a CPU."""
@@ -40,6 +45,7 @@ class Run:
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
         spikes: spikes of each layer in each step, by layer, (T, B), int32.
         neurons: number of neurons, by layer.
+        steps: that each image was run for, (B,), int64: all T, unless ``stop`` ended it before.
         seconds: duration of the simulation.
         mismatch: share of neurons whose count differs from the specification's (``stepwise``), over the images that
             ``verify`` asked for; None if it asked for none.
@@ -49,6 +55,7 @@ class Run:
     counts: Mapping[str, Tensor]
     spikes: Mapping[str, Tensor]
     neurons: Mapping[str, int]
+    steps: Tensor
     seconds: float
     mismatch: float | None = None
 
@@ -94,6 +101,7 @@ def simulate(
     batch_size: int = BATCH,
     memory: int = MEMORY,
     verify: int = 0,
+    stop: Stop | None = None,
 ) -> Run:
     """Run a converted network as spikes.
 
@@ -105,10 +113,15 @@ def simulate(
         seed: of the Poisson draws and random initial potentials, in [0, 2**64).
         indices: the images' numbers in their data set, (B,), default 0, 1, ...; they key the draws, so that a batch
             or a shard draws what the whole run would.
-        engine: "stepwise" is the specification; "layerwise" does the same faster; "auto" chooses.
+        engine: "stepwise" is the specification; the others do the same faster: "layerwise" by one dense operation for
+            many steps, "events" by additions where there are spikes (on CPUs, if its core was compiled). "auto"
+            chooses: events where it can, but for layers that spike too much.
         batch_size: images simulated together. Results do not depend on it, but for the last bit of float sums.
         memory: budget in bytes for the values of one chunk of steps.
         verify: re-run this many of the images in ``stepwise`` and report the share of neurons that differ.
+        stop: end an image early: ``Certain()``, when no class can overtake the first any more, or ``Stable(steps)``,
+            when its prediction has not changed for that long. Looked at every 16 steps; behind the end of an image, its
+            scores stay and its neurons are silent.
     Raises:
         SimulationError: wrong shapes, values, indices or arguments.
         ConversionError: the network has no thresholds.
@@ -129,20 +142,24 @@ def simulate(
         raise SimulationError(f"indices of type {indices.dtype}: give integers")
     indices = indices.to(images.device, torch.int64)
     size = min(batch_size, len(images))
-    chunk = max(1, min(timesteps, memory // (bytes_per_step(network) * size)))
+    chosen = ENGINES[engine] if engine != "auto" else automatic(network)
+
+    def run(engine: Engine, x: Tensor, i: Tensor) -> tuple[Record, Tensor]:
+        if stop is not None:
+            return until_settled(engine, network, x, i, timesteps, coder, seed, memory, stop)
+        return engine(network, x, i, timesteps, coder, seed, memory, None), torch.full_like(i, timesteps)
+
     began = time.perf_counter()
     with torch.no_grad():
-        records = [
-            ENGINES[engine](network, x, i, timesteps, coder, seed, chunk)
-            for x, i in (
-                (images[start : start + size], indices[start : start + size]) for start in range(0, len(images), size)
-            )
-        ]
+        batches = (
+            (images[start : start + size], indices[start : start + size]) for start in range(0, len(images), size)
+        )
+        records, steps = zip(*(run(chosen, x, i) for x, i in batches), strict=True)
         record = join(records)
         seconds = time.perf_counter() - began
-        mismatch = _mismatch(network, record, images[:verify], indices[:verify], timesteps, coder, seed)
+        mismatch = _mismatch(record, run(stepwise, images[:verify], indices[:verify])[0]) if verify else None
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    return Run(record.readout, record.counts, record.spikes, neurons, seconds, mismatch)
+    return Run(record.readout, record.counts, record.spikes, neurons, torch.cat(steps), seconds, mismatch)
 
 
 def check_arguments(network: Network, timesteps: int, engine: str, batch_size: int, memory: int) -> None:
@@ -151,8 +168,8 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
         raise SimulationError(f"timesteps: {timesteps} is less than 1. A network needs at least one step to answer")
     if batch_size < 1 or memory < 1:
         raise SimulationError(f"batch_size {batch_size} and memory {memory} must both be at least 1")
-    if engine not in ENGINES:
-        raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(ENGINES))}")
+    if engine != "auto" and engine not in ENGINES:
+        raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(['auto', *ENGINES]))}")
     for node in network.nodes:
         if isinstance(node.op, MaxPool):
             raise SimulationError(f"{node.name} (MaxPool): does not run on spikes. Convert the model first")
@@ -160,6 +177,48 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
         raise SimulationError("the network has no neuron layer: nothing in it spikes")
     for name, op in network.neurons.items():
         calibrated(name, op)
+
+
+def automatic(network: Network) -> Engine:
+    """The fastest engine that can run this network here."""
+    return partial(events.events, adapt=True) if _event_driven(network) else layerwise.layerwise
+
+
+def observe(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    visit: Callable[[Tensor], None],
+    given: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> None:
+    """Show what the readout reads to ``visit``, chunk by chunk, (T', B, *features), or T' = 1 if it is fixed in time.
+
+    Args:
+        network, images, indices, timesteps, coder, seed: one batch, as for an engine.
+        given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
+        keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
+    """
+    engine = events.observe if _event_driven(network) else layerwise.observe
+    engine(network, images, indices, timesteps, coder, seed, MEMORY, visit, given, keep)
+
+
+def _event_driven(network: Network) -> bool:
+    if events.suits(network) and not events.installed():
+        _tell_once()
+    return events.suits(network) and events.installed()
+
+
+@cache
+def _tell_once() -> None:
+    warnings.warn(
+        "equispike was installed without a C++ compiler, so its event-driven engine is missing and simulations run in "
+        "the slower 'layerwise'. Install a compiler (g++ or clang++), then equispike again",
+        stacklevel=4,
+    )
 
 
 def spike_rate(spikes: Tensor, neurons: int, images: int) -> Tensor:
@@ -173,11 +232,7 @@ def sum_layers(spikes: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([layer.sum(1, dtype=torch.int64) for layer in spikes.values()]).sum(0)
 
 
-def _mismatch(
-    network: Network, record: Record, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int
-) -> float | None:
-    if not len(images):
-        return None
-    reference = stepwise(network, images, indices, timesteps, coder, seed, 1)
-    differing = sum(int((record.counts[name][: len(images)] != c).sum()) for name, c in reference.counts.items())
+def _mismatch(record: Record, reference: Record) -> float:
+    """Share of neurons whose count differs, over the images that the reference holds."""
+    differing = sum(int((record.counts[name][: len(c)] != c).sum()) for name, c in reference.counts.items())
     return differing / sum(c.numel() for c in reference.counts.values())

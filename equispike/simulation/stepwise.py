@@ -10,33 +10,55 @@ from equispike.functional.integrate import if_step
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout
-from equispike.simulation.record import Record
+from equispike.simulation.record import Moment, Record
 
 
 def stepwise(
-    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int, chunk: int
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    start: Moment | None = None,
 ) -> Record:
-    """Run one batch for T steps; ``chunk`` is without effect here. Every other engine must give the same record."""
-    total = images.new_zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
+    """Run one batch up to step T; ``memory`` is without effect here. Every other engine must give the same record.
+
+    A ``start`` in the middle gives the record of the steps behind it.
+    """
+    start = start or beginning(network, indices, seed)
+    v, total = dict(start.potentials), start.scores
     readout: list[Tensor] = []
     counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
-    for values in steps(network, images, indices, timesteps, coder, seed):
+    for values in steps(network, images, indices, timesteps, coder, seed, v, start.step):
         total = total + values[network.nodes[-1].name]
         readout.append(total.to(images.dtype))
         for name in network.neurons:
             fired = (values[name] != 0).to(torch.int32)
             counts[name] += fired
             spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
-    return Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()})
+    end = Moment(timesteps, v, total)
+    return Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()}, end)
 
 
 def steps(
-    network: Network, images: Tensor, indices: Tensor, timesteps: int, coder: Coder, seed: int
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    v: dict[str, Tensor] | None = None,
+    done: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield every node's value, step after step: currents of linear nodes, spikes (0 or the amplitude) of neurons."""
-    v = initial_potentials(network, indices, seed)
-    for t in range(1, timesteps + 1):
+    """Yield every node's value, step after step: currents of linear nodes, spikes (0 or the amplitude) of neurons.
+
+    Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
+    """
+    v = initial_potentials(network, indices, seed) if v is None else v
+    for t in range(done + 1, timesteps + 1):
         values: dict[str, Tensor] = {}
         for node in network.nodes:
             op, inputs = node.op, [values[name] for name in node.inputs]
@@ -50,6 +72,13 @@ def steps(
             else:
                 values[node.name] = op(*inputs)
         yield values
+
+
+def beginning(network: Network, indices: Tensor, seed: int) -> Moment:
+    """The moment before the first step."""
+    classes = network.shapes[network.nodes[-1].name]
+    scores = torch.zeros(len(indices), *classes, dtype=torch.float64, device=network.device)
+    return Moment(0, initial_potentials(network, indices, seed), scores)
 
 
 def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str, Tensor]:

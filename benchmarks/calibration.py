@@ -1,0 +1,84 @@
+"""How long does SPIKE-NORM take, against the literal algorithm that simulates the prefix again for every layer?
+
+Both set the same thresholds, which is checked. The literal loop grows with the square of the depth.
+
+    python benchmarks/calibration.py --network vgg16 --images 32 --timesteps 100
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from networks import NETWORKS
+from torch import Tensor
+
+from equispike import bench
+from equispike.calibrate.method import with_thresholds
+from equispike.calibrate.spike_norm import SpikeNorm
+from equispike.conversion import prepare
+from equispike.functional.coding import Poisson
+from equispike.graph.network import Network
+from equispike.simulation.layerwise import propagate, steps_per_chunk
+from equispike.zoo.data import load
+from equispike.zoo.models import build
+from equispike.zoo.store import load_model
+
+
+def literal(network: Network, images: Tensor, timesteps: int) -> dict[str, Tensor]:
+    """For each layer in order: run everything before it for all steps, and take the largest current."""
+    thresholds: dict[str, Tensor] = {}
+    for name in network.neurons:
+        source, largest = network[name].inputs[0], torch.zeros((), dtype=network.dtype)
+        position = next(i for i, node in enumerate(network.nodes) if node.name == name)
+        readout = network.nodes[-1]
+        prefix = Network((*network.nodes[:position], type(readout)(readout.name, readout.op, (source,))))
+
+        def visit(seen: str, value: Tensor, source: str = source) -> None:
+            nonlocal largest
+            if seen == source:
+                largest = torch.maximum(largest, value.max())
+
+        chunk = steps_per_chunk(prefix, len(images), timesteps, 32 * 2**20)
+        propagate(prefix, images, torch.arange(len(images)), timesteps, Poisson(), 0, chunk, visit)
+        thresholds[name] = largest
+        network = with_thresholds(network, {name: largest}, "zero")
+    return thresholds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=list(NETWORKS), default="cnn7")
+    parser.add_argument("--weights")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--timesteps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-literal", action="store_true", help="time the package alone, for the full case")
+    arguments = parser.parse_args()
+    model_name, data_name = NETWORKS[arguments.network]
+    trained = arguments.weights or (model_name if arguments.network == "cnn7" else None)
+    model = load_model(trained)[0] if trained else build(model_name)
+    images = load(data_name).train.take(arguments.images).floats()
+    network, _ = prepare(model, images)
+    method = SpikeNorm(arguments.timesteps)
+    seconds: dict[str, list[float]] = {"equispike": [], "literal": []}
+    with torch.no_grad():
+        for _ in range(arguments.repeats):
+            began = time.perf_counter()
+            found = method(network, images)
+            seconds["equispike"].append(time.perf_counter() - began)
+            if not arguments.no_literal:
+                began = time.perf_counter()
+                expected = literal(network, images, arguments.timesteps)
+                seconds["literal"].append(time.perf_counter() - began)
+                for name, threshold in expected.items():
+                    torch.testing.assert_close(found[name], threshold, rtol=1e-4, atol=0.0)
+    for name, taken in seconds.items():
+        if taken:
+            print(f"{name:>10}: median {sorted(taken)[len(taken) // 2]:.2f} s  ({min(taken):.2f} .. {max(taken):.2f})")
+    known = bench.conditions(network, images, arguments.timesteps, float("nan"))
+    print(json.dumps({"network": arguments.network, **known, "spike_rate": None, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

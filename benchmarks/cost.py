@@ -1,0 +1,77 @@
+"""How does the time of a simulation grow with steps, batch, spike rate, width and depth?
+
+One thing is varied at a time around batch 8, T = 64, 3.5 %, and the plain loop runs in turn with the package's engines.
+Draws cost.png and prints one JSON line.
+
+    python benchmarks/cost.py --out cost.png
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+from torch import Tensor
+
+from equispike import bench
+from equispike.calibrate.data_norm import DataNorm
+from equispike.conversion import convert
+from equispike.graph.network import Network
+from equispike.zoo.data import load
+from equispike.zoo.models import vgg
+
+START = {"steps": 64, "batch": 8, "spike rate": 3.5, "width": 0.25, "depth": 11}
+VARIED: dict[str, tuple[float, ...]] = {
+    "steps": (16, 32, 64, 128, 256),
+    "batch": (1, 2, 8, 32),
+    "spike rate": (1, 2, 3.5, 7, 15, 30),
+    "width": (0.125, 0.25, 0.5),
+    "depth": (11, 13, 16, 19),
+}
+
+
+def cases() -> Iterator[tuple[str, float, Network, Tensor, int]]:
+    data = load("cifar10")
+    calibration = data.train.take(16).floats()
+    for quantity, values in VARIED.items():
+        for value in values:
+            case = {**START, quantity: value}
+            model = vgg(int(case["depth"]), width=case["width"])
+            network = convert(model, calibration, DataNorm(99.9))
+            network = bench.with_spike_rate(network, calibration[:4], case["spike rate"])
+            yield quantity, value, network, data.test.take(int(case["batch"])).floats(), int(case["steps"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("cost.png"))
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found: dict[str, dict[float, dict[str, float]]] = {}
+    for quantity, value, network, images, steps in cases():
+        contenders = {
+            "plain torch loop": bench.plain_loop(network, images, steps),
+            "layerwise": bench.ours(network, images, steps, "layerwise"),
+            "auto": bench.ours(network, images, steps, "auto"),
+        }
+        timings = bench.in_turns(contenders, arguments.repeats, tolerance=0.02)
+        found.setdefault(quantity, {})[value] = {name: timing.median for name, timing in timings.items()}
+        print(
+            f"{quantity} {value:g}: " + ", ".join(f"{name} {t.median:.3f} s" for name, t in timings.items()), flush=True
+        )
+    figure, axes = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3.5), layout="constrained")
+    for axis, (quantity, points) in zip(axes, found.items(), strict=True):
+        for name in next(iter(points.values())):
+            axis.loglog(list(points), [times[name] for times in points.values()], "o-", label=name)
+        axis.set(xlabel=quantity, ylabel="seconds")
+    axes[0].legend()
+    figure.savefig(arguments.out, dpi=120)
+    print(json.dumps({"start": START, "seconds": found, "n": arguments.repeats}))
+
+
+if __name__ == "__main__":
+    main()

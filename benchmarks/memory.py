@@ -1,0 +1,69 @@
+"""How much memory does a simulation take, and does it grow with T?
+
+Each contender runs once in a process of its own; what counts is the peak of that process above what it held before the
+simulation began (peak resident set, as the kernel reports it).
+
+    python benchmarks/memory.py --network vgg16 --batch 64 --timesteps 64 2048 --only auto spikingjelly-multi
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+
+OURS = "auto", "events", "layerwise", "plain torch loop"
+
+
+def peak() -> float:
+    """Largest resident set of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(network: str, weights: str | None, batch: int, timesteps: int, name: str) -> dict[str, float]:
+    import peers
+    from networks import network_and_images
+
+    from equispike import bench
+
+    converted, images, _ = network_and_images(network, batch, 3.5, weights)
+    if name == "plain torch loop":
+        run = bench.plain_loop(converted, images, timesteps)
+    elif name in OURS:
+        run = bench.ours(converted, images, timesteps, name)  # type: ignore[arg-type]
+    else:
+        run = peers.contenders(converted, images, timesteps)[name]
+    before = peak()
+    run()
+    return {"before": before, "peak": peak(), "simulation": peak() - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
+    parser.add_argument("--weights")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--only", nargs="*", default=["auto", "layerwise", "plain torch loop"])
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        (timesteps,), (name,) = arguments.timesteps, arguments.only
+        print(json.dumps(measure(arguments.network, arguments.weights, arguments.batch, timesteps, name)))
+        return
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    print(f"{arguments.network}, batch {arguments.batch}: MiB of the simulation (of the process)")
+    for name in arguments.only:
+        for timesteps in arguments.timesteps:
+            own = ["--network", arguments.network, "--batch", str(arguments.batch), "--timesteps", str(timesteps)]
+            own += ["--weights", arguments.weights] if arguments.weights else []
+            command = [sys.executable, __file__, "--child", *own, "--only", name]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            result = json.loads(done.stdout.splitlines()[-1])
+            found.setdefault(name, {})[timesteps] = result
+            print(f"{name:>20}  T = {timesteps:>5}  {result['simulation']:8,.0f}  ({result['peak']:,.0f})", flush=True)
+    print(json.dumps({"network": arguments.network, "batch": arguments.batch, "MiB": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Networks and images to measure on."""
+
+import torch
+from torch import Tensor
+
+from equispike.bench import with_spike_rate
+from equispike.calibrate.data_norm import DataNorm
+from equispike.conversion import convert
+from equispike.errors import DataError
+from equispike.graph.network import Network
+from equispike.zoo.data import load
+from equispike.zoo.models import build
+from equispike.zoo.store import load_model
+
+NETWORKS = {
+    "vgg16": ("vgg16-cifar10", "cifar10"),
+    "resnet20": ("resnet20-cifar10", "cifar10"),
+    "cnn7": ("mnist-cnn", "mnist-sample"),
+}
+"""Name -> model and data set. Weights are trained where the package or --weights has them, else random, and said so."""
+
+
+def network_and_images(name: str, batch: int, percent: float, weights: str | None) -> tuple[Network, Tensor, str]:
+    """A converted network whose layers spike at about this rate, real images, and where the weights come from."""
+    model_name, data_name = NETWORKS[name]
+    data = load(data_name)
+    if weights is None and name != "cnn7":
+        model, source = build(model_name), "random weights"
+    else:
+        model, card = load_model(weights or model_name)
+        source = f"trained: {weights}" if weights else "trained weights of the package"
+        data = data.normalised() if card.get("normalised") else data
+    calibration = data.train.take(32).floats()
+    with torch.no_grad():
+        network = convert(model, calibration, DataNorm(99.9))
+    if batch > len(data.test):
+        raise DataError(f"batch: {batch} is more than the {len(data.test)} test images of {data_name}")
+    return with_spike_rate(network, calibration[:4], percent), data.test.take(batch).floats(), source

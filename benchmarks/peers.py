@@ -1,0 +1,126 @@
+"""The same network in other packages: their neurons and their handling of time, this package's weights and operations.
+
+Every peer runs the converted network in the balanced form (spikes of size 1), soft reset, constant input. Dense
+operations are torch's in all of them. A peer that is not installed is left out.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equispike.bench import Contender, Spikes
+from equispike.graph.exact import rescale
+from equispike.graph.network import Network
+from equispike.graph.ops import Input, Neuron, Readout
+
+
+def spikingjelly(step_mode: str) -> Callable[[float], torch.nn.Module]:
+    from spikingjelly.activation_based import neuron
+
+    return lambda threshold: neuron.IFNode(v_threshold=threshold, v_reset=None, step_mode=step_mode, detach_reset=True)
+
+
+class SnnTorch(torch.nn.Module):
+    """snnTorch's leaky neuron without leak."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        import snntorch
+
+        self.neuron: Any = snntorch.Leaky(beta=1.0, threshold=threshold, reset_mechanism="subtract", init_hidden=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neuron(x)
+
+    def reset(self) -> None:
+        self.neuron.mem = torch.zeros(0)
+
+
+class Sinabs(torch.nn.Module):
+    """Sinabs' IAF for (T, B, ...), one spike per step at most; it takes (B, T, ...)."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        from sinabs.activation import MembraneSubtract, SingleSpike
+        from sinabs.layers import IAF
+
+        self.neuron: Any = IAF(
+            spike_threshold=torch.tensor(threshold), spike_fn=SingleSpike, reset_fn=MembraneSubtract(), min_v_mem=None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neuron(x.transpose(0, 1)).transpose(0, 1)
+
+    def reset(self) -> None:
+        self.neuron.reset_states()
+
+
+def peer(network: Network, images: Tensor, timesteps: int, make: Callable[[float], Any], multi_step: bool) -> Contender:
+    """A peer's neurons in the network: step by step, or with all steps through each layer before the next."""
+    balanced = rescale(network, "balanced")
+    neurons = {name: make(float(op.threshold)).eval() for name, op in balanced.neurons.items()}
+    x = balanced.check_images(images) / balanced.input.scale
+
+    @torch.inference_mode()
+    def run() -> Spikes:
+        for neuron in neurons.values():
+            neuron.reset()
+        totals = dict.fromkeys(neurons, 0.0)
+        blocks = [x.expand(timesteps, *x.shape)] if multi_step else [x] * timesteps
+        for block in blocks:
+            values: dict[str, Tensor] = {}
+            for node in balanced.nodes:
+                op, inputs = node.op, [values[name] for name in node.inputs]
+                if isinstance(op, Input):
+                    values[node.name] = block
+                elif isinstance(op, Neuron):
+                    spikes = neurons[node.name](inputs[0])
+                    totals[node.name] += float(spikes.sum(dtype=torch.float64))
+                    values[node.name] = spikes
+                elif not isinstance(op, Readout):
+                    values[node.name] = over_time(op, inputs) if multi_step else op(*inputs)
+                for name in dict.fromkeys(node.inputs):
+                    if network.consumers[name][-1] is network[node.name]:
+                        del values[name]
+        return totals
+
+    return run
+
+
+def over_time(op: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
+    """All steps as one large batch, as SpikingJelly's seq_to_ann_forward does."""
+    value = op(*(x.flatten(0, 1) for x in inputs))
+    return value.unflatten(0, inputs[0].shape[:2])
+
+
+MAKERS: Mapping[str, tuple[str, Callable[[], Callable[[float], Any]], bool]] = {
+    "spikingjelly-single": ("spikingjelly", lambda: spikingjelly("s"), False),
+    "spikingjelly-multi": ("spikingjelly", lambda: spikingjelly("m"), True),
+    "snntorch": ("snntorch", lambda: SnnTorch, False),
+    "sinabs": ("sinabs", lambda: Sinabs, True),
+}
+"""Name -> package, neuron, and whether it takes all steps at once."""
+
+
+def installed() -> dict[str, str]:
+    """Versions of the peers that are here."""
+    found: dict[str, str] = {}
+    for package in dict.fromkeys(package for package, _, _ in MAKERS.values()):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def contenders(network: Network, images: Tensor, timesteps: int) -> dict[str, Contender]:
+    """Every peer that is installed, by name."""
+    here = installed()
+    return {
+        name: peer(network, images, timesteps, make(), multi_step)
+        for name, (package, make, multi_step) in MAKERS.items()
+        if package in here
+    }

@@ -1,0 +1,70 @@
+"""How fast is one network simulated by this package's engines, by a plain torch loop, and by other packages?
+
+Same converted network, thresholds and images for all; the spikes of every layer must agree before a time counts.
+Contenders take turns. Large blocks stay in the allocator, which the dense contenders gain most from.
+
+    python benchmarks/simulation.py --network vgg16 --batch 64 --rate 3.5
+"""
+
+import argparse
+import json
+import os
+import sys
+
+ALLOCATOR = {
+    "MALLOC_TOP_PAD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**34),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
+"""glibc keeps what is freed, instead of giving it back and having every page zeroed again."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
+    parser.add_argument("--weights", help="trained model of that network, a file from 'equispike train'")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--timesteps", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
+    parser.add_argument("--only", nargs="*", help="names of contenders; the first is the reference for the spikes")
+    arguments = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+
+    import peers
+    import torch
+    from networks import network_and_images
+
+    from equispike import bench
+    from equispike.simulation.events import installed
+    from equispike.simulation.run import simulate
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    network, images, source = network_and_images(arguments.network, arguments.batch, arguments.rate, arguments.weights)
+    steps = arguments.timesteps
+    rate = float(simulate(network, images, steps).spike_rate[-1])
+    everyone = {
+        "plain torch loop": bench.plain_loop(network, images, steps),
+        "layerwise": bench.ours(network, images, steps, "layerwise"),
+        **({"events": bench.ours(network, images, steps, "events")} if installed() else {}),
+        "auto": bench.ours(network, images, steps, "auto"),
+        **peers.contenders(network, images, steps),
+    }
+    chosen = {name: everyone[name] for name in arguments.only or everyone}
+    timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.01)
+    known = {
+        "network": arguments.network,
+        "weights": source,
+        **bench.conditions(network, images, steps, rate),
+        "peers": peers.installed(),
+    }
+    print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, spike rate {rate:.1f} %")
+    print(bench.table(timings, len(images) * steps))
+    print(json.dumps(bench.summary(timings, known)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Integer grids: a network's numbers rounded so that its sums are exact, and the proof that they are.
+
+Every node counts in a unit of its own: what the trained network's value means is unit x value. Weights become integers,
+their units travel to whoever reads them, and end in thresholds, the weights of sums and the scale of the readout.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
+
+PIXELS = 256
+"""An analog image is rounded to multiples of 1/256 of the power of two at or above its largest value."""
+
+STARTS = 16
+"""Potentials start at multiples of 1/16 of the threshold."""
+
+SCORE_BITS = 12
+"""Bits of the readout's scale: the scores of 2**16 steps are then exact in float64 wherever currents have 24 bits."""
+
+UNIFORM_BITS = 24
+"""Bits of a potential drawn in [0, threshold), see ``functional.coding.uniform``."""
+
+ANY = 1074
+"""Grain of any float64."""
+
+
+def to_grid(network: Network, bits: int) -> Network:
+    """The network in float64 with all its numbers on grids. Spikes have size 1 (``fold_amplitudes``); see ``quantize``.
+
+    Raises:
+        ConversionError: an operation that does not run on spikes, or a threshold far below the grid of its current.
+    """
+    network = network.to(torch.float64)
+    unit: dict[str, Tensor] = {}
+    ops: dict[str, Op] = {}
+    for node in network.nodes:
+        incoming = [unit[name] for name in node.inputs]
+        ops[node.name], unit[node.name] = _rounded(network, node, incoming, bits)
+    return network.replace_ops(ops)
+
+
+def sum_bits(network: Network, timesteps: int = 1) -> dict[str, int]:
+    r"""Bits that the largest sum in each node needs to be exact in any order, proved from the network's numbers alone.
+
+    A node's values are multiples of :math:`2^{-g}` and no sum of some of its terms leaves :math:`[-B, B]`, with
+    :math:`B = \max_c \sum_i |w_{ci}| B_{in} + |b_c|` of a weighted layer; they need :math:`\lceil \log_2 (B 2^g + 1)
+    \rceil` bits. Potentials stay within :math:`V(0) + T B`, since a reset never crosses zero upwards.
+
+    Args:
+        network: any calibrated network; input of images that are not on a grid needs more bits than any type has.
+        timesteps: T, for potentials and scores.
+    Returns:
+        bits by node; float32 holds 24, float64 53.
+    """
+    spans: dict[str, _Span] = {}
+    needed: dict[str, int] = {}
+    for node in network.nodes:
+        inputs = [spans[name] for name in node.inputs]
+        sums, spans[node.name] = _span(network, node, inputs, timesteps)
+        needed[node.name] = sums.bits
+    return needed
+
+
+def _rounded(network: Network, node: Node, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
+    """The operation on its grid, and the unit of its values, shape () or of a layer that neurons alone read (C,)."""
+    op, one = node.op, torch.ones((), dtype=torch.float64)
+    if isinstance(op, Input):
+        step = 2.0 ** math.ceil(math.log2(op.scale)) / PIXELS
+        scale = round(op.scale / step) * step
+        return Input(op.shape, scale, scale / step, step), one * (step * op.amplitude / op.scale)
+    if isinstance(op, Conv | Linear):
+        readers = network.consumers[node.name]
+        alone = len(readers) == 1 and isinstance(neuron := readers[0].op, Neuron) and neuron.ceiling is None
+        return _rounded_weights(op, units[0], bits, alone)
+    if isinstance(op, AvgPool):
+        return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], units[0])
+    if isinstance(op, Add | Concat):
+        return _rounded_sum(op, units, bits)
+    if isinstance(op, Neuron):
+        return _rounded_neuron(op, units[0], network.shapes[node.name], bits), one
+    if isinstance(op, Readout):
+        scale = op.scale * units[0]
+        digits = 2.0 ** _exponent(scale, SCORE_BITS)
+        return Readout(float((scale * digits).round() / digits)), one
+    if isinstance(op, Flatten | Pad):
+        return op, units[0]
+    raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+
+
+def _rounded_weights(op: Conv | Linear, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
+    weight, bias = op.weight * unit, op.bias
+    largest = weight.flatten(1).abs().amax(1)
+    exponent = _exponent(largest.max(), bits)
+    if per_channel:  # channels that hardly differ from zero stay close to the layer's grid, for the sake of the sums
+        exponent = _exponent(largest, bits).minimum(exponent + 8).where(largest > 0, exponent)
+    most = 2 ** (bits - 1) - 1  # a magnitude just below a power of two would round up to it
+    whole = (weight * _along(2.0**exponent, weight.ndim)).round().clamp(-most, most)
+    bias = None if bias is None else (bias * 2.0**exponent).round()
+    return dataclasses.replace(op, weight=whole, bias=bias), 2.0**-exponent
+
+
+def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor) -> tuple[Op, Tensor]:
+    """Averages over powers of two stay; over others they become sums, and the division goes to whoever reads them."""
+    divisors = window_sizes(op, shape[1:])
+    if all(n & (n - 1) == 0 for n in divisors):
+        return op, unit
+    size = math.prod(op.kernel)
+    if divisors == {size}:
+        ones = torch.ones(shape[0], 1, *op.kernel, dtype=torch.float64, device=unit.device)
+        return Conv(ones, None, op.stride, op.padding, (1,) * len(op.kernel), groups=shape[0]), unit / size
+    raise ConversionError(
+        f"{name} (AvgPool): its windows hold {', '.join(map(str, sorted(divisors)))} elements, and sums of their "
+        "averages are not exact. Train with windows of a power of two elements, or without padding in the pool"
+    )
+
+
+def _rounded_sum(op: Add | Concat, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
+    """Weights of a sum as integers: powers of two stay what they are, others are rounded like weights."""
+    factors = torch.stack([c * unit for c, unit in zip(op.coefficients, units, strict=True)])
+    power_of_two = torch.frexp(factors).mantissa.abs() == 0.5
+    exponents = _exponent(factors, bits).where(~power_of_two, _exponent(factors, 2))
+    common = exponents.where(factors != 0, exponents.min()).max()
+    rounded = (factors * 2.0**exponents).round() * 2.0 ** (common - exponents)
+    return dataclasses.replace(op, coefficients=tuple(float(c) for c in rounded)), 2.0**-common
+
+
+def _rounded_neuron(op: Neuron, unit: Tensor, shape: tuple[int, ...], bits: int) -> Neuron:
+    threshold, amplitude = _levels(op)
+    threshold = threshold / (_along(unit, len(shape)))
+    exponent = _exponent(threshold, bits).clamp(0, bits)
+    threshold = (threshold * 2.0**exponent).round().clamp(min=1.0) * 2.0**-exponent
+    ceiling = None if op.ceiling is None else op.ceiling / float(unit)
+    v_init = op.v_init if op.v_init == "uniform" else min(round(op.v_init * STARTS), STARTS - 1) / STARTS
+    return Neuron(threshold, amplitude, ceiling, op.reset, v_init)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Multiples of 2**-grain, none of them above the bound."""
+
+    bound: float
+    grain: int
+
+    @property
+    def bits(self) -> int:
+        return math.ceil(math.log2(self.bound + 2.0**-self.grain) + self.grain)
+
+
+def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> tuple[_Span, _Span]:
+    """Span of the sums in a node, and of its values."""
+    op, bound, grain = node.op, max((s.bound for s in inputs), default=0.0), max((s.grain for s in inputs), default=0)
+    if isinstance(op, Input):
+        values = _Span(op.amplitude, ANY if op.step is None else _grain(op.step * op.amplitude / op.scale))
+    elif isinstance(op, Conv | Linear):
+        most = op.weight.double().flatten(1).abs().sum(1) * bound
+        bias = torch.zeros_like(most) if op.bias is None else op.bias.double()
+        values = _Span(float((most + bias.abs()).max()), max(_grain(op.weight) + grain, _grain(bias)))
+    elif isinstance(op, AvgPool):
+        sizes = window_sizes(op, network.shapes[node.inputs[0]][1:])
+        fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else ANY
+        return _Span(max(sizes) * bound, grain), _Span(bound, grain + int(fine))
+    elif isinstance(op, Add | Concat):
+        parts = [_Span(abs(c) * s.bound, _grain(c) + s.grain) for c, s in zip(op.coefficients, inputs, strict=True)]
+        combine = sum if isinstance(op, Add) else max
+        values = _Span(combine(part.bound for part in parts), max(part.grain for part in parts))
+    elif isinstance(op, Neuron):
+        threshold, amplitude = _levels(op)
+        start = UNIFORM_BITS if op.v_init == "uniform" else _grain(op.v_init)
+        sums = _Span(float(threshold.max()) + timesteps * bound, max(grain, _grain(threshold) + start))
+        return sums, _Span(float(amplitude.max()), _grain(amplitude))
+    elif isinstance(op, Readout):
+        values = _Span(timesteps * bound * op.scale, grain + _grain(op.scale))
+    else:
+        values = _Span(bound, grain)
+    return values, values
+
+
+def window_sizes(op: AvgPool, space: tuple[int, ...]) -> set[int]:
+    """What an average pool divides by: the elements of its windows, those of the padding included where it does so."""
+    windows = torch.ones((), dtype=torch.int64)
+    axes = zip(op.kernel, op.stride, op.padding, space, strict=True)
+    for kernel, stride, padding, size in axes:
+        reach = size + 2 * padding - kernel
+        starts = torch.arange((-(-reach // stride) if op.ceil_mode else reach // stride) + 1) * stride - padding
+        starts = starts[starts < size]  # in ceil mode, torch drops a window that would begin behind the features
+        low, high = (0, size) if not op.count_include_pad else (-padding, size + padding)
+        windows = windows[..., None] * ((starts + kernel).clamp(max=high) - starts.clamp(min=low))
+    return {int(n) for n in windows.flatten()}
+
+
+def _levels(op: Neuron) -> tuple[Tensor, Tensor]:
+    assert op.threshold is not None
+    assert op.amplitude is not None
+    return op.threshold, op.amplitude
+
+
+def _exponent(values: Tensor, bits: int) -> Tensor:
+    """The e for which values x 2**e have as many digits as a signed integer of these bits holds; float64."""
+    return bits - 1.0 - torch.frexp(values).exponent
+
+
+def _grain(values: Tensor | float) -> int:
+    """The smallest g >= 0 for which all values are multiples of 2**-g."""
+    mantissa, exponent = torch.frexp(torch.as_tensor(values, dtype=torch.float64))
+    digits = (mantissa * 2.0**53).long()
+    lowest = torch.frexp((digits & -digits).double()).exponent - 1
+    grains = (53 - exponent - lowest).where(digits != 0, 0)
+    return max(0, int(grains.max()))
+
+
+def _along(values: Tensor, rank: int) -> Tensor:
+    """Numbers of a layer () or of its channels (C,), laid along the first of ``rank`` axes."""
+    return values.view(-1, *(1,) * (rank - 1)) if values.ndim else values

@@ -1,0 +1,183 @@
+"""What the event-driven engine can do in a chunk of steps, and the state that it works on."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from equispike.functional.coding import Coder
+from equispike.graph.network import Network, Node
+from equispike.simulation.layerwise import apply_over_time, fixed_values
+from equispike.simulation.layout import extent, pack, padded, to_features, to_positions, train_bytes, widen
+from equispike.simulation.record import Moment, upstream
+from equispike.simulation.stepwise import beginning
+from equispike.simulation.views import Current
+
+
+def _load() -> ModuleType | None:
+    try:
+        return import_module("equispike.simulation._core")
+    except ImportError:  # installed without a compiler
+        return None
+
+
+core = _load()
+"""The compiled core, if there is one."""
+
+ISA: str = core.instruction_sets()[-1] if core else ""
+"""Instruction set that the core uses: the widest of this machine."""
+
+SLAB = 320 * 1024
+"""Bytes of weights that are to stay in the L2 cache."""
+
+_WIDTHS = 64, 32, 16  # output channels of a slab, as in the core
+SIGNS = "+", "-"
+"""Endings of the names of the input's two trains."""
+
+
+class State:
+    """What changes while a batch runs.
+
+    Attributes:
+        steps: of the present chunk; the next one starts where it stops.
+        trains: spikes of this chunk, by layer, and by sign of the input.
+        dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
+        v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise.
+        bases: of layers, the current that is there without spikes, where it is the same in every step.
+        fired: spikes of each chunk by image and step, (B, T'), int32, by layer.
+        readout: cumulative scores of each chunk, (T', B, classes), float64, behind those before the first step.
+        given: trains of all steps that are known, (T, B, positions, bytes).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        images: Tensor,
+        indices: Tensor,
+        coder: Coder,
+        seed: int,
+        given: Mapping[str, Tensor],
+        start: Moment | None = None,
+    ) -> None:
+        self.network, self.images, self.given = network, images.contiguous(), given
+        op = network.input
+        self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
+        start = start or beginning(network, indices, seed)
+        self.steps = range(start.step + 1, start.step + 1)
+        self.trains: dict[str, Tensor] = {}
+        self.fixed = fixed_values(network, self.images, indices, coder, seed)
+        self.dense: dict[str, Tensor] = {}
+        self.bases: dict[Layer, Tensor] = {}
+        needed = upstream(network, given) - given.keys()
+        self.v = {
+            name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].contiguous()
+            for name, v in start.potentials.items()
+            if name in needed
+        }
+        self.counts = {name: torch.zeros_like(v) for name, v in self.v.items()}
+        self.fired: dict[str, list[Tensor]] = {name: [] for name in self.v}
+        self.readout = [start.scores[None]]
+
+    @property
+    def moment(self) -> Moment:
+        """Where the run can go on."""
+        shapes = self.network.shapes
+        potentials = {name: to_features(v[:, :, None], shapes[name])[0] for name, v in self.v.items()}
+        return Moment(self.steps.stop - 1, potentials, self.readout[-1][-1])
+
+    def value(self, name: str) -> Tensor:
+        """Dense value of a node in this chunk."""
+        return self.fixed[name] if name in self.fixed else self.dense[name]
+
+
+class Layer:
+    """A current as the core computes it."""
+
+    def __init__(self, current: Current, dtype: torch.dtype) -> None:
+        assert core is not None
+        self.dense, self.shape = current.dense, current.shape
+        channels, rows, cols = extent(current.shape)
+        self.channels, self.positions = padded(channels), rows * cols
+        depth = sum(term.weight.shape[0] * term.weight.shape[1] for term in current.gathers)
+        fitting = (w for w in _WIDTHS if not self.channels % w and depth * w * dtype.itemsize <= SLAB)
+        width = next(fitting, _WIDTHS[-1])
+        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width)
+        self.trains = [term.train for term in (*current.gathers, *current.taps)]
+        for term in current.gathers:
+            self.core.gather(term.extent, term.rows, term.cols)
+        if current.gathers:
+            weight = torch.cat([term.weight.flatten(0, 1) for term in current.gathers])
+            weight = widen(weight, self.channels).view(depth, -1, width).movedim(1, 0)
+            self.core.set_weights(weight.contiguous())
+        for term in current.taps:
+            self.core.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
+        bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
+        self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
+
+    def inputs(self, state: State) -> tuple[list[Tensor], Tensor]:
+        """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1."""
+        return [state.trains[name] for name in self.trains], self._base(state)
+
+    def _base(self, state: State) -> Tensor:
+        if self in state.bases:
+            return state.bases[self]
+        base = self.bias
+        for name, coefficient in self.dense:
+            base = base + to_positions(state.value(name), self.channels) * coefficient
+        base = base.contiguous()
+        if all(name in state.fixed for name, _ in self.dense):
+            state.bases[self] = base
+        return base
+
+
+def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
+    """Neurons, and the current that drives them, in the core."""
+    batch, steps = len(state.images), len(state.steps)
+    fired = torch.zeros(batch, steps, dtype=torch.int32)
+    positions, size = train_bytes(layer.shape)
+    train = torch.zeros(batch, positions, steps, size, dtype=torch.uint8)
+    neurons = threshold, hard, state.v[name], state.counts[name], fired, train
+    layer.core.fire(*layer.inputs(state), *neurons, torch.get_num_threads(), ISA)
+    state.fired[name].append(fired)
+    state.trains[name] = train
+
+
+def emit(state: State, name: str, layer: Layer) -> None:
+    """The dense value of a node whose current or spikes the core has."""
+    currents = state.images.new_empty(len(state.images), layer.positions, len(state.steps), layer.channels)
+    layer.core.emit(*layer.inputs(state), currents, torch.get_num_threads(), ISA)
+    value = to_features(currents, layer.shape)
+    state.dense[name] = value.reshape(*value.shape[:2], *state.network.shapes[name])
+
+
+def replay(state: State, name: str) -> None:
+    known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
+    state.trains[name] = known.permute(1, 2, 0, 3).contiguous()
+
+
+def encode(state: State, name: str) -> None:
+    """Spikes of the input, those of either sign as a train of their own."""
+    currents = state.encode(steps=state.steps)
+    for sign, fires in zip(SIGNS, (currents > 0, currents < 0)):
+        state.trains[name + sign] = pack(fires)
+
+
+def present(state: State, name: str) -> None:
+    """The input of a coder whose values are not spikes of one size."""
+    state.dense[name] = state.encode(steps=state.steps)
+
+
+def apply(state: State, node: Node) -> None:
+    """A linear operation on dense values."""
+    inputs = [state.value(name) for name in node.inputs]
+    state.dense[node.name] = apply_over_time(node, inputs, len(state.steps))
+
+
+def score(state: State, name: str, scale: float) -> None:
+    """Scores of each step, summed up over time."""
+    value = state.value(name).double() * scale
+    value = value.expand(len(state.steps), *value.shape[1:])
+    state.readout.append(value.cumsum(0) + state.readout[-1][-1:])

@@ -1,0 +1,341 @@
+// The Python module: checks everything that a kernel relies on, chooses the kernel for this machine, shares the work.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kernel.h"
+
+namespace nb = nanobind;
+
+namespace equispike {
+
+void grow(Buffer &buffer, std::size_t bytes) {
+  void *data = std::realloc(buffer.data, bytes);
+  if (!data) throw std::bad_alloc();
+  buffer = {data, bytes};
+}
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+using Bits = Array<std::uint8_t>;
+
+void require(bool condition, const char *message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <class T>
+void require_shape(const Array<T> &array, const std::vector<std::size_t> &shape, const char *message) {
+  require(array.ndim() == shape.size(), message);
+  for (std::size_t i = 0; i < shape.size(); ++i) require(array.shape(i) == shape[i], message);
+}
+
+// Scratch that is handed out and taken back; a call takes one per thread.
+class Pool {
+ public:
+  ~Pool() {
+    for (auto &scratch : free_) clear(*scratch);
+  }
+  std::unique_ptr<Scratch> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<Scratch>();
+    auto scratch = std::move(free_.back());
+    free_.pop_back();
+    return scratch;
+  }
+  void give(std::unique_ptr<Scratch> scratch) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  static void clear(Scratch &scratch) {
+    for (auto *buffers : {scratch.channels, scratch.offsets, scratch.decoded}) {
+      for (int i = 0; i < most_gathers; ++i) std::free(buffers[i].data);
+    }
+    for (auto *buffer : {&scratch.segments, &scratch.events, &scratch.starts, &scratch.fired}) std::free(buffer->data);
+  }
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> free_;
+};
+
+Pool &pool() {
+  static Pool instance;
+  return instance;
+}
+
+// Widest instruction set of this machine that a kernel was built for, or `wanted` if it is one of them.
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names{"baseline"};
+#if defined(EQUISPIKE_X86)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")) {
+    names.push_back("avx2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      names.push_back("avx512");
+    }
+  }
+#endif
+  return names;
+}
+
+template <class Real>
+Kernel<Real> kernel(const std::string &isa) {
+#if defined(EQUISPIKE_X86)
+  if (isa == "avx512") return avx512::run;
+  if (isa == "avx2") return avx2::run;
+#endif
+  require(isa == "baseline", "instruction set: this machine or build does not have it");
+  return baseline::run;
+}
+
+using Ranges = nb::ndarray<std::int32_t, nb::c_contig, nb::device::cpu>;
+
+// A source's extent and where the outputs read it; owns the tables.
+struct Reads {
+  int channels, rows, cols, kernel_rows, kernel_cols;
+  std::vector<Range> row_ranges, col_ranges;
+
+  Reads(std::tuple<int, int, int> extent, const Ranges &row_table, const Ranges &col_table, int out_rows, int out_cols)
+      : channels(std::get<0>(extent)), rows(std::get<1>(extent)), cols(std::get<2>(extent)) {
+    require(rows > 0 && cols > 0 && channels > 0 && channels <= 65535, "source: an extent out of range");
+    row_ranges = table(row_table, out_rows, rows, kernel_rows);
+    col_ranges = table(col_table, out_cols, cols, kernel_cols);
+  }
+
+  int bytes() const { return (channels + 63) / 64 * 8; }
+
+  Window window(const Bits &train, int images, int steps) const {
+    require_shape<std::uint8_t>(train,
+                                {static_cast<std::size_t>(images), static_cast<std::size_t>(rows) * cols,
+                                 static_cast<std::size_t>(steps), static_cast<std::size_t>(bytes())},
+                                "train: not (images, positions, steps, bytes)");
+    return {train.data(), rows, cols, channels, bytes(), kernel_rows, kernel_cols, row_ranges.data(),
+            col_ranges.data()};
+  }
+
+ private:
+  static std::vector<Range> table(const Ranges &from, int outputs, int size, int &kernel) {
+    require(from.ndim() == 3 && from.shape(2) == 2 && from.shape(0) == static_cast<std::size_t>(outputs) &&
+                from.shape(1) > 0 && from.shape(1) < 65536,
+            "ranges: not (outputs, kernel, 2)");
+    kernel = static_cast<int>(from.shape(1));
+    std::vector<Range> ranges(from.shape(0) * from.shape(1));
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      ranges[i] = {from.data()[2 * i], from.data()[2 * i + 1]};
+      require(ranges[i].first >= 0 && ranges[i].last <= size, "ranges: outside of the source");
+    }
+    return ranges;
+  }
+};
+
+// The linear map in front of a neuron layer, or of the readout: gathers and taps over spike trains.
+template <class Real>
+class Layer {
+ public:
+  Layer(int out_rows, int out_cols, int padded, int width)
+      : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width) {
+    require(out_rows > 0 && out_cols > 0 && padded > 0, "layer: an extent out of range");
+    require((width == 16 || width == 32 || width == 64) && padded % width == 0, "layer: channels not in whole slabs");
+  }
+
+  void gather(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &cols) {
+    require(gathers_.size() < most_gathers, "layer: too many sources");
+    gathers_.emplace_back(extent, rows, cols, out_rows_, out_cols_);
+    const Reads &reads = gathers_.back();
+    firsts_.push_back(static_cast<std::uint32_t>(depth_));
+    depth_ += static_cast<std::size_t>(reads.kernel_rows) * reads.kernel_cols * reads.channels;
+    require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
+  }
+
+  void tap(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &cols, int shift,
+           const Array<const Real> &weights) {
+    taps_.emplace_back(extent, rows, cols, out_rows_, out_cols_);
+    const Reads &reads = taps_.back();
+    require(shift > -65536 && shift < 65536, "tap: a shift out of range");
+    require_shape<const Real>(
+        weights, {static_cast<std::size_t>(reads.kernel_rows) * reads.kernel_cols, static_cast<std::size_t>(padded_)},
+        "tap: weights are not (kernel, channels)");
+    shifts_.push_back(shift);
+    tap_weights_.emplace_back(weights.data(), weights.data() + weights.size());
+  }
+
+  // Weights of all gathers, (slabs, depth, width). The layer keeps them alive.
+  void set_weights(const Array<const Real> &weights) {
+    require_shape<const Real>(
+        weights, {static_cast<std::size_t>(padded_ / width_), depth_, static_cast<std::size_t>(width_)},
+        "layer: weights are not (slabs, depth, width)");
+    weights_ = weights;
+    weighted_ = true;
+  }
+
+  // Run neurons over one chunk: spikes, counts, fired and v are updated in place.
+  void fire(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<const Real> &threshold, bool hard,
+            const Array<Real> &v, const Array<Real> &counts, const Array<std::int32_t> &fired, const Bits &spikes,
+            int threads, const std::string &isa) const {
+    require(spikes.ndim() == 4, "spikes: not (images, positions, steps, bytes)");
+    const std::size_t images = spikes.shape(0), positions = positions_of(), padded = padded_;
+    const std::size_t steps = spikes.shape(2), bytes = spikes.shape(3);
+    require(spikes.shape(1) == positions && bytes % 8 == 0 && 8 * bytes >= padded, "spikes: too few positions or bytes");
+    require_shape<const Real>(threshold, {padded}, "threshold: not (channels,)");
+    require_shape<Real>(v, {images, positions, padded}, "v: not (images, positions, channels)");
+    require_shape<Real>(counts, {images, positions, padded}, "counts: not (images, positions, channels)");
+    require_shape<std::int32_t>(fired, {images, steps}, "fired: not (images, steps)");
+    Job<Real> job = prepare(base, images, steps);
+    job.threshold = threshold.data();
+    job.hard = hard;
+    job.v = v.data();
+    job.counts = counts.data();
+    job.fired = fired.data();
+    job.spikes = spikes.data();
+    job.spike_bytes = static_cast<int>(bytes);
+    run(job, trains, threads, isa);
+  }
+
+  // Currents of one chunk, (images, positions, steps, channels), in place.
+  void emit(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<Real> &currents, int threads,
+            const std::string &isa) const {
+    require(currents.ndim() == 4 && currents.shape(1) == positions_of() &&
+                currents.shape(3) == static_cast<std::size_t>(padded_),
+            "currents: not (images, positions, steps, channels)");
+    Job<Real> job = prepare(base, currents.shape(0), currents.shape(2));
+    job.currents = currents.data();
+    run(job, trains, threads, isa);
+  }
+
+ private:
+  std::size_t positions_of() const { return static_cast<std::size_t>(out_rows_) * out_cols_; }
+
+  Job<Real> prepare(const Array<const Real> &base, std::size_t images, std::size_t steps) const {
+    require(weighted_ || gathers_.empty(), "layer: weights are missing");
+    require(images > 0 && steps > 0 && images * out_rows_ <= std::numeric_limits<std::int32_t>::max() && steps < (1u << 20),
+            "chunk: its size is out of range");
+    const std::size_t padded = padded_, positions = positions_of();
+    require(base.ndim() == 4 && (base.shape(0) == 1 || base.shape(0) == images) &&
+                (base.shape(1) == 1 || base.shape(1) == positions) && (base.shape(2) == 1 || base.shape(2) == steps) &&
+                base.shape(3) == padded,
+            "base: not (images or 1, positions or 1, steps or 1, channels)");
+    Job<Real> job{};
+    job.images = static_cast<int>(images);
+    job.out_rows = out_rows_;
+    job.out_cols = out_cols_;
+    job.steps = static_cast<int>(steps);
+    job.padded = padded_;
+    job.width = width_;
+    job.weights = weighted_ ? weights_.data() : nullptr;
+    job.depth = depth_;
+    job.base = base.data();
+    job.base_step = base.shape(2) == 1 ? 0 : padded;
+    job.base_position = base.shape(1) == 1 ? 0 : base.shape(2) * padded;
+    job.base_image = base.shape(0) == 1 ? 0 : base.shape(1) * base.shape(2) * padded;
+    return job;
+  }
+
+  void run(Job<Real> &job, const std::vector<Bits> &trains, int threads, const std::string &isa) const {
+    require(trains.size() == gathers_.size() + taps_.size(), "trains: one for each gather, then one for each tap");
+    require(threads > 0, "threads: fewer than one");
+    std::vector<Gather> gathers;
+    for (std::size_t i = 0; i < gathers_.size(); ++i) {
+      gathers.push_back({gathers_[i].window(trains[i], job.images, job.steps), firsts_[i]});
+    }
+    std::vector<Tap<Real>> taps;
+    for (std::size_t i = 0; i < taps_.size(); ++i) {
+      const Window window = taps_[i].window(trains[gathers_.size() + i], job.images, job.steps);
+      taps.push_back({window, shifts_[i], tap_weights_[i].data()});
+    }
+    job.gathers = gathers.data();
+    job.gather_count = static_cast<int>(gathers.size());
+    job.taps = taps.data();
+    job.tap_count = static_cast<int>(taps.size());
+    work(job, shares(job, threads), threads, kernel<Real>(isa));
+  }
+
+  // Rows go to threads in blocks of whole images where there are enough, or positions would be decoded twice; slabs
+  // are divided only where there are fewer rows than threads.
+  static std::vector<Share> shares(const Job<Real> &job, int threads) {
+    const int rows = job.images * job.out_rows, slabs = job.padded / job.width;
+    const int blocks = threads == 1 ? 1 : std::min(rows, 4 * threads);
+    int block = (rows + blocks - 1) / blocks;
+    if (job.images >= 2 * threads) block = (block + job.out_rows - 1) / job.out_rows * job.out_rows;
+    const int parts = rows < threads ? std::min(slabs, (threads + rows - 1) / rows) : 1;
+    std::vector<Share> shares;
+    for (int row = 0; row < rows; row += block) {
+      for (int part = 0; part < parts; ++part) {
+        shares.push_back({row, std::min(rows, row + block), slabs * part / parts, slabs * (part + 1) / parts});
+      }
+    }
+    return shares;
+  }
+
+  static void work(const Job<Real> &job, const std::vector<Share> &shares, int threads, Kernel<Real> kernel) {
+    std::atomic<std::size_t> next{0};
+    std::exception_ptr failure;
+    std::mutex mutex;
+    auto body = [&] {
+      auto scratch = pool().take();
+      try {
+        for (std::size_t i = next++; i < shares.size(); i = next++) kernel(job, shares[i], *scratch);
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        failure = std::current_exception();
+      }
+      pool().give(std::move(scratch));
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads && i < static_cast<int>(shares.size()); ++i) others.emplace_back(body);
+    body();
+    for (auto &other : others) other.join();
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  int out_rows_, out_cols_, padded_, width_;
+  std::size_t depth_ = 0;
+  std::vector<Reads> gathers_, taps_;
+  std::vector<std::uint32_t> firsts_;
+  std::vector<int> shifts_;
+  std::vector<std::vector<Real>> tap_weights_;
+  Array<const Real> weights_;
+  bool weighted_ = false;
+};
+
+template <class Real>
+void bind(nb::module_ &module, const char *name) {
+  using nb::literals::operator""_a;
+  using Self = Layer<Real>;
+  const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
+  nb::class_<Self>(module, name)
+      .def(nb::init<int, int, int, int>(), "rows"_a, "cols"_a, "channels"_a, "width"_a)
+      .def("gather", &Self::gather, "extent"_a, "rows"_a, "cols"_a)
+      .def("tap", &Self::tap, "extent"_a, "rows"_a, "cols"_a, "shift"_a, "weights"_a)
+      .def("set_weights", &Self::set_weights, "weights"_a)
+      .def("fire", &Self::fire, "trains"_a, "base"_a, "threshold"_a, "hard"_a, "v"_a, "counts"_a, "fired"_a, "spikes"_a,
+           "threads"_a, "isa"_a, unlocked)
+      .def("emit", &Self::emit, "trains"_a, "base"_a, "currents"_a, "threads"_a, "isa"_a, unlocked);
+}
+
+}  // namespace
+}  // namespace equispike
+
+NB_MODULE(_core, module) {
+  equispike::bind<float>(module, "Layer32");
+  equispike::bind<double>(module, "Layer64");
+  module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");
+}

@@ -1,0 +1,95 @@
+// What the driver and the kernels share: plain data. The kernels are compiled once per instruction set, so this header
+// holds no function body: the linker would merge the copies and might keep one that this machine cannot run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace equispike {
+
+struct Range {
+  std::int32_t first, last;  // half open; empty where a kernel reaches into the padding
+};
+
+// A spike train, bit-packed with channels last, [images][rows * cols][steps][bytes], and where each output reads it.
+struct Window {
+  const std::uint8_t *train;
+  int rows, cols, channels, bytes;
+  int kernel_rows, kernel_cols;
+  const Range *row_ranges;  // [out_rows][kernel_rows]
+  const Range *col_ranges;  // [out_cols][kernel_cols]
+};
+
+// Every output channel reads every input channel: row `first + (ky * kernel_cols + kx) * channels + c` of the weights.
+struct Gather {
+  Window window;
+  std::uint32_t first;
+};
+
+// Output channel c reads input channel c - shift alone, with weights [kernel_rows * kernel_cols][padded].
+template <class Real>
+struct Tap {
+  Window window;
+  int shift;
+  const Real *weights;
+};
+
+// One layer over a chunk of steps. `padded` output channels (a multiple of `width`) in slabs of `width` (16, 32, 64).
+template <class Real>
+struct Job {
+  int images, out_rows, out_cols, steps, padded, width;
+  const Real *weights;  // [padded / width][depth][width]
+  std::size_t depth;
+  const Gather *gathers;
+  int gather_count;
+  const Tap<Real> *taps;
+  int tap_count;
+  const Real *base;  // current that is there without spikes, [images][positions][steps][padded] or with fewer dimensions
+  std::size_t base_image, base_position, base_step;  // its strides, zero where it does not vary
+  // Either neurons ...
+  const Real *threshold;  // [padded]; null if currents are asked for
+  bool hard;
+  Real *v, *counts;         // [images][positions][padded]
+  std::int32_t *fired;      // [images][steps]
+  std::uint8_t *spikes;     // [images][positions][steps][spike_bytes]
+  int spike_bytes;
+  // ... or their input.
+  Real *currents;  // [images][positions][steps][padded]
+};
+
+// Memory that outlives a call, so that pages are not mapped anew for every layer.
+struct Buffer {
+  void *data;
+  std::size_t bytes;
+};
+
+void grow(Buffer &buffer, std::size_t bytes);  // keeps what is there; throws std::bad_alloc
+
+constexpr int most_gathers = 64;
+
+struct Scratch {
+  Buffer channels[most_gathers];  // per source: numbers of the active channels, uint16
+  Buffer offsets[most_gathers];   // [rows * cols][steps + 1] into them
+  Buffer decoded[most_gathers];   // [rows]: whether that row is decoded
+  Buffer segments, events, starts, fired;
+};
+
+// Output rows (numbered through all images) and slabs of channels of one job.
+struct Share {
+  int first_row, last_row, first_slab, last_slab;
+};
+
+template <class Real>
+using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
+
+#define EQUISPIKE_DECLARE(isa)                                     \
+  namespace isa {                                                  \
+  void run(const Job<float> &, const Share &, Scratch &);          \
+  void run(const Job<double> &, const Share &, Scratch &);         \
+  }
+EQUISPIKE_DECLARE(baseline)
+EQUISPIKE_DECLARE(avx2)
+EQUISPIKE_DECLARE(avx512)
+#undef EQUISPIKE_DECLARE
+
+}  // namespace equispike

@@ -1,0 +1,187 @@
+"""When an image's answer is good enough to stop: certain, since nothing can overtake it, or stable for some steps.
+
+``until_settled`` saves the time: it looks at the scores every few steps and goes on with the images that are left.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from equispike.errors import SimulationError
+from equispike.functional.coding import Coder, predict
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron
+from equispike.simulation.record import Engine, Moment, Record
+
+BLOCK = 16
+"""Steps between two looks at the scores."""
+
+
+class Stop(Protocol):
+    """A rule that says which answers stand."""
+
+    def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
+        """Whether each image may stop after each step.
+
+        Args:
+            network: calibrated.
+            readout: cumulative scores after steps 1 to t, (t, B, classes).
+            timesteps: T, the steps that would be run without early exit.
+        Returns:
+            bool, (t, B).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Certain:
+    r"""Stop when no class can overtake the first any more: the prediction is that of all T steps, proved.
+
+    .. math:: S_i(t) - S_j(t) > (T - t)\, G_{ji} \quad \text{for all } j \ne i,
+
+    with :math:`G_{ji}` the most that one step can add to the score of j beyond that of i (:func:`largest_gains`).
+    """
+
+    def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
+        """See :meth:`Stop.settled`.
+
+        Raises:
+            SimulationError: scores depend on pixels without a neuron in between, so no bound exists.
+        """
+        gains = largest_gains(network).to(readout.device)
+        winner, _ = predict(readout)
+        lead = readout.double().gather(2, winner[..., None]) - readout.double()
+        left = timesteps - torch.arange(1, len(readout) + 1, device=readout.device)
+        ahead = lead > left[:, None, None] * gains.T[winner]
+        return ahead.scatter(2, winner[..., None], True).all(2) | (left == 0)[:, None]
+
+
+@dataclass(frozen=True)
+class Stable:
+    """Stop when the prediction has not changed for ``steps`` steps. Nothing is proved: later steps might change it.
+
+    Args:
+        steps: length of the unchanged stretch, at least 1; the first prediction of a run begins one.
+        lead: how far the first class must be ahead of the second, in scores per step (those of the trained network).
+    """
+
+    steps: int
+    lead: float = 0.0
+
+    def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
+        """See :meth:`Stop.settled`.
+
+        Raises:
+            SimulationError: ``steps`` is less than 1, or ``lead`` negative.
+        """
+        if self.steps < 1 or self.lead < 0:
+            raise SimulationError(f"Stable: steps {self.steps} and lead {self.lead} must be at least 1 and 0")
+        winner, _ = predict(readout)
+        t = torch.arange(1, len(readout) + 1, device=readout.device)[:, None]
+        changed = torch.ones_like(winner, dtype=torch.bool)
+        changed[1:] = winner[1:] != winner[:-1]
+        since = torch.where(changed, t, 0).cummax(0).values
+        best = readout.topk(min(2, readout.shape[2]), dim=2).values
+        leads = best[..., 0] - best[..., 1:].amax(2) >= self.lead * t if best.shape[2] > 1 else True
+        return ((t - since + 1 >= self.steps) & leads) | (t == timesteps)
+
+
+def until_settled(
+    engine: Engine,
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    stop: Stop,
+) -> tuple[Record, Tensor]:
+    """Run one batch in blocks of steps and drop images whose answer stands at the end of a block.
+
+    Returns:
+        the record of T steps, in which scores stay and spikes end where an image stopped; and the steps that each image
+        was run for, (B,), int64.
+    """
+    shapes, classes = network.shapes, network.shapes[network.nodes[-1].name]
+    batch = len(images)
+    readout = images.new_zeros(timesteps, batch, *classes)
+    scores = readout.new_zeros(batch, *classes, dtype=torch.float64)
+    counts = {name: images.new_zeros(batch, *shapes[name], dtype=torch.int32) for name in network.neurons}
+    spikes = {name: images.new_zeros(timesteps, batch, dtype=torch.int32) for name in counts}
+    potentials = {name: images.new_zeros(batch, *shapes[name]) for name in counts}
+    steps = torch.zeros(batch, dtype=torch.int64, device=images.device)
+    running, start = torch.arange(batch, device=images.device), None
+    for done in range(0, timesteps, BLOCK):
+        end = min(done + BLOCK, timesteps)
+        record = engine(network, images[running], indices[running], end, coder, seed, memory, start)
+        readout[done:end, running] = record.readout
+        readout[end:, running] = record.readout[-1:]
+        scores[running], steps[running] = record.end.scores, end
+        for name in counts:
+            counts[name][running] += record.counts[name]
+            spikes[name][done:end, running] = record.spikes[name]
+            potentials[name][running] = record.end.potentials[name]
+        going = ~stop.settled(network, readout[:end, running], timesteps)[-1]
+        running, start = running[going], record.end.of(going)
+        if not len(running):
+            break
+    return Record(readout, counts, spikes, Moment(timesteps, potentials, scores)), steps
+
+
+@lru_cache(maxsize=4)
+def largest_gains(network: Network) -> Tensor:
+    r"""The most by which class j can gain on class i in one step, (classes j, classes i), float64.
+
+    Every neuron gives a spike or none. So for scores :math:`W x + b` with :math:`x \in [m - r, m + r]`
+
+    .. math:: G_{ji} = (w_j - w_i) \cdot m + |w_j - w_i| \cdot r + b_j - b_i
+
+    times the scale of the readout, plus what rounding of the sums can add. Where the readout reads anything else than a
+    linear layer, classes are bounded one by one.
+
+    Raises:
+        SimulationError: scores depend on pixels without a neuron in between.
+    """
+    exact = network.to(torch.float64)
+    last = exact[exact.nodes[-1].inputs[0]]
+    if isinstance(last.op, Linear):
+        middle, radius = (x.flatten() for x in _bounds(exact, exact[last.inputs[0]]))
+        weight = last.op.weight
+        bias = weight.new_zeros(len(weight)) if last.op.bias is None else last.op.bias
+        gains = torch.stack([(w - weight) @ middle + (w - weight).abs() @ radius for w in weight])
+        gains += bias[:, None] - bias
+        size = weight.abs() @ (middle.abs() + radius) + bias.abs()
+        rounding = (weight.shape[1] + 1) * torch.finfo(network.dtype).eps * (size[:, None] + size)
+    else:
+        middle, radius = (x.flatten() for x in _bounds(exact, last))
+        gains = (middle + radius)[:, None] - (middle - radius)
+        rounding = 4 * torch.finfo(network.dtype).eps * gains.abs()
+    return exact.nodes[-1].op(gains + rounding)
+
+
+def _bounds(network: Network, node: Node) -> tuple[Tensor, Tensor]:
+    """Middle and radius of the interval in which a node's value lies in every step, (1, *features)."""
+    op = node.op
+    if isinstance(op, Neuron):
+        _, amplitude = calibrated(node.name, op)
+        half = (amplitude / 2).expand(1, *network.shapes[node.name])
+        return half, half
+    if isinstance(op, Input):
+        raise SimulationError(
+            f"{node.name}: the scores depend on pixels without a neuron in between, so no lead is safe. "
+            "Use another rule, e.g. Stable, or a network with hidden neurons"
+        )
+    inputs = [_bounds(network, network[name]) for name in node.inputs]
+    if isinstance(op, Conv | Linear):
+        spread = dataclasses.replace(op, weight=op.weight.abs(), bias=None)
+    elif isinstance(op, Add | Concat):
+        spread = dataclasses.replace(op, coefficients=tuple(abs(c) for c in op.coefficients))
+    else:
+        spread = op
+    return op(*(middle for middle, _ in inputs)), spread(*(radius for _, radius in inputs))

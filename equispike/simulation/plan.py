@@ -1,0 +1,246 @@
+"""What the event-driven engine does in every chunk of steps, decided once per network.
+
+Each node becomes at most one action on a ``State``: neurons fire in the core, with the current that drives them; what
+the core cannot express is computed densely, for that node alone; views and currents by themselves cost nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import prod
+
+import torch
+
+from equispike.functional.coding import Coder, Poisson
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout
+from equispike.simulation import actions
+from equispike.simulation.actions import SIGNS, Layer, State
+from equispike.simulation.layout import extent, train_bytes, widen
+from equispike.simulation.record import upstream
+from equispike.simulation.views import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """What one node needs done in every chunk.
+
+    Attributes:
+        node: whose value comes about.
+        run: does it.
+        reads: trains and dense values that it reads; ``last_read``: those that nobody reads afterwards.
+        writes: trains and dense values that it leaves, and their bytes per image and step.
+    """
+
+    node: Node
+    run: Callable[[State], None]
+    reads: tuple[str, ...]
+    writes: Mapping[str, int]
+    last_read: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Actions in order.
+
+    Attributes:
+        bytes_per_step: the largest sum of trains and dense values of one image and step that are alive at once.
+        events: by convolution or linear layer that the core computes, the additions it costs over the multiplications
+            that it would cost densely, per unit of the rates of the trains named.
+    """
+
+    actions: tuple[Action, ...]
+    bytes_per_step: int
+    events: Mapping[str, Mapping[str, float]]
+
+    def steps_per_chunk(self, batch: int, timesteps: int, memory: int, longest: int) -> int:
+        """Steps whose spikes, and dense values where there are any, fit into ``memory`` bytes."""
+        return max(1, min(timesteps, longest, memory // (self.bytes_per_step * batch)))
+
+
+@lru_cache(maxsize=4)
+def plan(
+    network: Network, spike: float | None, dense: frozenset[str] = frozenset(), given: frozenset[str] = frozenset()
+) -> Plan:
+    """The plan of a network.
+
+    Args:
+        network: with thresholds of all neurons that are not given.
+        spike: size of an input spike (see ``input_spike``).
+        dense: convolutions and linear layers that are to be computed densely.
+        given: neuron layers whose trains are known; only what the readout needs beside them is computed.
+    """
+    planner = _Planner(network, spike, dense)
+    needed = upstream(network, given)
+    for node in network.nodes:
+        if node.name in needed:
+            (planner.replay if node.name in given else planner.add)(node)
+    *found, score = planner.actions
+    last = {name: i for i, action in enumerate(found) for name in action.reads}
+    dead: dict[int, list[str]] = {}
+    for name, i in last.items():
+        if name not in score.reads:  # what the readout reads stays for whoever observes it
+            dead.setdefault(i, []).append(name)
+    done = [replace(action, last_read=tuple(dead.get(i, ()))) for i, action in enumerate(found)] + [score]
+    return Plan(tuple(done), _peak(done), planner.events)
+
+
+def input_spike(network: Network, coder: Coder) -> float | None:
+    """Size of an input spike: zero where the input is fixed in time, None where it is not of one size."""
+    if coder.constant:
+        return 0.0
+    op = network.input
+    if type(coder) is not Poisson:
+        return None
+    return op.amplitude if coder.scale is None else op.amplitude * (coder.scale / op.scale)
+
+
+def _peak(done: list[Action]) -> int:
+    sizes: dict[str, int] = {}
+    peak = 1
+    for action in done:
+        for name, size in action.writes.items():  # a name may stand for a train and for its dense value
+            sizes[name] = sizes.get(name, 0) + size
+        peak = max(peak, sum(sizes.values()))
+        for name in action.last_read:
+            sizes.pop(name, None)
+    return peak
+
+
+class _Planner:
+    """Walks through a network and decides how each node's value comes about.
+
+    Attributes:
+        values: nodes whose value is spikes or a current of the core.
+        dense: nodes whose dense value is there; ``fixed``: the same in every step.
+        events: see Plan.
+    """
+
+    def __init__(self, network: Network, spike: float | None, densely: frozenset[str]) -> None:
+        self.network, self.spike, self.densely = network, spike, densely
+        self.values: dict[str, Spikes | Current] = {}
+        self.dense: set[str] = set()
+        self.fixed: set[str] = set()
+        self.actions: list[Action] = []
+        self.events: dict[str, dict[str, float]] = {}
+
+    def add(self, node: Node) -> None:
+        op, name = node.op, node.name
+        if isinstance(op, Neuron):
+            self._fire(node, op)
+        elif isinstance(op, Readout):
+            self._densify(node.inputs[0])
+            self._act(node, partial(actions.score, name=node.inputs[0], scale=op.scale), node.inputs, {})
+        elif isinstance(op, Input):
+            self._input(node)
+        elif self.fixed.issuperset(node.inputs):
+            self.fixed.add(name)
+            self.dense.add(name)
+        elif (value := self._lazy(node)) is not None:
+            self.values[name] = value
+            if isinstance(value, Current) and len(self.network.consumers[name]) > 1:
+                self._densify(name)
+        else:
+            for source in node.inputs:
+                self._densify(source)
+            self._compute(node, partial(actions.apply, node=node), node.inputs)
+
+    def replay(self, node: Node) -> None:
+        """The train of a neuron layer comes from the state."""
+        assert isinstance(node.op, Neuron)
+        self._act(node, partial(actions.replay, name=node.name), (), self._train_size(node.name, node.name))
+        self._spikes(node, node.op)
+
+    def _spikes(self, node: Node, op: Neuron) -> None:
+        shape = self.network.shapes[node.name]
+        _, amplitude = calibrated(node.name, op)
+        self.values[node.name] = Spikes((whole(node.name, shape, amplitude),), shape)
+
+    def _fire(self, node: Node, op: Neuron) -> None:
+        name = node.name
+        current = self._current(node.inputs[0])
+        threshold, _ = calibrated(name, op)
+        layer = Layer(current, self.network.dtype)
+        theta = threshold.reshape(-1).expand(extent(current.shape)[0])
+        theta = widen(theta, layer.channels, value=torch.inf)
+        fire = partial(actions.fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
+        self._act(node, fire, self._reads(current), self._train_size(name, name))
+        self._spikes(node, op)
+
+    def _input(self, node: Node) -> None:
+        name, shape = node.name, self.network.shapes[node.name]
+        if self.spike:
+            sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype)
+            writes = {train: size for s in SIGNS for train, size in self._train_size(name + s, name).items()}
+            self._act(node, partial(actions.encode, name=name), (), writes)
+            views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
+            self.values[name] = Spikes(tuple(views), shape)
+        elif self.spike is None:
+            self._compute(node, partial(actions.present, name=name), ())
+        else:
+            self.fixed.add(name)
+            self.dense.add(name)
+
+    def _lazy(self, node: Node) -> Spikes | Current | None:
+        """The node's value as spikes or current of the core, or None if it has to be computed densely."""
+        op, shape = node.op, self.network.shapes[node.name]
+        inputs = [self.values.get(name) for name in node.inputs if name not in self.dense]
+        spikes = [x for x in inputs if isinstance(x, Spikes)]
+        if len(spikes) == len(node.inputs):
+            if isinstance(op, Conv | Linear):
+                value = None if node.name in self.densely else apply_weights(op, spikes[0], shape)
+                if value is not None:
+                    self.events[node.name] = _events(value, op)
+            else:
+                value = apply_view(op, spikes, shape)
+            if value is not None:
+                return value
+        if isinstance(op, Add) and inputs and not any(x.flat for x in spikes):
+            return add_currents([self._current(name) for name in node.inputs], op.coefficients)
+        return None
+
+    def _current(self, name: str) -> Current:
+        """A node's value as the input of neurons."""
+        value = self.values.get(name)
+        if name not in self.dense and isinstance(value, Spikes) and value.flat:
+            self._densify(name)
+        if name in self.dense or value is None:
+            return Current(self.network.shapes[name], dense=((name, 1.0),))
+        return as_current(value) if isinstance(value, Spikes) else value
+
+    def _densify(self, name: str) -> None:
+        """See to it that the node's dense value is there from here on."""
+        if name in self.dense:
+            return
+        value = self.values[name]
+        current = as_current(value) if isinstance(value, Spikes) else value
+        layer = Layer(current, self.network.dtype)
+        self._compute(self.network[name], partial(actions.emit, name=name, layer=layer), self._reads(current))
+
+    def _act(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...], writes: Mapping[str, int]) -> None:
+        reads = tuple(name for name in dict.fromkeys(reads) if name not in self.fixed)
+        self.actions.append(Action(node, run, reads, writes))
+
+    def _compute(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...]) -> None:
+        """An action that leaves the node's dense value."""
+        self.dense.add(node.name)
+        size = prod(self.network.shapes[node.name]) * self.network.dtype.itemsize
+        self._act(node, run, reads, {node.name: size})
+
+    def _reads(self, current: Current) -> tuple[str, ...]:
+        trains = (term.train for term in (*current.gathers, *current.taps))
+        return (*trains, *(name for name, _ in current.dense))
+
+    def _train_size(self, train: str, name: str) -> dict[str, int]:
+        return {train: prod(train_bytes(self.network.shapes[name]))}
+
+
+def _events(current: Current, op: Conv | Linear) -> dict[str, float]:
+    """Additions of a current per output, for trains that spike in every step, over those of the dense operation."""
+    _, rows, cols = extent(current.shape)
+    found: dict[str, float] = {}
+    for term in current.gathers:
+        reads = prod(float((ranges[..., 1] - ranges[..., 0]).sum()) for ranges in (term.rows, term.cols))
+        found[term.train] = found.get(term.train, 0.0) + reads / (rows * cols) * term.extent[0] / op.weight[0].numel()
+    return found

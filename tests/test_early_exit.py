@@ -1,0 +1,133 @@
+"""Early exit: the bound holds, rules are their literal loops, and a run that stops is the full run cut off."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+from strategies import images_for, networks, seeds
+
+import equispike as es
+from equispike.analysis.early_exit import exits
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Input, Linear, Neuron, Readout
+from equispike.simulation import early_exit
+from equispike.simulation.early_exit import largest_gains
+from equispike.simulation.events import installed
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+T = 40
+ENGINES = ["stepwise", "layerwise", *(["events"] if installed() else [])]
+everything = st.tuples(networks(form="any"), st.data())
+
+
+def gains(network: Network) -> Any:
+    """Networks whose pixels reach the scores without a neuron in between have no bound."""
+    try:
+        return largest_gains(network)
+    except es.SimulationError:
+        return reject()
+
+
+@given(everything, seeds)
+@settings(max_examples=20)
+def test_no_class_gains_more_than_the_bound(drawn: Any, seed: int) -> None:
+    network, data = drawn
+    bound = gains(network)
+    readout = es.simulate(network, data.draw(images_for(network)), T, es.Poisson(), seed).readout
+    steps = readout.diff(dim=0)
+    assert bool((steps[..., :, None] - steps[..., None, :] <= bound).all())
+
+
+@given(everything, seeds, st.sampled_from(ENGINES))
+@settings(max_examples=20)
+def test_certain_answers_are_those_of_all_steps(drawn: Any, seed: int, engine: Any) -> None:
+    network, data = drawn
+    gains(network)
+    images = data.draw(images_for(network))
+    full = es.simulate(network, images, T, es.Poisson(), seed, engine="stepwise")
+    run = es.simulate(network, images, T, es.Poisson(), seed, engine=engine, stop=es.Certain())
+    assert torch.equal(run.predictions[-1], full.predictions[-1])
+    assert torch.equal(exits(full, network, es.Certain()).predictions, full.predictions[-1])
+
+
+def test_the_bound_by_hand() -> None:
+    """Two neurons with spikes of size 2; class 1 gains most on class 0 when both fire or only the second."""
+    theta, size = torch.tensor(1.0).double(), torch.tensor(2.0).double()
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 3.0], [0.5, 0.5]]).double()
+    nodes = (
+        Node("input", Input((2,))),
+        Node("n", Neuron(theta, size), ("input",)),
+        Node("out", Linear(weight, torch.tensor([0.0, 1.0, 0.0]).double()), ("n",)),
+        Node("readout", Readout(0.5), ("out",)),
+    )
+    bound = largest_gains(Network(nodes))
+    assert bound.tolist() == [
+        pytest.approx([0.0, (4 - 1) / 2, 1 / 2]),
+        pytest.approx([(6 + 1) / 2, 0.0, (5 + 1) / 2]),
+        pytest.approx([1 / 2, (3 - 1) / 2, 0.0]),
+    ]
+
+
+def test_scores_of_bare_pixels_have_no_bound() -> None:
+    nodes = (Node("input", Input((2,))), Node("out", Linear(torch.eye(2), None), ("input",)))
+    with pytest.raises(es.SimulationError, match=r"input: the scores depend on pixels .* Stable"):
+        largest_gains(Network((*nodes, Node("readout", Readout(), ("out",)))))
+
+
+@given(st.integers(1, 5), st.sampled_from([0.0, 0.5]), seeds, st.integers(1, 3))
+def test_stable_is_its_literal_loop(steps: int, lead: float, seed: int, classes: int) -> None:
+    readout = torch.randint(-2, 3, (T, 3, classes), generator=torch.Generator().manual_seed(seed)).cumsum(0).double()
+    settled = es.Stable(steps, lead).settled(Network.__new__(Network), readout, T)
+    for image in range(3):
+        unchanged = 0
+        previous = None
+        for t in range(T):
+            scores = readout[t, image].tolist()
+            winner = scores.index(max(scores))
+            unchanged = unchanged + 1 if winner == previous else 1
+            previous = winner
+            others = scores[:winner] + scores[winner + 1 :]
+            ahead = not others or scores[winner] - max(others) >= lead * (t + 1)
+            assert bool(settled[t, image]) == ((unchanged >= steps and ahead) or t == T - 1)
+
+
+@given(everything, seeds, st.sampled_from(ENGINES), st.sampled_from([es.Constant(), es.Poisson()]))
+@settings(max_examples=25)
+def test_a_run_that_stops_is_the_full_run_cut_off(drawn: Any, seed: int, engine: Any, coder: Any) -> None:
+    network, data = drawn
+    images, stop = data.draw(images_for(network, most=5)), es.Stable(data.draw(st.integers(1, 20)))
+    full = es.simulate(network, images, T, coder, seed, engine="stepwise")
+    run = es.simulate(network, images, T, coder, seed, engine=engine, batch_size=4, stop=stop, verify=2)
+    assert run.mismatch == 0.0
+    assert full.steps.tolist() == [T] * len(images)
+    wanted = exits(full, network, stop).steps
+    assert bool((run.steps >= wanted).all())  # never counted as fewer than run
+    for image, steps in enumerate(run.steps.tolist()):
+        assert steps % early_exit.BLOCK == 0 or steps == T
+        assert torch.equal(run.readout[:steps, image], full.readout[:steps, image])
+        assert bool((run.readout[steps:, image] == full.readout[steps - 1, image]).all())
+        for name, layer in full.spikes.items():
+            assert torch.equal(run.spikes[name][:steps, image], layer[:steps, image])
+            assert int(run.spikes[name][steps:, image].sum()) == 0
+            assert int(run.counts[name][image].sum()) == int(layer[:steps, image].sum())
+
+
+def test_early_exit_saves_steps_on_digits_and_keeps_their_answers() -> None:
+    data = load("mnist-sample")
+    network = es.convert(load_model("mnist-cnn")[0], data.train.take(64).floats())
+    test = data.test.take(40)
+    full = es.simulate(network, test.floats(), 64)
+    run = es.simulate(network, test.floats(), 64, stop=es.Stable(16))
+    assert float(run.steps.double().mean()) < 48
+    assert float(es.accuracy(run, test.labels)[-1]) >= float(es.accuracy(full, test.labels)[-1]) - 0.05
+    evaluation = es.evaluate(network, test.batches(20), 64, stop=es.Stable(16))
+    assert evaluation.steps == float(run.steps.double().mean())
+
+
+@pytest.mark.parametrize("rule", [es.Stable(0), es.Stable(2, -1.0)])
+def test_rules_out_of_range_are_refused(rule: es.Stable) -> None:
+    with pytest.raises(es.SimulationError, match="must be at least 1 and 0"):
+        rule.settled(Network.__new__(Network), torch.zeros(2, 1, 2), 2)

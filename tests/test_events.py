@@ -1,0 +1,179 @@
+"""The event-driven engine against the specification, spike for spike, on networks with exact arithmetic."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import dyadic, images_for, networks, seeds
+from test_simulate import one_layer, same
+
+import equispike as es
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
+from equispike.simulation import actions
+from equispike.simulation import events as engine
+from equispike.simulation import plan as planning
+from equispike.simulation import run as running
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+needs_core = pytest.mark.skipif(not engine.installed(), reason="installed without a compiler: there is no core")
+
+T = 11
+EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "120"))
+coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
+everything = st.tuples(networks(form="any"), st.data())
+
+
+@needs_core
+@given(everything, coders, seeds, st.sampled_from([1, 2, 7]), st.integers(1, T), st.sampled_from([1, 2, 3]))
+@settings(max_examples=EXAMPLES)
+def test_events_are_stepwise_spike_for_spike(
+    drawn: Any, coder: Any, seed: int, batch: int, chunk: int, threads: int
+) -> None:
+    network, data = drawn
+    network = network.to(data.draw(st.sampled_from([torch.float32, torch.float64])))
+    images = data.draw(images_for(network))
+    reference = es.simulate(network, images, T, coder, seed, engine="stepwise")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "LONGEST", chunk)
+        patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
+        patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        for name in ("events", "auto"):
+            same(es.simulate(network, images, T, coder, seed, engine=name, batch_size=batch), reference)
+
+
+def image_network(*layers: Conv | AvgPool, channels: int = 3, size: int = 8, classes: int = 4) -> Network:
+    """Neurons behind every layer; thresholds and weights are dyadic."""
+    theta = torch.tensor(1.0)
+    nodes = [Node("input", Input((channels, size, size))), Node("first", Neuron(theta, theta), ("input",))]
+    for n, op in enumerate(layers):
+        nodes.append(Node(f"op{n}", op, (nodes[-1].name,)))
+        nodes.append(Node(f"n{n}", Neuron(theta / 2, theta), (nodes[-1].name,)))
+    nodes.append(Node("flat", Flatten(), (nodes[-1].name,)))
+    features = Network((*nodes, Node("readout", Readout(), ("flat",)))).shapes["flat"][0]
+    head = Linear(dyadic(9, classes, features, dtype=torch.float32), None)
+    return Network((*nodes, Node("head", head, ("flat",)), Node("readout", Readout(), ("head",))))
+
+
+def conv(seed: int, out: int, inputs: int, kernel: int, groups: int = 1, **settings: tuple[int, int]) -> Conv:
+    given = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)} | settings
+    weight = dyadic(seed, out, inputs // groups, kernel, kernel, dtype=torch.float32)
+    return Conv(weight, dyadic(seed + 1, out, dtype=torch.float32) / 8, **given, groups=groups)
+
+
+WIDE = {
+    "slabs of 64, 32 and 16 channels, words in between": (conv(0, 64, 3, 3), conv(2, 96, 64, 3), conv(4, 80, 96, 3)),
+    "strides, dilation and large kernels": (
+        conv(0, 20, 3, 5, stride=(2, 1), padding=(4, 2), dilation=(2, 1)),
+        conv(2, 40, 20, 3, stride=(3, 2)),
+    ),
+    "groups": (conv(0, 24, 3, 3), conv(2, 36, 24, 3, groups=4), conv(4, 72, 36, 1, groups=12)),
+    "depthwise": (conv(0, 130, 3, 1), conv(2, 130, 130, 3, groups=130), conv(4, 8, 130, 1)),
+    "pools": (
+        AvgPool((2, 2), (2, 2), (0, 0)),
+        conv(0, 32, 3, 3),
+        AvgPool((4, 4), (2, 2), (2, 2), ceil_mode=True, count_include_pad=False),
+    ),
+}
+
+
+@needs_core
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("coder", [es.Constant(), es.Poisson(scale=2.0)])
+def test_wide_layers_and_awkward_geometries_are_exact(name: str, coder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = image_network(*WIDE[name]), dyadic(7, 3, 3, 8, 8, dtype=torch.float32)
+    reference = es.simulate(network, images, 6, coder, engine="stepwise")
+    assert 0 < float(reference.spike_rate[-1]) < 100
+    for isa in actions.core.instruction_sets():  # type: ignore[union-attr]
+        monkeypatch.setattr(actions, "ISA", isa)
+        same(es.simulate(network, images, 6, coder, engine="events"), reference)
+
+
+@needs_core
+@pytest.mark.parametrize("method", [es.DataNorm(99.0, per_channel=True), es.SpikeNorm(timesteps=16)])
+def test_real_images_on_a_grid_are_exact(method: Any) -> None:
+    data = load("mnist-sample")
+    network = es.convert(load_model("mnist-cnn")[0], data.train.take(16).floats(), method)
+
+    def grid(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor * 256).round() / 256
+
+    def exact(node: Node) -> Node:  # a threshold stays above zero
+        positive = isinstance(node.op, Neuron)
+        return dataclasses.replace(
+            node, op=map_tensors(node.op, lambda x: grid(x).clamp(min=1 / 256) if positive else grid(x))
+        )
+
+    network = network.rewrite(exact).to(torch.float64)
+    images = grid(data.test.take(5).floats()).double()
+    for coder in (es.Constant(), es.Poisson()):
+        reference = es.simulate(network, images, 12, coder, engine="stepwise")
+        for engine_name in ("events", "auto"):
+            same(es.simulate(network, images, 12, coder, engine=engine_name), reference)  # type: ignore[arg-type]
+
+
+@needs_core
+def test_auto_computes_crowded_layers_densely() -> None:
+    """Every neuron fires in every step: additions would be as many as multiplications."""
+    network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
+    spike = planning.input_spike(network, es.Constant())
+    first = planning.plan(network, spike)
+    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {})
+    engine._advance(state, first, 8, 2**20, {})
+    assert engine._crowded(first, state) == {"out"}
+    state.fired["n"].append(torch.zeros(2, 8, dtype=torch.int32))
+    assert engine._crowded(first, state) == set()
+    assert any(action.node.name == "out" for action in planning.plan(network, spike, frozenset({"out"})).actions)
+
+
+@needs_core
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_events_refuse_what_the_core_does_not_know(dtype: torch.dtype) -> None:
+    with pytest.raises(es.SimulationError, match="'events' needs a network in float32 or float64 on the CPU"):
+        es.simulate(one_layer().to(dtype), torch.ones(1, 3), 2, engine="events")
+
+
+def test_without_a_core_auto_says_once_that_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "core", None)
+    running._tell_once.cache_clear()
+    with pytest.warns(UserWarning, match="without a C\\+\\+ compiler"):
+        run = es.simulate(one_layer(), torch.ones(1, 3), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(run, es.simulate(one_layer(), torch.ones(1, 3), 2))
+    with pytest.raises(es.SimulationError, match="where there is a C"):
+        es.simulate(one_layer(), torch.ones(1, 3), 2, engine="events")
+
+
+MEMORY = """
+import resource, sys, torch
+import equispike as es
+from test_events import conv, image_network
+torch.set_num_threads(1)
+network, images = image_network(conv(0, 64, 3, 3), conv(2, 64, 64, 3), size=16), torch.rand(16, 3, 16, 16)
+peaks = []
+for timesteps in (64, 512):
+    es.simulate(network, images, timesteps, es.Poisson(scale=4.0), engine="events", memory=2**22)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print((peaks[1] - peaks[0]) * 1024)
+"""
+
+
+@needs_core
+@pytest.mark.skipif(sys.platform == "win32", reason="counts memory by getrusage")
+def test_memory_does_not_grow_with_the_steps() -> None:
+    """448 steps more: the spikes of these layers would take 28 MiB more even as bits, 900 MiB as floats."""
+    tests = os.path.dirname(__file__)
+    paths = os.pathsep.join((tests, *sys.path))
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 8 * 2**20

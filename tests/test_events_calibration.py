@@ -1,0 +1,85 @@
+"""Calibration on spikes, layer after layer: what is kept of earlier layers changes its cost and no threshold."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import images_for, networks, seeds
+
+import equispike as es
+from equispike.calibrate import spike_norm
+from equispike.simulation import actions, events, layerwise
+
+uncalibrated = networks(calibrated=False)
+STEPS = 7
+
+
+def thresholds(network: Any, images: Any, memory: int, seed: int = 0, coder: Any = None, reset: Any = "zero") -> Any:
+    method = es.SpikeNorm(STEPS, reset, coder or es.Poisson(), seed, memory=memory)
+    try:
+        return method(network, images)
+    except es.CalibrationError:  # a layer is silent: then it is so whatever is kept
+        return None
+
+
+def same(a: Any, b: Any) -> bool:
+    return a is b is None or (a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a))
+
+
+@given(
+    uncalibrated,
+    st.data(),
+    seeds,
+    st.sampled_from([es.Constant(), es.Poisson()]),
+    st.sampled_from(["zero", "subtract"]),
+)
+@settings(max_examples=15)
+def test_thresholds_do_not_depend_on_memory_disk_or_engine(
+    network: Any, data: Any, seed: int, coder: Any, reset: Any
+) -> None:
+    images = [data.draw(images_for(network)) for _ in range(2)]
+    expected = thresholds(network, images, 2**20, seed, coder, reset)
+    for memory, disk in ((0, True), (0, False), (data.draw(st.integers(0, 3000)), data.draw(st.booleans()))):
+        with pytest.MonkeyPatch.context() as patch:
+            if not disk:
+                patch.setattr(spike_norm.tempfile, "gettempdir", lambda: "/proc")  # a disk without free space
+            assert same(thresholds(network, images, memory, seed, coder, reset), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "suits", lambda _: False)
+        assert same(thresholds(network, images, 2**20, seed, coder, reset), expected)
+
+
+def chain(layers: int) -> es.Network:
+    torch.manual_seed(0)
+    model = [module for _ in range(layers) for module in (torch.nn.Linear(6, 6, bias=False), torch.nn.ReLU())]
+    with torch.no_grad():
+        for linear in model[::2]:
+            linear.weight.abs_()
+    return es.trace(torch.nn.Sequential(*model, torch.nn.Linear(6, 2, bias=False)), torch.rand(2, 6))
+
+
+@pytest.mark.parametrize("event_driven", [True, False])
+def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bool) -> None:
+    """All but the last, which need not run at all; again and again where nothing can be kept."""
+    if event_driven and not events.installed():
+        pytest.skip("installed without a compiler: there is no core")
+    runs: Counter[str] = Counter()
+    place, name = (actions, "fire") if event_driven else (layerwise, "if_scan")
+    real = getattr(place, name)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        runs[name] += 1
+        return real(*args, **options)
+
+    monkeypatch.setattr(events, "suits", lambda _: event_driven)
+    monkeypatch.setattr(place, name, counted)
+    network, images = chain(5), torch.rand(3, 6)
+    thresholds(network, [images], 2**20)
+    assert runs[name] == 4
+    monkeypatch.setattr(spike_norm.tempfile, "gettempdir", lambda: "/proc")
+    runs.clear()
+    thresholds(network, [images], 0)
+    assert runs[name] == 1 + 2 + 3 + 4
