@@ -1,12 +1,13 @@
 """Both worlds on CIFAR-10: a constrained ResNet-20 and a VGG-11 with Rate Norm layers, trained and run as spikes.
 
-Trained with, on one thread each:
+Trained with, on one thread each (resnet20 in 20 epochs and 6 more):
 
-    equispike train --model resnet20-cifar10 --data cifar10 --recipe sengupta-cifar-fast --out FILE
+    equispike train --model resnet20-cifar10 --data cifar10 --recipe sengupta-cifar-fast --out FIRST
+    equispike train --start FIRST --data cifar10 --recipe cifar-again --out FILE
     equispike train --model vgg11-half-rnl-cifar10 --data cifar10 --recipe ding-cifar-fast --epochs 22 --out FILE
 
-45,000 training images, 5,000 for validation (the best epoch is kept), seed 0; epochs in experiments/logs. The test
-images are read once, after the choice. vgg11-half-rnl-cifar10 has half of VGG-11's channels and hidden layers of 512.
+45,000 training images, 5,000 for validation (the best epoch is kept), seed 0; every epoch is in experiments/logs.
+vgg11-half-rnl-cifar10 has half of VGG-11's channels and hidden layers of 512.
 
 Run:  python experiments/cifar10_networks.py FILE... --out results --data FOLDER     (what is already there is not done
 again)
@@ -26,7 +27,7 @@ from equispike.zoo.rate_inference import lower_thresholds
 from equispike.zoo.store import load_model
 
 MODELS = ("resnet20-cifar10", "vgg11-half-rnl-cifar10")
-IMAGES = 1_000
+IMAGES = 500
 TIMESTEPS = 256
 CHOSEN = (16, 32, 64, 128, 256)
 CALIBRATION_IMAGES = 256

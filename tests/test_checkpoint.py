@@ -25,7 +25,7 @@ from equispike.export import checkpoint
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, Conv, Flatten, Input, Linear, Neuron, Readout
 from equispike.zoo.models import build
-from equispike.zoo.store import load_model, save_model
+from equispike.zoo.store import bundled, load_model, save_model
 
 shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -485,3 +485,12 @@ def test_networks_are_not_models(tmp_path: Path) -> None:
     es.save(small(), tmp_path / "n")
     refused(tmp_path / "n", "is not a file of kind equispike.model", load_model)
     refused(tmp_path / "none", "no such file", load_model)
+
+
+@pytest.mark.parametrize("path", sorted(bundled("x").parent.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_models_in_the_package_load_by_name_and_say_where_they_come_from(path: Path) -> None:
+    model, card = load_model(path.stem)
+    assert card["name"] == path.stem
+    assert {"data", "recipe", "seed", "test_accuracy", "test_images"} <= card.keys()
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    assert path.stat().st_size < 1.5e6
