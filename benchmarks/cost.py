@@ -63,7 +63,7 @@ def main() -> None:
         print(
             f"{quantity} {value:g}: " + ", ".join(f"{name} {t.median:.3f} s" for name, t in timings.items()), flush=True
         )
-    figure, axes = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3.5), layout="constrained")
+    figure, (axes,) = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3.5), layout="constrained", squeeze=False)
     for axis, (quantity, points) in zip(axes, found.items(), strict=True):
         for name in next(iter(points.values())):
             axis.loglog(list(points), [times[name] for times in points.values()], "o-", label=name)
