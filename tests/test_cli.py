@@ -90,6 +90,17 @@ def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: p
     assert "mean of 3 seeds" in out
 
 
+def test_evaluate_rounds_and_stops_early(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--images", "40", "--timesteps", "48", "--bits", "8", "--stop", "8"]
+    code, out, err = run(capsys, "evaluate", "mnist-cnn", *options)
+    assert (code, err) == (0, "")
+    assert "with 8 bits" in out
+    steps = float(out.partition("stopped early: ")[2].split()[0])
+    assert 8 <= steps < 40
+    assert "bits: 3 is not between 4 and 16" in refused(capsys, "evaluate", "mnist-cnn", "--bits", "3")
+    assert "steps 0" in refused(capsys, "evaluate", "mnist-cnn", "--stop", "0", "--images", "2")
+
+
 def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--method", "rmp", "--scale", "0.2", "--observe", "16", "--images", "32", "--judged", "40"]
     code, out, err = run(capsys, "diagnose", "mnist-cnn", *options)

@@ -209,8 +209,19 @@ def evaluate(
     runs: Annotated[int, Parameter(help="Repeats with other seeds; mean and deviation are shown.")] = 1,
     seed: Seed = 0,
     engine: Annotated[
-        Literal["auto", "events", "layerwise", "stepwise"], Parameter(help="stepwise is the slow reference.")
+        Literal["auto", "events", "layerwise", "stepwise"],
+        Parameter(help="events adds only where something spikes, layerwise is dense, stepwise the slow reference."),
     ] = "auto",
+    bits: Annotated[
+        int | None, Parameter(help="Round weights and thresholds to integers of so many bits first, 4 to 16.")
+    ] = None,
+    stop: Annotated[
+        Literal["certain"] | int | None,
+        Parameter(
+            help="End an image early: 'certain' once no class can overtake the first; or a number of steps for "
+            "which its prediction has to stay the same."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every number to this file.")] = None,
     plot: Annotated[Path | None, Parameter(help="Draw accuracy and spike rate against T to this PNG.")] = None,
     data_folder: Folder = None,
@@ -225,22 +236,28 @@ def evaluate(
     from equispike.analysis.accuracy import latency
     from equispike.conversion import versions
     from equispike.functional.coding import Constant, Poisson
+    from equispike.graph.exact import quantize
     from equispike.results import Result, write_json
+    from equispike.simulation.early_exit import Certain, Stable
 
     name = Path(source).name
     with progress():
         loaded, splits = _converted(source, data, data_folder)
         test = splits.test if images is None else splits.test.take(images)
         coding = Constant() if coder == "constant" else Poisson()
-    evaluation = run(loaded, test.batches(100), timesteps, coding, seed, runs, engine)
+        loaded = loaded if bits is None else quantize(loaded, bits)
+        rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
+        evaluation = run(loaded, test.batches(100), timesteps, coding, seed, runs, engine, stop=rule)
     result = Result(str(loaded.provenance.get("name", name)), str(coding), loaded, evaluation)
-    trained = f"{evaluation.trained:.2%}"
+    trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
     print_results([result], f"Accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}")
     if len(evaluation.seeds) > 1:
         out.print(f"mean of {len(evaluation.seeds)} seeds; deviation at T: {float(evaluation.std[-1]):.2%}")
     within = latency(evaluation.mean, evaluation.trained - 0.01)
     reached = "not reached" if within is None else f"from step {within} on"
     out.print(f"within 1 point of the trained network: {reached}. {evaluation.seconds:.1f} s simulated")
+    if rule is not None:
+        out.print(f"stopped early: {evaluation.steps:.1f} steps on average. Later columns repeat the last prediction")
     if json_file is not None:
         content = {"ann_accuracy": evaluation.trained, "images": len(test), "data": test.name}
         write_json(json_file, {**content, "runs": [result.to_json()], "versions": versions(), "device": "cpu"})
