@@ -34,10 +34,7 @@ CALIBRATION_IMAGES = 256
 CALIBRATION_STEPS = 256
 LAMBDAS = (0.001, 0.003, 0.01, 0.03)
 TOLERANCE = 0.01
-LABELS = (
-    "stage 1", "stage 2", "DataNorm(100)", "DataNorm(99.9)", "RMP(0.8)", "RMP(0.6)", "SpikeNorm, measured",
-    "SpikeNorm, unity",
-)  # fmt: skip
+LABELS = "stage 1", "stage 2", "DataNorm(100)", "DataNorm(99.9)", "RMP(0.9)", "RMP(0.8)"
 
 
 def main() -> None:
@@ -75,10 +72,8 @@ def variants(name: str, model: nn.Module, cifar: Dataset) -> dict[str, tuple[nn.
         return {"stage 1": (model, learnt, es.Constant()), "stage 2": (lowered, learnt, es.Constant()), **baseline}
     return {
         **baseline,
+        "RMP(0.9)": (model, es.RMP(0.9, CALIBRATION_STEPS), es.Constant()),
         "RMP(0.8)": (model, es.RMP(0.8, CALIBRATION_STEPS), es.Constant()),
-        "RMP(0.6)": (model, es.RMP(0.6, CALIBRATION_STEPS), es.Constant()),
-        "SpikeNorm, measured": (model, es.SpikeNorm(CALIBRATION_STEPS), es.Poisson()),
-        "SpikeNorm, unity": (model, es.SpikeNorm(CALIBRATION_STEPS, residual="unity"), es.Poisson()),
     }
 
 
