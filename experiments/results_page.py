@@ -5,7 +5,9 @@ Run:  python experiments/results_page.py --out results --page docs/results.md
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import cifar10_networks
 import mnist_methods
@@ -22,7 +24,7 @@ def main() -> None:
 
 
 def page(folder: Path) -> str:
-    """The whole page; FileNotFoundError if an experiment has no row at all."""
+    """The whole page, without the networks that have no rows."""
     mnist = read(folder / "mnist_methods", [f"{name}.json" for name in mnist_methods.ROWS])
     versions = mnist[0]["versions"]
     sections = [
@@ -47,8 +49,7 @@ Written by `python experiments/results_page.py` from the files that the experime
 {table(mnist, mnist_methods.CHOSEN)}
 """
     ]
-    for name in rate_norm_mnist.MODELS:
-        rows = read(folder / "rate_norm_mnist", [f"{name}, {label}.json" for label in rate_norm_mnist.LABELS])
+    for name, rows in networks(folder, rate_norm_mnist):
         points = [
             [f"{point['lambda_']:g}", f"{100 * point['validation_accuracy']:.2f}", f"{point['omega']:.2f}"]
             for point in rows[0]["curve"]
@@ -68,8 +69,7 @@ Trained on 55,000 images, seed 0. Stage 2 takes the smallest Omega that costs at
 {table(rows, rate_norm_mnist.CHOSEN)}
 """
         )
-    for name in cifar10_networks.MODELS:
-        rows = read(folder / "cifar10_networks", [f"{name}, {label}.json" for label in cifar10_networks.LABELS])
+    for name, rows in networks(folder, cifar10_networks):
         card = rows[0]["card"]
         sections.append(
             f"""## CIFAR-10: `{name}`
@@ -83,11 +83,16 @@ Trained on {card["training_images"]:,} images, seed {card["seed"]}; {100 * card[
     return "\n".join(sections)
 
 
+def networks(folder: Path, experiment: ModuleType) -> Iterator[tuple[str, list[Row]]]:
+    """Networks of an experiment that has several, with their rows, if they have any."""
+    for name in experiment.MODELS:
+        rows = read(folder / experiment.__name__, [f"{name}, {label}.json" for label in experiment.LABELS])
+        if rows:
+            yield name, rows
+
+
 def read(folder: Path, names: list[str]) -> list[Row]:
-    rows = [json.loads((folder / name).read_text()) for name in names if (folder / name).exists()]
-    if not rows:
-        raise FileNotFoundError(f"{folder}: no rows. Run the experiment of that name first")
-    return rows
+    return [json.loads((folder / name).read_text()) for name in names if (folder / name).exists()]
 
 
 if __name__ == "__main__":
