@@ -26,7 +26,7 @@ from equispike.zoo.recipes import RECIPES
 from equispike.zoo.store import load_model, save_model
 from equispike.zoo.train import accuracy, train
 
-MODELS = {"mnist-cnn-rnl": 10_000, "mnist-alexnet-quarter-rnl": 2_000}  # and test images to simulate
+MODELS = {"mnist-cnn-rnl": 2_000, "mnist-alexnet-quarter-rnl": 2_000}  # and test images to simulate
 LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3)
 TOLERANCE = 0.002
 RECIPE = RECIPES["mnist"]
