@@ -333,6 +333,8 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
         for data, n in _CLASSES.items()
     },
     "vgg11-half-rnl-cifar10": partial(_rate_norm, vgg, 11, constrained=False, width=0.5, hidden=1024, dropout=0.0),
+    "vgg13-narrow-bn-cifar10": partial(vgg, 13, constrained=False, width=0.375, hidden=1024, dropout=0.0),
+    "vgg13-narrow-rnl-cifar10": partial(_rate_norm, vgg, 13, constrained=False, width=0.375, hidden=1024, dropout=0.0),
     **{f"vgg{d}-imagenet": partial(vgg, d, 224, 1000, dropout=0.5) for d in _VGG},
     **{f"resnet{d}-{data}": partial(resnet, d, classes=n) for d in (20, 32, 44, 56) for data, n in _CLASSES.items()},
     **{
