@@ -123,11 +123,23 @@ def test_train_goes_on_from_a_trained_model(tmp_path: Path, capsys: pytest.Captu
     assert card["started_from"]["test_accuracy"] == load_model("mnist-cnn")[1]["test_accuracy"]
     assert card["best"]["loss"] < 0.5  # random weights: about 2.3 at first, and 1.2 on average in this epoch
     options = ["--out", str(tmp_path / "none")]
-    assert "is a mnist-cnn, not a mnist-cnn-bn. Leave out --model" in refused(
+    assert "is a mnist-cnn, and no mnist-cnn-bn without its Rate Norm layers. Leave out --model" in refused(
         capsys, "train", "--start", "mnist-cnn", "--model", "mnist-cnn-bn", *options
     )
     assert "images that were not normalised. Choose a recipe with normalise=False" in refused(
         capsys, "train", "--start", "mnist-cnn", "--recipe", "cifar-again", *options
+    )
+
+
+def test_train_turns_relus_into_rate_norm_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out_file = tmp_path / "rnl.safetensors"
+    options = ["--start", "mnist-cnn-bn", "--model", "mnist-cnn-rnl", "--epochs", "1", "--out", str(out_file)]
+    assert run(capsys, "train", *options)[0] == 0
+    _, card = load_model(out_file)
+    assert (card["name"], card["started_from"]["name"]) == ("mnist-cnn-rnl", "mnist-cnn-bn")
+    assert card["best"]["loss"] < 0.5
+    assert "is a mnist-cnn, and no mnist-cnn-rnl without" in refused(
+        capsys, "train", "--start", "mnist-cnn", *options[2:]
     )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, distributed, multiprocessing, nn
 
 import equispike as es
 from equispike.graph.exact import fold_amplitudes, rescale
-from equispike.nn import RateNorm, measure_maxima, rate_norms, restart_maxima, with_rate_norm
+from equispike.nn import RateNorm, from_relu, measure_maxima, rate_norms, restart_maxima, with_rate_norm
+from equispike.zoo.models import build
 
 MOMENTA = (0.1, None)
 
@@ -247,6 +248,46 @@ def test_what_cannot_be_followed_needs_an_example() -> None:
 def test_a_model_without_relu_modules_is_refused() -> None:
     with pytest.raises(es.EquispikeError, match=r"Functional: holds no nn\.ReLU module.*F\.relu"):
         with_rate_norm(Functional())
+
+
+@settings(deadline=None)
+@given(seeds, st.sampled_from([nn.AvgPool2d(2), nn.MaxPool2d(2), nn.Dropout()]), st.booleans())
+def test_a_trained_network_gives_the_same_scores_with_rate_norm(seed: int, between: nn.Module, normed: bool) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4) if normed else nn.Identity(), nn.ReLU(), between,
+        nn.Conv2d(4, 3, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 4),
+    ).double()  # fmt: skip
+    x = torch.randn(20, 2, 6, 6, dtype=torch.float64)
+    before = copy.deepcopy(model.state_dict())
+    made = from_relu(model, [x[:15], x[15:]], momentum=0.3)
+    assert [layer.momentum for _, layer in rate_norms(made)] == [0.3] * 3
+    assert torch.allclose(made.eval()(x), model.eval()(x), rtol=1e-10, atol=1e-12)
+    largest = [model[:n](x).amax().item() for n in (2, 5, 9)]
+    assert maxima(made) == pytest.approx(largest, rel=1e-12)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_trained_pre_activation_network_gives_the_same_scores_with_rate_norm() -> None:
+    from equispike.zoo.models import preact_resnet
+
+    model = preact_resnet(18, width=0.06).eval()
+    x = torch.rand(4, 3, 32, 32)
+    assert torch.allclose(from_relu(model, [x])(x), model(x), rtol=1e-3, atol=1e-5)
+
+
+def test_a_rate_that_no_weights_can_scale_is_refused() -> None:
+    normed = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(es.EquispikeError, match=r"_2 \(BatchNorm2d\): reads rates and has no weights.*with_rate_norm"):
+        from_relu(normed, [torch.rand(2, 1, 4, 4)])
+    with pytest.raises(es.EquispikeError, match=r"output \(the output\): reads rates"):
+        from_relu(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), [torch.rand(2, 3)])
+    with pytest.raises(es.EquispikeError, match=r"add.*reads rates"):
+        from_relu(build("resnet20-cifar10"), [torch.rand(2, 3, 32, 32)])
+    shared = nn.Linear(3, 3)
+    with pytest.raises(es.EquispikeError, match=r"\(Linear\): reads rates"):
+        from_relu(nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), shared), [torch.rand(2, 3)])
 
 
 # Conversion

@@ -22,9 +22,11 @@ from equispike.cli.shared import (
 from equispike.errors import EquispikeError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from equispike.zoo.recipes import Recipe
+    from equispike.zoo.train import Images
 
 
 def train(
@@ -38,7 +40,11 @@ def train(
         ),
     ] = None,
     start: Annotated[
-        str | None, Parameter(help="Begin with the weights of this trained model, a name or a file, not random ones.")
+        str | None,
+        Parameter(
+            help="Begin with the weights of this trained model, a name or a file, not random ones. With a --model that "
+            "has Rate Norm layers where this one has ReLUs, its largest activations become their thresholds."
+        ),
     ] = None,
     data: TrainingData = "mnist-sample",
     recipe: Annotated[
@@ -82,7 +88,7 @@ def train(
     splits = splits.normalised() if how.normalise else splits
     checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
     with progress() as show, processes(device) as place:
-        name, untrained, history = _beginning(model, start, how, seed)
+        name, untrained, history = _beginning(model, start, how, seed, splits.train)
         report = None if rank() else training_to(show)
         trained = run(
             untrained.to(place), splits.train, splits.validation, how, seed, report, checkpoint, resume, machine
@@ -120,9 +126,10 @@ def train(
 
 
 def _beginning(
-    model: str | None, start: str | None, how: "Recipe", seed: int
+    model: str | None, start: str | None, how: "Recipe", seed: int, train: "Images"
 ) -> tuple[str, "nn.Module", dict[str, object]]:
     """Name and weights to begin with, and what the card is to say about them."""
+    from equispike.nn import from_relu, rate_norms
     from equispike.zoo.models import build
     from equispike.zoo.store import load_model
 
@@ -130,14 +137,26 @@ def _beginning(
         name = model or "mnist-cnn"
         return name, build(name, seed), {}
     trained, card = load_model(start)
-    if model not in (None, card["name"]):
-        raise EquispikeError(f"--start: {start} is a {card['name']}, not a {model}. Leave out --model")
+    name = model or str(card["name"])
     if card.get("normalised", False) != how.normalise:
         raise EquispikeError(
             f"--start: {start} was trained on images that were {'' if not how.normalise else 'not '}normalised. "
             f"Choose a recipe with normalise={not how.normalise}"
         )
-    return str(card["name"]), trained.train(), {"started_from": card}
+    if name != card["name"]:
+        wanted = build(name)
+        if rate_norms(trained) or not rate_norms(wanted) or _weights(trained) != _weights(wanted):
+            raise EquispikeError(
+                f"--start: {start} is a {card['name']}, and no {name} without its Rate Norm layers. Leave out --model"
+            )
+        trained = from_relu(trained, [images for images, _ in train.batches(500)])
+    return name, trained.train(), {"started_from": card}
+
+
+def _weights(model: "nn.Module") -> "dict[str, torch.Size]":
+    """Shapes of all that is learnt or measured, but for Rate Norm layers."""
+    own = (".running_max", ".p")
+    return {name: value.shape for name, value in model.state_dict().items() if not name.endswith(own)}
 
 
 def lower_thresholds(
