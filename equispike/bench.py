@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equispike.conversion import versions
 from equispike.errors import SimulationError
 from equispike.functional.coding import Constant
 from equispike.graph.exact import calibrated, rescale
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.simulation.run import EngineName, simulate
+from equispike.versions import versions
 
 Spikes = Mapping[str, float]
 """Spikes of each neuron layer over all images and steps."""

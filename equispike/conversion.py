@@ -1,9 +1,7 @@
 """convert(): from a trained model to a network with thresholds; and check(): would it work?"""
 
 import dataclasses
-import platform
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import MaxPool, Neuron
 from equispike.graph.trace import VERDICTS, Finding, findings, trace
+from equispike.versions import versions
 
 OUTPUT_NEURONS = "output neurons"
 
@@ -143,11 +142,6 @@ def check(model: nn.Module, example: Tensor) -> Report:
     if not any(VERDICTS[Neuron][1] == finding.note for finding in found):
         found.append(Finding("(model)", "-", "no", "it has no ReLU: nothing in it would spike"))
     return Report(found)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {"equispike": version("equispike"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def _check_options(reset: str, readout: str, v_init: float | str) -> None:

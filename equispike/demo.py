@@ -1,7 +1,7 @@
 """The main job on embedded data: train on real digits, convert with every method, simulate, show what was kept."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,16 +12,17 @@ from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method, Thresholds, with_thresholds
 from equispike.calibrate.spike_norm import RMP, SpikeNorm, scaled
-from equispike.conversion import convert, versions
+from equispike.conversion import convert
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
 from equispike.results import Result, write_json
+from equispike.versions import versions
 from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES
 from equispike.zoo.store import save_model
-from equispike.zoo.train import Progress, accuracy, train
+from equispike.zoo.train import Progress, card, train
 
 DATA, MODEL, RECIPE = "mnist-sample", "mnist-cnn", "demo"
 CALIBRATION_IMAGES = 128
@@ -61,16 +62,8 @@ def demo(
     digits = load(DATA)
     test = digits.test.take(images)
     trained = train(build(MODEL, seed), digits.train, digits.validation, RECIPES[RECIPE], seed, report)
-    card = {
-        "data": DATA,
-        "recipe": repr(RECIPES[RECIPE]),
-        "seed": seed,
-        "best": asdict(trained.best),
-        "test_accuracy": accuracy(trained.model, digits.test),
-        "test_images": len(digits.test),
-        "versions": versions(),
-    }
-    save_model(out / "model.safetensors", MODEL, trained.model, card)
+    told = {**card(trained, digits, RECIPES[RECIPE], seed), "versions": versions()}
+    save_model(out / "model.safetensors", MODEL, trained.model, told)
     calibration = [digits.train.take(CALIBRATION_IMAGES).floats()]
     results: list[Result] = []
     for method, coder, network in networks(trained.model, calibration):
@@ -85,7 +78,7 @@ def demo(
         "versions": versions(),
         "data": f"{DATA}/test",
         "calibration": {"images": CALIBRATION_IMAGES, "timesteps": CALIBRATION_STEPS},
-        "model": card,
+        "model": told,
         "device": "cpu",
         "threads": torch.get_num_threads(),
     }

@@ -109,13 +109,13 @@ def diagnose(
     """
     batches = hold(calibration)
 
-    def measured(timesteps: int, **arguments: Any) -> tuple[Network, Run, float, float]:
-        network = convert(model, batches, **arguments)
+    def measured(network: Network, timesteps: int) -> tuple[Run, float, float]:
         run = simulate(network, images, timesteps, coder, seed)
-        return network, run, float(accuracy(run, labels)[-1]), float(run.spike_rate[-1])
+        return run, float(accuracy(run, labels)[-1]), float(run.spike_rate[-1])
 
-    asked: dict[str, Any] = {"timesteps": timesteps, "method": method, **options}
-    network, run, reached, rate = measured(**asked)
+    asked: dict[str, Any] = {"method": method, **options}
+    network = convert(model, batches, **asked)
+    run, reached, rate = measured(network, timesteps)
     with torch.no_grad():
         trained = float((network(network.check_images(images)).argmax(1).cpu() == labels.cpu()).double().mean())
     layers = tuple(causes(network, run, images, coder, seed))
@@ -124,7 +124,8 @@ def diagnose(
         used = network.provenance
         tried = _remedies(str(used["method"]), str(used["reset"]), timesteps, options)
         for name, change in track(tried.items(), "trying remedies", len(tried)):
-            _, _, *helped = measured(**{**asked, **change})
+            steps = change.pop("timesteps", timesteps)
+            _, *helped = measured(convert(model, batches, **{**asked, **change}) if change else network, steps)
             remedies.append(Remedy(name, *helped))
     remedies.sort(key=lambda remedy: (-remedy.accuracy, remedy.spike_rate))
     return Diagnosis(trained, reached, rate, timesteps, len(images), layers, tuple(remedies))

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import torch
 
-from equispike.conversion import versions
 from equispike.nn import measure_maxima, rate_norms, with_rate_norm
+from equispike.versions import versions
 from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES

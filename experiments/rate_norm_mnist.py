@@ -23,13 +23,12 @@ from rows import row, table
 from torch import nn
 
 import equispike as es
-from equispike.conversion import versions
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
 from equispike.zoo.rate_inference import lower_thresholds
 from equispike.zoo.recipes import RECIPES
 from equispike.zoo.store import load_model, save_model
-from equispike.zoo.train import accuracy, train
+from equispike.zoo.train import card, train
 
 MODELS = {"mnist-cnn-rnl": 2_000, "mnist-alexnet-quarter-rnl": 2_000}  # and test images to simulate
 LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -75,20 +74,10 @@ def trained(name: str, mnist: Dataset, folder: Path) -> nn.Module:
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint = path.with_suffix(".training")
             run = train(model, mnist.train, mnist.validation, RECIPE, cycle, checkpoint=checkpoint, resume=True)
-            card = {
-                "data": "mnist",
-                "training_images": len(mnist.train),
-                "recipe": repr(RECIPE),
-                "seed": cycle,
-                "best": asdict(run.best),
-                "test_accuracy": accuracy(run.model, mnist.test),
-                "test_images": len(mnist.test),
-                "versions": versions(),
-            }
-            save_model(path, name, run.model, card)
+            save_model(path, name, run.model, card(run, mnist, RECIPE, cycle))
             checkpoint.unlink()
-        model, card = load_model(path)
-        print(f"{name}, cycle {cycle}: {card['test_accuracy']:.2%} of all test images", flush=True)
+        model, told = load_model(path)
+        print(f"{name}, cycle {cycle}: {told['test_accuracy']:.2%} of all test images", flush=True)
     return model
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 import equispike as es
 from equispike.calibrate.method import Method
-from equispike.conversion import versions
 from equispike.functional.coding import Coder
 from equispike.results import write_json
+from equispike.versions import versions
 from equispike.zoo.data import Split
 
 Row = dict[str, Any]

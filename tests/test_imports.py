@@ -12,7 +12,7 @@ import equispike
 
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
-    {"errors", "progress"},
+    {"errors", "progress", "versions"},
     {"functional", "batches"},
     {"nn"},
     {"graph"},

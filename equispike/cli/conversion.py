@@ -234,11 +234,11 @@ def evaluate(
     require_writable(json_file, plot)
     from equispike.analysis.accuracy import evaluate as run
     from equispike.analysis.accuracy import latency
-    from equispike.conversion import versions
     from equispike.functional.coding import Constant, Poisson
     from equispike.graph.exact import quantize
     from equispike.results import Result, write_json
     from equispike.simulation.early_exit import Certain, Stable
+    from equispike.versions import versions
 
     name = Path(source).name
     with progress():

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from equispike.zoo.data import Part
     from equispike.zoo.recipes import Recipe
-    from equispike.zoo.train import Images
 
 
 def train(
@@ -76,11 +76,10 @@ def train(
     require_writable(out_file, plot)
     from dataclasses import asdict, replace
 
-    from equispike.conversion import versions
     from equispike.zoo.data import load
     from equispike.zoo.parallel import processes, rank
     from equispike.zoo.store import save_model
-    from equispike.zoo.train import Machine, accuracy
+    from equispike.zoo.train import Machine, card
     from equispike.zoo.train import train as run
 
     how = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
@@ -93,23 +92,11 @@ def train(
         trained = run(
             untrained.to(place), splits.train, splits.validation, how, seed, report, checkpoint, resume, machine
         )
-        test_accuracy, first = accuracy(trained.model, splits.test), not rank()
+        told, first = card(trained, splits, how, seed), not rank()
     if not first:
         return
-    card = {
-        "data": data,
-        "normalised": how.normalise,
-        "training_images": len(splits.train),
-        "recipe": repr(how),
-        "seed": seed,
-        "best": asdict(trained.best),
-        "test_accuracy": test_accuracy,
-        "test_images": len(splits.test),
-        "machine": {"device": device, **asdict(machine)},
-        "versions": versions(),
-        **history,
-    }
-    save_model(out_file, name, trained.model, card)
+    told |= {"machine": {"device": device, **asdict(machine)}, **history}
+    save_model(out_file, name, trained.model, told)
     checkpoint.unlink()
     if plot is not None:
         from equispike.analysis.plots import training as draw
@@ -121,12 +108,12 @@ def train(
         draw([epoch.loss for epoch in trained.history], accuracies, f"{name} on {data}, {recipe}", plot)
     out.print(
         f"{out_file}: best epoch {trained.best.number}, validation {trained.best.validation_accuracy:.2%}, "
-        f"test {card['test_accuracy']:.2%} of {len(splits.test):,} images"
+        f"test {told['test_accuracy']:.2%} of {len(splits.test):,} images"
     )
 
 
 def _beginning(
-    model: str | None, start: str | None, how: "Recipe", seed: int, train: "Images"
+    model: str | None, start: str | None, how: "Recipe", seed: int, train: "Part"
 ) -> tuple[str, "nn.Module", dict[str, object]]:
     """Name and weights to begin with, and what the card is to say about them."""
     from equispike.nn import from_relu, rate_norms
@@ -186,8 +173,8 @@ def lower_thresholds(
     require_writable(out_folder / "trade_off.json")
     from dataclasses import asdict
 
-    from equispike.conversion import versions
     from equispike.results import write_json
+    from equispike.versions import versions
     from equispike.zoo.rate_inference import Settings
     from equispike.zoo.rate_inference import lower_thresholds as run
     from equispike.zoo.store import save_model

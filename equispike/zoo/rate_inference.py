@@ -19,8 +19,8 @@ from torch.func import functional_call
 from equispike.errors import DataError, EquispikeError
 from equispike.functional.rate import omega, rate_inference_loss
 from equispike.nn import rate_norms
+from equispike.zoo.data import Part
 from equispike.zoo.recipes import Recipe
-from equispike.zoo.train import Images
 
 UNCHANGED = Recipe(epochs=1)
 """Images are shown as they are: the weights no longer learn, so there is nothing to make robust."""
@@ -105,8 +105,8 @@ class Progress:
 
 def lower_thresholds(
     model: nn.Module,
-    train: Images,
-    validation: Images,
+    train: Part,
+    validation: Part,
     lambdas: Sequence[float] = (0.003, 0.01, 0.03, 0.1),
     settings: Settings = Settings(),
     seed: int = 0,
@@ -191,7 +191,7 @@ def _loss(teacher: nn.Module, images: Tensor, p: Mapping[str, Tensor], lambda_: 
     return rate_inference_loss(expected, scores, rates, lambda_)
 
 
-def _point(teacher: nn.Module, validation: Images, lambda_: float, p: Mapping[str, float], batch: int) -> Point:
+def _point(teacher: nn.Module, validation: Part, lambda_: float, p: Mapping[str, float], batch: int) -> Point:
     model = _with_p(teacher, p)
     device = next(model.parameters()).device
     hits, total = 0, 0.0
@@ -218,7 +218,7 @@ def _order(images: int, settings: Settings, seed: int) -> list[Tensor]:
     return list(torch.split(torch.cat(orders)[:needed], settings.batch))
 
 
-def _check(model: nn.Module, train: Images, validation: Images, lambdas: Sequence[float]) -> None:
+def _check(model: nn.Module, train: Part, validation: Part, lambdas: Sequence[float]) -> None:
     if not rate_norms(model):
         raise EquispikeError(
             f"{type(model).__name__}: has no equispike.nn.RateNorm layer. Make it with nn.with_rate_norm, and train it"

@@ -11,6 +11,7 @@ from torch import nn
 
 from equispike.errors import EquispikeError, FileError
 from equispike.export.checkpoint import read, write
+from equispike.versions import versions
 from equispike.zoo.models import MODELS, build
 
 
@@ -19,10 +20,11 @@ def save_model(path: str | os.PathLike[str], name: str, model: nn.Module, card: 
 
     Args:
         name: of the network in the zoo.
-        card: data, recipe, seed, accuracies, ...; JSON-able. In a checkout of equispike, "commit" is added.
+        card: data, recipe, seed, accuracies, ...; JSON-able. "versions" are added, and "commit" in a
+            checkout of equispike.
     """
     commit = _commit()
-    card = {"commit": commit, **card} if commit else dict(card)
+    card = {**({"commit": commit} if commit else {}), "versions": versions(), **card}
     write(path, "equispike.model", {"name": name, "card": card}, model.state_dict())
 
 

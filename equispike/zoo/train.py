@@ -7,10 +7,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,35 +18,11 @@ from torch.nn import functional as F
 
 from equispike.errors import DataError, EquispikeError, FileError
 from equispike.nn import restart_maxima
-from equispike.zoo.augment import Augmentation
+from equispike.zoo.data import Dataset, Part
 from equispike.zoo.parallel import from_first, rank, share_buffers, total, world, wrapped
 from equispike.zoo.recipes import Recipe
 from equispike.zoo.standardise import plain, standardised
 from equispike.zoo.training_state import Epoch, State
-
-
-class Images(Protocol):
-    """Labelled images to train or validate with, in memory (``data.Split``) or in a folder (``folder.Pictures``)."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, chosen: Tensor, /) -> "Images": ...
-
-    def batches(self, size: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """Float images (B, C, H, W) and labels (B,), in order, as they are evaluated."""
-        ...
-
-    def shuffled(
-        self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """For each tensor of image numbers a batch on the device, randomly changed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,8 +64,8 @@ class Machine:
 
 def train(
     model: nn.Module,
-    train: Images,
-    validation: Images,
+    train: Part,
+    validation: Part,
     recipe: Recipe,
     seed: int = 0,
     report: Callable[[Progress], None] | None = None,
@@ -137,6 +113,20 @@ def train(
     return Trained(trained.eval(), tuple(state.history), state.best)
 
 
+def card(trained: Trained, data: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What ``save_model`` is to say of a network that was trained so. The test images are read here, once."""
+    return {
+        "data": data.name,
+        "normalised": recipe.normalise,
+        "training_images": len(data.train),
+        "recipe": repr(recipe),
+        "seed": seed,
+        "best": asdict(trained.best),
+        "test_accuracy": accuracy(trained.model, data.test),
+        "test_images": len(data.test),
+    }
+
+
 def keep_freed_memory() -> None:
     """Make glibc's allocator reuse freed blocks of up to 32 MiB, for the rest of the process; elsewhere no effect.
 
@@ -147,7 +137,7 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def accuracy(model: nn.Module, images: Images, batch: int = 500) -> float:
+def accuracy(model: nn.Module, images: Part, batch: int = 500) -> float:
     """Share of images, between 0 and 1, whose highest score is their label's. In eval mode, on the model's device."""
     if not len(images):
         raise DataError(f"{images.name}: no images to measure an accuracy on")
@@ -177,8 +167,8 @@ def _train(
     state: State,
     recipe: Recipe,
     seed: int,
-    train: Images,
-    validation: Images,
+    train: Part,
+    validation: Part,
     machine: Machine,
     report: Callable[[Progress], None],
     checkpoint: Path | None,
@@ -214,7 +204,7 @@ def _one_epoch(
     state: State,
     recipe: Recipe,
     forward: Callable[[Tensor], Tensor],
-    train: Images,
+    train: Part,
     machine: Machine,
     number: int,
     tell: Callable[[Epoch, int], None],
@@ -262,7 +252,7 @@ def _require_compiler() -> None:
         raise EquispikeError("torch.compile: there is no C++ compiler (g++, clang++). Install one or do not compile")
 
 
-def _check(model: nn.Module, train: Images, validation: Images, recipe: Recipe, device: torch.device) -> None:
+def _check(model: nn.Module, train: Part, validation: Part, recipe: Recipe, device: torch.device) -> None:
     for images in (train, validation):
         if not len(images):
             raise DataError(f"{images.name}: no images to train with")
