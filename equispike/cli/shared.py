@@ -53,7 +53,7 @@ Folder = Annotated[
 Source = Annotated[
     str,
     Parameter(
-        help="The trained model: a name (mnist-cnn, mnist-cnn-bn, resnet20-cifar10), a file from 'equispike train', or "
+        help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from 'equispike train', or "
         "package.module:factory, a Python function without arguments that returns the module."
     ),
 ]

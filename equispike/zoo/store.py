@@ -52,8 +52,9 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
 
     Args:
         source: a file that :func:`save_model` wrote, or the name of a network whose weights the package holds:
-            "mnist-cnn" and "mnist-cnn-bn", trained on 55,000 MNIST training images (so the validation part of
-            mnist-sample is not held out for them; test digits are), and "resnet20-cifar10", on 45,000 of CIFAR-10.
+            "mnist-cnn", "mnist-cnn-bn" and "mnist-cnn-rnl", trained on 55,000 MNIST training images (so the validation
+            part of mnist-sample is not held out for them; test digits are), and "resnet20-cifar10", on 45,000 of
+            CIFAR-10.
     Raises:
         FileError: the file is missing, damaged, or does not fit the network that it names.
     """
