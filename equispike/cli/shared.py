@@ -53,8 +53,8 @@ Folder = Annotated[
 Source = Annotated[
     str,
     Parameter(
-        help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from 'equispike train', or "
-        "package.module:factory, a Python function without arguments that returns the module."
+        help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
+        "'equispike train', or package.module:factory, a Python function without arguments that returns the module."
     ),
 ]
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
