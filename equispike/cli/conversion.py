@@ -1,8 +1,8 @@
 """Commands that judge, convert and evaluate models."""
 
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -30,34 +30,79 @@ if TYPE_CHECKING:
     from equispike.graph.network import Network
     from equispike.zoo.data import Dataset
 
-_OPTIONS = {
-    "datanorm": ("percentile", "per_channel"),
-    "spikenorm": ("observe", "residual"),
-    "rmp": ("scale", "observe", "residual"),
+_OWNERS = {
+    "percentile": ("datanorm",),
+    "per_channel": ("datanorm",),
+    "scale": ("rmp",),
+    "observe": ("spikenorm", "rmp"),
+    "residual": ("spikenorm", "rmp"),
 }
+"""Methods that an option is for."""
 
 
-MethodName = Annotated[
-    Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
-    Parameter(
-        help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
-        "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
-    ),
-]
-Percentile = Annotated[
-    float | None, Parameter(help="datanorm: percentile of the activations; 100 is the maximum. Default 99.9.")
-]
-PerChannel = Annotated[bool | None, Parameter(help="datanorm: one threshold per channel.")]
-Scale = Annotated[
-    float | None, Parameter(help="rmp: factor on the thresholds, up to 1. Default: chosen on validation images.")
-]
-Observe = Annotated[
-    int | None, Parameter(help="spikenorm, rmp: steps for which each layer is observed. Default 2,500.")
-]
-ResidualRule = Annotated[
-    Literal["measured", "unity"] | None,
-    Parameter(help="spikenorm, rmp: thresholds of residual blocks; unity is the paper's. Default: measured."),
-]
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Thresholds:
+    """How ``convert`` and ``diagnose`` are to set thresholds: a method, and options of it."""
+
+    method: Annotated[
+        Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
+        Parameter(
+            help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
+            "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
+        ),
+    ] = None
+    percentile: Annotated[
+        float | None, Parameter(help="datanorm: percentile of the activations; 100 is the maximum. Default 99.9.")
+    ] = None
+    per_channel: Annotated[bool | None, Parameter(help="datanorm: one threshold per channel.")] = None
+    scale: Annotated[
+        float | None, Parameter(help="rmp: factor on the thresholds, up to 1. Default: chosen on validation images.")
+    ] = None
+    observe: Annotated[
+        int | None, Parameter(help="spikenorm, rmp: steps for which each layer is observed. Default 2,500.")
+    ] = None
+    residual: Annotated[
+        Literal["measured", "unity"] | None,
+        Parameter(help="spikenorm, rmp: thresholds of residual blocks; unity is the paper's. Default: measured."),
+    ] = None
+
+    @property
+    def owner(self) -> str | None:
+        """The method asked for; datanorm if its options are given alone."""
+        asked = [name for name in _OWNERS if getattr(self, name) is not None]
+        return self.method or ("datanorm" if any("datanorm" in _OWNERS[name] for name in asked) else None)
+
+    def check(self) -> None:
+        """EquispikeError for an option of another method, or one out of range."""
+        require_positive(observe=self.observe)
+        for name, owners in _OWNERS.items():
+            if getattr(self, name) is not None and self.owner not in owners:
+                raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {' or '.join(owners)}")
+
+    def build(self, splits: "Dataset", seed: int) -> "Method | None":
+        """The method; None leaves the choice to convert."""
+        from equispike.calibrate.data_norm import DataNorm, ModelNorm
+        from equispike.calibrate.rate_norm import RateNorm
+        from equispike.calibrate.spike_norm import RMP, SpikeNorm
+
+        steps, rule = self.observe or 2500, self.residual or "measured"
+        match self.owner:
+            case "datanorm":
+                return DataNorm(99.9 if self.percentile is None else self.percentile, bool(self.per_channel))
+            case "modelnorm":
+                return ModelNorm()
+            case "spikenorm":
+                return SpikeNorm(steps, seed=seed, residual=rule)
+            case "rmp":
+                validation = up_to(splits.validation, 500).batches(100)
+                return RMP(self.scale, steps, seed=seed, validation=validation, residual=rule)
+            case "ratenorm":
+                return RateNorm()
+            case _:
+                return None
+
+
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
 MaxPools = Annotated[bool, Parameter(help="Replace max pools by average pools: changes the network.")]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
@@ -98,12 +143,7 @@ def convert(
     out_file: Annotated[Path, Parameter(name="--out", help="File for the converted network.")] = Path(
         "network.safetensors"
     ),
-    method: MethodName = None,
-    percentile: Percentile = None,
-    per_channel: PerChannel = None,
-    scale: Scale = None,
-    observe: Observe = None,
-    residual: ResidualRule = None,
+    thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     max_pool_to_avg: MaxPools = False,
@@ -117,9 +157,9 @@ def convert(
 
     Example: equispike convert mnist-cnn --method rmp --scale 0.8 --observe 128 --out net.safetensors
     """
-    require_positive(images=images, observe=observe)
+    require_positive(images=images)
     require_writable(out_file)
-    options = _given(method, percentile, per_channel, scale, observe, residual)
+    thresholds.check()
     from dataclasses import replace
 
     from equispike.conversion import convert as run
@@ -129,7 +169,7 @@ def convert(
     splits, stated = read_data(card, data, normalise, data_folder)
     with progress():
         network = run(
-            trained, splits.train.take(images).batches(100), _method(method, options, splits, seed), reset=reset,
+            trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
             readout=readout, lossy=_lossy(max_pool_to_avg),
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, **stated})
@@ -137,7 +177,7 @@ def convert(
     out.print(str(network))
     for change in cast("list[str]", network.provenance["changes"]):
         out.print(f"changed: {change}")
-    if method == "rmp" and scale is None:
+    if thresholds.method == "rmp" and thresholds.scale is None:
         out.print(f"scale {network.provenance['scale']} chosen on validation images")
     used = network.provenance
     out.print(f"{out_file}: {used['method']}, reset {used['reset']}, readout {used['readout']}")
@@ -146,12 +186,7 @@ def convert(
 def diagnose(
     source: Source,
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
-    method: MethodName = None,
-    percentile: Percentile = None,
-    per_channel: PerChannel = None,
-    scale: Scale = None,
-    observe: Observe = None,
-    residual: ResidualRule = None,
+    thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
     max_pool_to_avg: MaxPools = False,
     coder: CoderName = "constant",
@@ -166,8 +201,8 @@ def diagnose(
 
     Example: equispike diagnose mnist-cnn --percentile 90 --timesteps 32
     """
-    require_positive(images=images, observe=observe, judged=judged, timesteps=timesteps)
-    options = _given(method, percentile, per_channel, scale, observe, residual)
+    require_positive(images=images, judged=judged, timesteps=timesteps)
+    thresholds.check()
     from equispike.diagnosis import diagnose as run
     from equispike.functional.coding import Constant, Poisson
 
@@ -177,7 +212,7 @@ def diagnose(
     with progress():
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
-            _method(method, options, splits, seed), timesteps,
+            thresholds.build(splits, seed), timesteps,
             Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=_lossy(max_pool_to_avg),
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
@@ -266,37 +301,6 @@ def evaluate(
         from equispike.demo import curve
 
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
-
-
-def _given(method: MethodName, *values: float | str | None) -> "Mapping[str, float | str]":
-    """The options of methods that were given; EquispikeError for those of another method."""
-    names = ("percentile", "per_channel", "scale", "observe", "residual")
-    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    owner = method or ("datanorm" if given.keys() & set(_OPTIONS["datanorm"]) else "")
-    for name in given:
-        if name not in _OPTIONS.get(owner, ()):
-            owners = " or ".join(owner for owner, names in _OPTIONS.items() if name in names)
-            raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {owners}")
-    return given
-
-
-def _method(name: MethodName, given: "Mapping[str, Any]", splits: "Dataset", seed: int) -> "Method | None":
-    """The method of that name; by default DataNorm if options are given, which are its own, else convert's choice."""
-    from equispike.calibrate.data_norm import DataNorm, ModelNorm
-    from equispike.calibrate.rate_norm import RateNorm
-    from equispike.calibrate.spike_norm import RMP, SpikeNorm
-
-    steps, rule = given.get("observe", 2500), given.get("residual", "measured")
-    validation = up_to(splits.validation, 500).batches(100)
-    chosen: dict[str | None, Callable[[], Method | None]] = {
-        None: lambda: None,
-        "datanorm": lambda: DataNorm(given.get("percentile", 99.9), given.get("per_channel", False)),
-        "modelnorm": ModelNorm,
-        "spikenorm": lambda: SpikeNorm(steps, seed=seed, residual=rule),
-        "rmp": lambda: RMP(given.get("scale"), steps, seed=seed, validation=validation, residual=rule),
-        "ratenorm": RateNorm,
-    }
-    return chosen["datanorm" if name is None and given else name]()
 
 
 def _lossy(max_pools: bool) -> "list[LossyPass]":
