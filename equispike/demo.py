@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equispike.analysis.accuracy import evaluate
+from equispike.analysis.closer import look_closer
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method, Thresholds, with_thresholds
@@ -16,7 +17,7 @@ from equispike.conversion import convert, versions
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
-from equispike.results import Result, write_json
+from equispike.results import Result, document, write_json
 from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES
@@ -75,20 +76,15 @@ def demo(
     results: list[Result] = []
     for method, coder, network in networks(trained.model, calibration):
         result = evaluate(network, test.batches(100), timesteps, coder, seed, label=f"simulating {method}")
-        results.append(Result(str(method), str(coder), network, result))
+        closer = look_closer(network, result, test, coder, seed)
+        results.append(Result(str(method), str(coder), network, result, closer))
     save(results[-2].network, out / "network.safetensors")
     ceiling = results[0].evaluation.trained
-    content = {
-        "ann_accuracy": ceiling,
-        "images": images,
-        "runs": [result.to_json() for result in results],
-        "versions": versions(),
-        "data": f"{DATA}/test",
-        "calibration": {"images": CALIBRATION_IMAGES, "timesteps": CALIBRATION_STEPS},
-        "model": card,
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-    }
+    content = document(
+        results, MODEL, test.name, test.classes, versions=versions(),
+        calibration={"images": CALIBRATION_IMAGES, "timesteps": CALIBRATION_STEPS}, model=card, device="cpu",
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
     write_json(out / "results.json", content)
     title = f"MNIST: a trained network run as spikes, {images:,} test digits"
     accuracy_and_spike_rate([curve(result) for result in results], ceiling, title, out / "accuracy.png")
