@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
-).split()
+FLAGS = """headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking
+    disable-component-update disable-sync hide-scrollbars remote-debugging-pipe"""
 
 
 def installed() -> str | None:
@@ -119,7 +117,7 @@ def browser(profile: Path) -> Iterator[Page]:
         os.dup2(spare[1], 4)
 
     process = subprocess.Popen(
-        [path, *OPTIONS, f"--user-data-dir={profile}"],
+        [path, *(f"--{flag}" for flag in FLAGS.split()), f"--user-data-dir={profile}"],
         preexec_fn=descriptors, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(read_there)

@@ -53,7 +53,7 @@ function apart(labels, top, bottom) {
 const textWidth = (text) => text.length * 6.4;
 
 // lines: {name, points: [[x, y]], n: number of its colour, width}; x and y: {low, high, log, label, format}
-function lineChart(width, { x, y, lines, cursor, ceilings = [], fronts = [], dots = [], height = 300, title }) {
+function lineChart(width, { x, y, lines, cursor, limits = [], fronts = [], dots = [], height = 300, title }) {
   const beside = width >= 430;
   const widest = Math.max(...lines.map((line) => textWidth(line.name)), 0);
   const right = beside ? Math.min(widest + 30, width * 0.42) : 14;
@@ -73,12 +73,9 @@ function lineChart(width, { x, y, lines, cursor, ceilings = [], fronts = [], dot
     sv("text", { class: "tick", x: 0, y: 12 }, y.label),
     sv("text", { class: "tick", x: (box.left + box.right) / 2, y: height - 4, "text-anchor": "middle" }, x.label));
   for (const front of fronts) svg.append(sv("path", { class: "front", d: stairs(front.filter(inside)) }));
-  for (const c of ceilings) {
-    const across = c.y !== undefined;
-    const [x1, x2, y1, y2] = across ? [box.left, box.right, sy(c.y), sy(c.y)] : [sx(c.x), sx(c.x), box.top, box.bottom];
-    svg.append(sv("line", { class: "ceiling", x1, x2, y1, y2 }),
-      sv("text", { class: "tick", x: across ? box.left + 6 : x1 - 5, y: across ? y1 + 14 : box.top - 6, "text-anchor": across ? "start" : "end" }, c.name));
-  }
+  for (const limit of limits) svg.append(
+    sv("line", { class: "limit", x1: sx(limit.x), x2: sx(limit.x), y1: box.top, y2: box.bottom }),
+    sv("text", { class: "tick", x: sx(limit.x), y: box.top - 6, "text-anchor": "middle" }, limit.name));
   if (cursor) svg.append(sv("line", { class: "cursor", x1: sx(cursor), x2: sx(cursor), y1: box.top, y2: box.bottom }));
   const labels = [];
   for (const line of lines) {
@@ -108,7 +105,7 @@ function legend(lines) {
 
 // rows: {name, values: [number or null, one per series]}; series: {name, n}
 function barChart(width, { rows, series, format, title, mark }) {
-  const thick = series.length > 2 ? 7 : 11, pad = 9, each = thick * series.length + pad, top = 4;
+  const thick = series.length > 2 ? 7 : 13, pad = 9, each = thick * series.length + pad, top = 4;
   const left = Math.min(Math.max(...rows.map((row) => textWidth(row.name))) + 8, width * 0.4), right = 58;
   const most = Math.max(...rows.flatMap((row) => row.values.map((v) => v ?? 0)), 1e-300);
   const height = top + rows.length * each + 4, sx = (v) => (v / most) * (width - left - right);

@@ -127,7 +127,7 @@ def _long(series: list[float], steps: Sequence[int]) -> list[float]:
 
 def _label(runs: list[dict[str, Any]]) -> None:
     """A short name for each run, which says as much as is needed to tell the runs apart."""
-    labels = [re.sub(r"\((percentile|scale)=", "(", run["method"]) for run in runs]
+    labels = [re.sub(r"\(timesteps=\d+(, |\))|\(percentile=|\(scale=|\(\)", _shorter, run["method"]) for run in runs]
     labels = [label if run["input"] == "constant" else f"{label}, {run['input']}" for label, run in zip(labels, runs)]
     for key in ("network", "data"):
         if len({run[key] for run in runs}) > 1:
@@ -136,6 +136,11 @@ def _label(runs: list[dict[str, Any]]) -> None:
     for run, label in zip(runs, labels, strict=True):
         seen[label] += 1
         run["label"] = label if seen[label] == 1 else f"{label} ({seen[label]})"
+
+
+def _shorter(setting: re.Match[str]) -> str:
+    """What a label needs of a setting: the value of the telling ones; how long a method observed only in the tables."""
+    return "" if setting[0].endswith(")") else "("
 
 
 def _group(run: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -33,6 +33,7 @@ function bestNow() {
   const here = RUNS.filter((run) => place(run) >= 0);
   return here.reduce((best, run) => (lost(run) > lost(best) + 1e-9 ? run : best), here[0]);
 }
+const soonest = () => RUNS.reduce((best, run) => ((run.latency ?? Infinity) < (best.latency ?? Infinity) ? run : best), bestNow());
 
 function sentence() {
   const best = bestNow(), first = RUNS[0], change = lost(best);
@@ -41,7 +42,8 @@ function sentence() {
     : same ? `The trained network ${first.network} was converted to spikes in ${RUNS.length} ways.`
       : `${RUNS.length} conversions of trained networks to spikes.`;
   const who = RUNS.length === 1 ? "it" : `the one that keeps most, ${best.label},`;
-  const verdict = Math.abs(change) < 0.005 ? "nothing is lost" : `${Math.abs(change).toFixed(1)} points are ${change < 0 ? "lost" : "gained"}`;
+  const images = Math.round((Math.abs(change) * best.images) / 100), more = change < 0 ? "fewer" : "more";
+  const verdict = images === 0 ? "nothing is lost" : `${plural(images, "image")} ${more}, a ${change < 0 ? "loss" : "gain"} of ${Math.abs(change).toFixed(1)} points`;
   return `${what} After ${plural(T(), "step")} ${who} is right on ${percent(now(best, best.accuracy))} % of ` +
     `${plural(best.images, "test image")} (${best.data}); the trained network is right on ${percent(best.trained)} %: ${verdict}.`;
 }
@@ -108,19 +110,19 @@ function summary() {
 }
 
 function curves() {
-  const groups = new Map(RUNS.map((run) => [run.trained, run]));
-  const ceilings = groups.size > 2 ? [] : [...groups.keys()].map((trained) => ({ y: 100 * trained, name: `trained network ${percent(trained)} %` }));
+  const trained = [...new Set(RUNS.map((run) => run.trained))];
+  const ceilings = trained.length > 3 ? [] : trained.map((a) => ({ name: `trained, ${percent(a)} %`, stroke: "var(--soft)", dash: "6 4", width: 1.5, points: [[1, 100 * a], [LAST, 100 * a]] }));
   const chart = (values, label, high, extra) => (width, title) => lineChart(width, {
-    title, cursor: T(), x: stepsAxis(), y: { low: 0, high, label, format: digits }, ...extra,
-    lines: RUNS.map((run) => ({ name: run.label, n: run.n, points: series(run, values(run)) })),
+    title, cursor: T(), x: stepsAxis(), y: { low: 0, high, label, format: digits },
+    lines: [...extra, ...RUNS.map((run) => ({ name: run.label, n: run.n, points: series(run, values(run)) }))],
     dots: RUNS.map((run) => ({ name: run.label, n: run.n, point: [T(), now(run, values(run))] })),
   });
   const most = Math.max(...RUNS.flatMap((run) => run.rate)) * 1.08 || 1;
   return section("Accuracy and spikes after each step", el("div", { class: "figures" },
     figure("Accuracy", "Share of test images whose highest score is that of their class, if the network is stopped after T steps.",
-      chart((run) => run.accuracy.map((a) => 100 * a), "accuracy, %", 100, { ceilings }), "accuracy"),
+      chart((run) => run.accuracy.map((a) => 100 * a), "accuracy, %", 100, ceilings), "accuracy"),
     figure("Spike rate", "Spikes up to step T, as a share of all neurons and steps. Lower thresholds spike more and answer sooner.",
-      chart((run) => run.rate, "spike rate, %", most, {}), "spike-rate")));
+      chart((run) => run.rate, "spike rate, %", most, []), "spike-rate")));
 }
 
 const CAUSES = ["inherited", "clipping", "quantisation", "unevenness"];
@@ -143,15 +145,15 @@ function layers() {
         rows: chosen().operations.map((row) => ({ name: row.layer, values: [row.macs, now(chosen(), row.additions.map((n) => n + row.analog_macs))] })), mark: () => 0 }), "operations"),
   ];
   const value = (key, times = 100) => (layer) => { const v = now(chosen(), layer[key]); return v === null ? null : times * v; };
-  const table = addTable({ caption: "Layers of the chosen conversion after T steps.", rows: () => chosen().layers, columns: [
+  const table = addTable({ caption: "Layers of the chosen conversion after T steps; silent neurons and errors in percent.", rows: () => chosen().layers, columns: [
     { name: "layer", word: true, value: (layer) => layer.name },
     { name: "neurons", value: (layer) => layer.neurons, format: integer },
     { name: "threshold", value: theta, format: digits },
     { name: "rate, %", value: value("rate", 1), format: fixed(2) },
     { name: "spikes", value: value("spikes", 1), format: integer },
-    ...(looked ? [{ name: "silent, %", value: value("silent"), format: fixed(1) },
-      ...CAUSES.map((cause) => ({ name: `${cause}, %`, value: value(cause), format: fixed(1) })),
-      { name: "in all, %", value: value("total"), format: fixed(1) }, { name: "K", value: value("k", 1), format: digits }] : [])] });
+    ...(looked ? [{ name: "silent", value: value("silent"), format: fixed(1) },
+      ...CAUSES.map((cause) => ({ name: cause, value: value(cause), format: fixed(1) })),
+      { name: "in all", value: value("total"), format: fixed(1) }, { name: "K", value: value("k", 1), format: digits }] : [])] });
   return section("Layer by layer", el("div", { class: "row" }, chooseRun("Conversion:", () => true)),
     el("div", { class: "figures" }, figures), table,
     looked ? el("p", { class: "note" }, `Errors, K and silent neurons (no spike yet) are means over the first ${plural(Math.max(...RUNS.map((run) => run.looked_at)), "test image")}; the rest over all of them.`) : null);
@@ -186,7 +188,7 @@ function energy() {
       x: { low: Math.min(...values) * 0.9, high: Math.max(...values) * 1.1, log: 10, label: "energy of one image", format: joules },
       y: { low: 0, high: 100, label: "accuracy, %", format: digits },
       fronts: DATA.fronts[state.cost].map((front) => front.map(([r, s]) => [of(RUNS[r]).spiking[s], 100 * RUNS[r].accuracy[s]])),
-      ceilings: trained.length > 1 ? [] : [{ x: trained[0], name: `trained ${joules(trained[0])}` }],
+      limits: trained.length > 1 ? [] : [{ x: trained[0], name: `trained ${joules(trained[0])}` }],
       dots: RUNS.map((run) => ({ name: run.label, n: run.n, point: [now(run, of(run).spiking), place(run) < 0 ? null : 100 * now(run, run.accuracy)] })) });
   };
   const assumption = el("p", { class: "note" });
@@ -236,7 +238,7 @@ function deciding() {
       const { svg, legend: below } = lineChart(width, { title: `Class scores of test image ${example.index}`, height: 190,
         x: { low: 1, high: Math.max(run.steps[run.steps.length - 1], 2), log: 2, label: "time-steps", format: String },
         y: { low, high, label: "score of each class, summed up", format: digits },
-        lines: ends.reverse().map(({ c, k }) => ({ name: c === example.label ? `${name(c)} (true)` : name(c), unnamed: !labelled.has(c), points: until(c, k), dash: "",
+        lines: ends.reverse().map(({ c, k }) => ({ name: `${name(c)}${c === example.label ? " (true)" : c === said ? " (answer)" : ""}`, unnamed: !labelled.has(c), points: until(c, k), dash: "",
           stroke: c === example.label ? "var(--good)" : c === said ? "var(--bad)" : "var(--soft)", width: c === example.label || c === said ? 2.5 : 1 })) });
       holder.replaceChildren(...[svg, below].filter(Boolean));
     };
@@ -286,18 +288,18 @@ let timer = null;
 function stop() { clearInterval(timer); timer = null; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); }
 play.addEventListener("click", () => {
   if (timer) { stop(); return; }
-  if (state.at === STEPS.length - 1) state.at = -1;
+  if (state.at === STEPS.length - 1) { state.at = 0; refresh(); }
   play.textContent = "Stop";
   play.setAttribute("aria-pressed", "true");
   timer = setInterval(() => {
+    if (state.at >= STEPS.length - 1) { stop(); return; }
     state.at++;
     refresh();
-    if (state.at >= STEPS.length - 1) stop();
   }, 350);
 });
 slider.max = STEPS.length - 1;
 output.style.minWidth = `${String(LAST).length}ch`;
 slider.addEventListener("input", () => { stop(); state.at = Number(slider.value); refresh(); });
-state.run = bestNow().n;
+state.run = soonest().n;
 document.getElementById("main").append(...[summary(), curves(), deciding(), layers(), fit(), energy(), made()].filter(Boolean));
 refresh();

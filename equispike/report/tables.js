@@ -6,7 +6,7 @@ function sortable({ columns, rows, caption, best }) {
   let sorted = null, down = false;
   const body = el("tbody"), heads = columns.map((column, n) => el("th",
     { scope: "col", class: column.word ? "word" : null, "aria-sort": "none" }, el("button", { type: "button", onclick: () => order(n) }, column.name)));
-  const table = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, el("tr", {}, heads)), body);
+  const table = el("table", { "aria-label": caption }, el("thead", {}, el("tr", {}, heads)), body);
   const shown = (column, row) => {
     const value = column.value(row);
     return value === null || value === undefined ? "–" : column.format ? column.format(value) : String(value);
@@ -38,7 +38,7 @@ function sortable({ columns, rows, caption, best }) {
     try { await navigator.clipboard.writeText(text); said("Copied"); } catch { said(copyBySelection(text) ? "Copied" : "Select it and copy"); }
   }
   update();
-  return { node: el("div", {}, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption || "table" }, table),
+  return { node: el("div", {}, el("p", { class: "note" }, caption), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, table),
     el("button", { type: "button", class: "quiet", onclick: copy }, "Copy table")), update };
 }
 function copyBySelection(text) {
