@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import approx
 from strategies import dyadic, networks, seeds
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -61,7 +60,7 @@ def test_top_k_takes_the_k_highest_scores_and_of_equal_ones_the_lower_class(clas
     found = es.evaluate(three_classes(classes=classes), [(images[:4], labels[:4]), (images[4:], labels[4:])], 5)
     assert (found.top5 is None) == (classes < 20)
     if found.top5 is not None:
-        assert found.top5[0].tolist() == approx(es.accuracy(run, labels, 5).tolist())
+        assert found.top5[0].tolist() == pytest.approx(es.accuracy(run, labels, 5).tolist())
     with pytest.raises(es.SimulationError, match="top: 0"):
         es.accuracy(run, labels, 0)
 
@@ -91,7 +90,7 @@ def test_evaluation_is_simulation_and_counting(network: Network, data: Any, code
         assert torch.allclose(found.ties[n], run.ties, rtol=0, atol=1e-12)
         assert torch.equal(found.predictions[n], run.predictions[-1])
         if len(found.seeds) == 1:
-            assert found.spikes == approx({name: float(count.sum()) / 10 for name, count in run.counts.items()})
+            assert found.spikes == pytest.approx({name: float(count.sum()) / 10 for name, count in run.counts.items()})
             for name, count in run.counts.items():
                 assert torch.allclose(found.counts[name], count.double().mean(0), rtol=1e-15)
                 assert torch.allclose(found.spikes_by_step[name], run.spikes[name].double().mean(1), rtol=1e-15)

@@ -107,7 +107,7 @@ def test_runs_of_different_networks_share_a_page_that_says_so(made: Path, tmp_pa
     page = page_data(read_runs([made, other]), [made, other])
     assert page["mixed"] == ["networks", "numbers of images"]
     assert len(page["fronts"][0]) == 2
-    assert [run["label"] for run in page["runs"]][-1] == "DataNorm(99.9), poisson, another"
+    assert [run["label"] for run in page["runs"]][-1] == "another: DataNorm(99.9), poisson"
     same = page_data(read_runs([made, made]), [made, made])
     assert same["mixed"] == []
     assert same["runs"][3]["label"] == "DataNorm(99.9) (2)"
@@ -292,11 +292,16 @@ def test_figures_are_drawn_named_and_saved_on_their_own(opened: tuple[Page, dict
 
 
 def test_a_phone_shows_all_of_it_in_dark_too_without_scrolling_sideways(
-    opened: tuple[Page, dict[str, Any], Path],
+    opened: tuple[Page, dict[str, Any], Path], made: Path
 ) -> None:
     page, _, out = opened
-    page.open(out, width=390, height=844, prefers_color_scheme="dark")
-    assert page.run("document.documentElement.scrollWidth") == 390
+    wide = out.with_name("wide.html")
+    write_report([made, changed(made, out.parent, network="a network whose name is longer than a phone is wide")], wide)
+    for path in (wide, out):
+        page.open(path, width=390, height=844, prefers_color_scheme="dark")
+        assert page.run("document.documentElement.scrollWidth") == 390
+        assert "[object" not in page.run("document.body.innerText")
+        assert page.run("document.querySelectorAll('p.warn').length") == (path == wide)
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
     assert page.run("document.querySelectorAll('ul.legend').length") > 0
     assert page.printed().startswith(b"%PDF")

@@ -129,9 +129,10 @@ def _label(runs: list[dict[str, Any]]) -> None:
     """A short name for each run, which says as much as is needed to tell the runs apart."""
     labels = [re.sub(r"\(timesteps=\d+(, |\))|\(percentile=|\(scale=|\(\)", _shorter, run["method"]) for run in runs]
     labels = [label if run["input"] == "constant" else f"{label}, {run['input']}" for label, run in zip(labels, runs)]
-    for key in ("network", "data"):
-        if len({run[key] for run in runs}) > 1:
-            labels = [f"{label}, {run[key]}" for label, run in zip(labels, runs)]
+    if len({run["network"] for run in runs}) > 1:
+        labels = [f"{run['network']}: {label}" for label, run in zip(labels, runs)]
+    if len(set(labels)) < len(runs) and len({run["data"] for run in runs}) > 1:
+        labels = [f"{label}, {run['data']}" for label, run in zip(labels, runs)]
     seen: Counter[str] = Counter()
     for run, label in zip(runs, labels, strict=True):
         seen[label] += 1

@@ -4,7 +4,8 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs, STEPS = DATA.steps, LAST = STEPS[STEPS.length - 1];
 RUNS.forEach((run, n) => { run.n = n; });
-const state = { at: STEPS.length - 1, run: 0, cost: 0 };
+const shortest = Math.min(...RUNS.map((run) => run.steps[run.steps.length - 1]));
+const state = { at: STEPS.indexOf(shortest), run: 0, cost: 0 };
 const updates = []; // called when the step, the run or the costs change
 const T = () => STEPS[state.at];
 
@@ -40,12 +41,12 @@ function sentence() {
   const same = RUNS.every((run) => run.network === first.network);
   const what = RUNS.length === 1 ? `The trained network ${first.network} was converted to spikes with ${first.label}.`
     : same ? `The trained network ${first.network} was converted to spikes in ${RUNS.length} ways.`
-      : `${RUNS.length} conversions of trained networks to spikes.`;
+      : `Trained networks were converted to spikes in ${RUNS.length} ways.`;
   const who = RUNS.length === 1 ? "it" : `the one that keeps most, ${best.label},`;
   const images = Math.round((Math.abs(change) * best.images) / 100), more = change < 0 ? "fewer" : "more";
   const verdict = images === 0 ? "nothing is lost" : `${plural(images, "image")} ${more}, a ${change < 0 ? "loss" : "gain"} of ${Math.abs(change).toFixed(1)} points`;
-  return `${what} After ${plural(T(), "step")} ${who} is right on ${percent(now(best, best.accuracy))} % of ` +
-    `${plural(best.images, "test image")} (${best.data}); the trained network is right on ${percent(best.trained)} %: ${verdict}.`;
+  return `${what} After ${plural(T(), "step")} ${who} is right on ${percent(now(best, best.accuracy))}\u00a0% of ` +
+    `${plural(best.images, "test image")} (${best.data}); the trained network is right on ${percent(best.trained)}\u00a0%: ${verdict}.`;
 }
 
 // A figure that is drawn again whenever its width or the state changes.
@@ -87,7 +88,7 @@ function summary() {
   const mixed = DATA.mixed.length > 0, many = RUNS.some((run) => run.top5);
   const columns = [
     { name: "conversion", word: true, value: (run) => run.label },
-    ...(mixed ? [{ name: "network", word: true, value: (run) => run.network }, { name: "data", word: true, value: (run) => run.data }, { name: "images", value: (run) => run.images, format: integer }] : []),
+    ...(mixed ? [{ name: "data", word: true, value: (run) => run.data }, { name: "images", value: (run) => run.images, format: integer }] : []),
     { name: "reset", word: true, value: (run) => ({ subtract: "soft", zero: "hard" })[run.reset] || run.reset },
     { name: "trained, %", value: (run) => run.trained, format: (v) => (100 * v).toFixed(2) },
     { name: "as spikes, %", value: (run) => now(run, run.accuracy), format: (v) => (100 * v).toFixed(2) },
