@@ -44,7 +44,7 @@ def every_second_step(theta: float) -> Network:
 
 
 @given(networks(), st.data(), coders, st.sets(st.integers(1, T), min_size=1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_each_stage_is_the_simulation_of_so_many_steps(network: Network, data: Any, coder: Any, ends: set[int]) -> None:
     images = data.draw(images_for(network))
     indices = torch.arange(len(images)) + 5
@@ -67,7 +67,7 @@ def test_stages_that_do_not_increase_are_refused(ends: list[int]) -> None:
 
 
 @given(networks(), st.data(), coders)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_misfit_and_rates_are_those_of_the_run(network: Network, data: Any, coder: Any) -> None:
     images = data.draw(images_for(network))
     run = es.simulate(network, images, T, coder)
@@ -88,7 +88,7 @@ def test_misfit_and_rates_are_those_of_the_run(network: Network, data: Any, code
 
 
 @given(networks(), st.data(), coders)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_operating_range_is_that_of_the_currents_of_every_step(network: Network, data: Any, coder: Any) -> None:
     images = data.draw(images_for(network))
     currents: dict[str, list[torch.Tensor]] = {name: [] for name in network.neurons}

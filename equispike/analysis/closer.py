@@ -124,7 +124,9 @@ def look_closer(
             bound[name].append(2 * float(fit.omega[fit.omega > 0].mean()) / run.timesteps)
         for name, counted in rate_counts(run).items():
             silent[name].append(float(counted[0] / counted.sum()))
-    layers = {name: LayerLook(*map(tuple, (errors[name], k[name], bound[name], silent[name]))) for name in names}
+    layers = {
+        name: LayerLook(tuple(errors[name]), tuple(k[name]), tuple(bound[name]), tuple(silent[name])) for name in names
+    }
     return CloserLook(steps, len(few), layers, _examples(network, evaluation, test, steps, coder, seed))
 
 
@@ -146,7 +148,8 @@ def _examples(
             maps.append(run.counts[entrance].sum(1).cpu())
     inputs = None if coder.constant else _mean_inputs(network, images, steps, coder, seed, chosen)
     found: list[Example] = []
-    for n, index in enumerate(chosen.tolist()):
+    for n in range(len(chosen)):
+        index = int(chosen[n])
         label = int(labels[index])
         ranked = scores[-1][n].argsort(descending=True)[:MOST_SCORES]
         classes = ranked if label in ranked else torch.cat([ranked[:-1], torch.tensor([label])])

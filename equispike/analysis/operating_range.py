@@ -105,6 +105,11 @@ class _Currents:
         highest = (self.total / self.active)[driven]
         theta = threshold.double().expand_as(self.total)[driven]
         below, above = theta < lowest, theta > highest
-        means = (float(x.double().mean()) for x in (lowest, theta, highest))
-        shares = (float(x.double().mean()) for x in (below, ~below & ~above, above))
-        return Range(name, *means, self.largest, *shares)
+        inside = ~below & ~above
+        return Range(
+            name, _mean(lowest), _mean(theta), _mean(highest), self.largest, _mean(below), _mean(inside), _mean(above)
+        )
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

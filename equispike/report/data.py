@@ -59,9 +59,9 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
     steps: list[int] = run["steps"]
     full = torch.tensor(run["accuracy"], dtype=torch.float64)
     trained = float(run["trained_accuracy"])
-    at = torch.tensor(steps) - 1
-    accuracy = full[at]
-    arrived = trained - WITHIN
+    accuracy = _at(run["accuracy"], steps)
+    reached = torch.tensor(accuracy, dtype=torch.float64)
+    arrived = trained - WITHIN - 1e-9  # a point is a point, whatever the last bit says
     layers = [_layer(name, layer, run) for name, layer in run["layers"].items()]
     spikes = [sum(spiked) for spiked in zip(*(layer["spikes"] for layer in layers), strict=True)]
     rates = _at(run["spike_rate"], steps)
@@ -71,7 +71,7 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
             "spiking": _long(energy["spiking"], steps),
             "break_even": energy["break_even_spike_rate"],
             "break_even_int8": energy["break_even_spike_rate_int8"],
-            "until": energy_until(torch.tensor(energy["spiking"]), accuracy, arrived),
+            "until": energy_until(torch.tensor(energy["spiking"]), reached, arrived),
         }
         for energy in run["energy"]
     ]
@@ -83,14 +83,14 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
         "classes": document["classes"],
         "images": document["images"],
         "trained": trained,
-        "accuracy": accuracy.tolist(),
+        "accuracy": accuracy,
         "std": _at(run["accuracy_std"], steps),
         "top5": None if run["top5_accuracy"] is None else _at(run["top5_accuracy"], steps),
         "rate": rates,
         "ties": _at(run["ties"], steps),
         "spikes": spikes,
         "latency": latency(full, arrived),
-        "spikes_until": energy_until(torch.tensor(spikes), accuracy, arrived),
+        "spikes_until": energy_until(torch.tensor(spikes), reached, arrived),
         "layers": layers,
         "operations": [{**row, "additions": _long(row["additions"], steps)} for row in run["operations"]],
         "energy": energies,
@@ -103,7 +103,7 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
 def _layer(name: str, layer: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     steps = run["steps"]
     thresholds = run["thresholds"][name]
-    looked = run["closer"]["layers"][name] if run["closer"] else {}
+    looked: dict[str, list[float]] = run["closer"]["layers"][name] if run["closer"] else {}
     spikes = _long(layer["spikes"], steps)
     return {
         "name": name,
