@@ -107,7 +107,8 @@ function summary() {
   return section("What was kept, and what was lost", notes,
     addTable({ columns, rows: () => RUNS, caption: "After T steps. Sort by any column.", best: (run) => RUNS.length > 1 && run === bestNow() }),
     el("p", { class: "note" }, `${mixed ? "" : `One image of ${integer(images)} is ${(100 / images).toFixed(2)} points; smaller changes say nothing. `}The spike rate is the share of neurons that spike in a step. `,
-      "The last column is the first step after which the accuracy stays within one point of the trained network's. The row in bold keeps most at this T; it was picked on these test images."));
+      "The last column is the first step after which the accuracy stays within one point of the trained network's.",
+      RUNS.length > 1 ? " The row in bold keeps most at this T; it was picked on these test images." : null));
 }
 
 function curves() {
