@@ -1,6 +1,6 @@
 """The main job on embedded data: train on real digits, convert with every method, simulate, show what was kept."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -93,7 +93,6 @@ def demo(
 
 def curve(result: Result) -> Curve:
     """The line that a result draws."""
-    content: Mapping[str, list[float]] = result.to_json()
-    steps = range(1, len(content["accuracy"]) + 1)
+    accuracies, rates = result.evaluation.mean, result.evaluation.spike_rate.mean(0)
     label = f"{result.method}, {result.coder.partition('(')[0].lower()}"
-    return Curve(label, steps, content["accuracy"], content["spike_rate"])
+    return Curve(label, range(1, len(rates) + 1), [float(a) for a in accuracies], [float(r) for r in rates])

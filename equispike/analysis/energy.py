@@ -17,7 +17,7 @@ class Costs:
     """Energy of one operation, in joules: an assumption, with its name.
 
     Attributes:
-        name: what the numbers hold for.
+        name: what the numbers hold for; shortly, a colon, and in full.
         mac: multiply and add, in the trained network and where the spiking one receives numbers.
         add: one synaptic addition.
         weight: reading one weight from memory; 0 leaves memory out, as most of the field does.
@@ -30,13 +30,17 @@ class Costs:
 
 
 FLOAT32_45NM = Costs(
-    "32-bit floating point, 45 nm, 0.9 V (Horowitz, 2014): 3.7 pJ to multiply, 0.9 to add", 4.6e-12, 0.9e-12
+    "32-bit floats: 3.7 pJ to multiply, 0.9 to add, at 45 nm and 0.9 V (Horowitz, 2014)", 4.6e-12, 0.9e-12
 )
 FLOAT32_45NM_MEMORY = Costs(
-    "the same, and each weight read from 8 kB of memory on the chip: 10 pJ for 64 bits", 4.6e-12, 0.9e-12, 5e-12
+    "32-bit floats and memory: as without, and 10 pJ to read 64 bits of weights from 8 kB on the chip, at 45 nm and "
+    "0.9 V (Horowitz, 2014)",
+    4.6e-12,
+    0.9e-12,
+    5e-12,
 )
 INT8_45NM = Costs(
-    "8-bit products, 8-bit sums, 45 nm, 0.9 V (Horowitz, 2014): 0.2 pJ to multiply, 0.03 to add", 0.23e-12, 0.03e-12
+    "8-bit integers: 0.2 pJ to multiply, 0.03 to add, at 45 nm and 0.9 V (Horowitz, 2014)", 0.23e-12, 0.03e-12
 )
 
 

@@ -106,7 +106,7 @@ function summary() {
   const images = RUNS[0].images;
   return section("What was kept, and what was lost", notes,
     addTable({ columns, rows: () => RUNS, caption: "After T steps. Sort by any column.", best: (run) => RUNS.length > 1 && run === bestNow() }),
-    el("p", { class: "note" }, `${mixed ? "" : `One image of ${integer(images)} is ${(100 / images).toFixed(2)} points; smaller changes say nothing. `}The spike rate is the share of neurons that spike in a step. `,
+    el("p", { class: "note" }, `${mixed ? "" : `One image of ${integer(images)} is ${(100 / images).toFixed(2)} points; a few images more or fewer are chance. `}The spike rate is the share of neurons that spike in a step. `,
       "The last column is the first step after which the accuracy stays within one point of the trained network's.",
       RUNS.length > 1 ? " The row in bold keeps most at this T; it was picked on these test images." : null));
 }
@@ -179,8 +179,7 @@ function fit() {
 }
 
 function energy() {
-  const short = ["32-bit floats", "32-bit floats, and reading each weight", "8-bit integers"];
-  const { node } = choice("Cost of an operation:", DATA.costs.map((cost, n) => short[n] || cost.name), (n) => { state.cost = n; });
+  const { node } = choice("Cost of an operation:", DATA.costs.map((cost) => cost.name.split(":")[0]), (n) => { state.cost = n; });
   const of = (run) => run.energy[state.cost];
   const draw = (width, title) => {
     const lines = RUNS.map((run) => ({ name: run.label, n: run.n, points: run.steps.map((t, n) => [of(run).spiking[n], 100 * run.accuracy[n]]) }));
