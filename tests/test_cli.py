@@ -216,6 +216,7 @@ def test_train_and_demo_write_what_they_promise(
     monkeypatch.setitem(RECIPES, "demo", Recipe(1, batch=64, lr=0.1))
     monkeypatch.setattr(equispike.demo, "CALIBRATION_IMAGES", 16)
     monkeypatch.setattr(equispike.demo, "CALIBRATION_STEPS", 10)
+    monkeypatch.setattr("equispike.analysis.closer.LOOKED_AT", 4)
     model = tmp_path / "model.safetensors"
     code, out, err = run(capsys, "train", "--out", str(model), "--plot", str(tmp_path / "curves.png"))
     assert (code, err) == (0, "")
