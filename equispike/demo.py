@@ -1,6 +1,6 @@
 """The main job on embedded data: train on real digits, convert with every method, simulate, show what was kept."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equispike.analysis.accuracy import evaluate
+from equispike.analysis.closer import look_closer
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method, Thresholds, with_thresholds
@@ -16,7 +17,7 @@ from equispike.conversion import convert
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
-from equispike.results import Result, write_json
+from equispike.results import Result, document, write_json
 from equispike.versions import versions
 from equispike.zoo.data import load
 from equispike.zoo.models import build
@@ -68,20 +69,15 @@ def demo(
     results: list[Result] = []
     for method, coder, network in networks(trained.model, calibration):
         result = evaluate(network, test.batches(100), timesteps, coder, seed, label=f"simulating {method}")
-        results.append(Result(str(method), str(coder), network, result))
+        closer = look_closer(network, result, test, coder, seed)
+        results.append(Result(str(method), str(coder), network, result, closer))
     save(results[-2].network, out / "network.safetensors")
     ceiling = results[0].evaluation.trained
-    content = {
-        "ann_accuracy": ceiling,
-        "images": images,
-        "runs": [result.to_json() for result in results],
-        "versions": versions(),
-        "data": f"{DATA}/test",
-        "calibration": {"images": CALIBRATION_IMAGES, "timesteps": CALIBRATION_STEPS},
-        "model": told,
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-    }
+    content = document(
+        results, MODEL, test.name, test.classes, versions=versions(),
+        calibration={"images": CALIBRATION_IMAGES, "timesteps": CALIBRATION_STEPS}, model=told, device="cpu",
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
     write_json(out / "results.json", content)
     title = f"MNIST: a trained network run as spikes, {images:,} test digits"
     accuracy_and_spike_rate([curve(result) for result in results], ceiling, title, out / "accuracy.png")
@@ -90,7 +86,6 @@ def demo(
 
 def curve(result: Result) -> Curve:
     """The line that a result draws."""
-    content: Mapping[str, list[float]] = result.to_json()
-    steps = range(1, len(content["accuracy"]) + 1)
+    accuracies, rates = result.evaluation.mean, result.evaluation.spike_rate.mean(0)
     label = f"{result.method}, {result.coder.partition('(')[0].lower()}"
-    return Curve(label, steps, content["accuracy"], content["spike_rate"])
+    return Curve(label, range(1, len(rates) + 1), [float(a) for a in accuracies], [float(r) for r in rates])

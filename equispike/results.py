@@ -1,16 +1,28 @@
 """Results of evaluations as JSON, tables and figures: one shape for the demo, the command line and experiments."""
 
+import base64
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from equispike.analysis.accuracy import Evaluation
+from equispike.analysis.closer import CloserLook, Example, steps_looked_at
+from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
+from equispike.analysis.operations import operations
 from equispike.export.checkpoint import write_bytes
 from equispike.graph.network import Network
+
+FORMAT, VERSION = "equispike.results", 1
+COSTS = FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,30 +33,117 @@ class Result:
     coder: str
     network: Network
     evaluation: Evaluation
+    closer: CloserLook | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Accuracy (mean over seeds) and spike rate (percent) after each step, and all that they depend on."""
+        """Accuracy (mean over seeds) and spike rate (percent) after each step, and all that they depend on.
+
+        What is told of layers and of energy is told after the steps in ``steps``.
+        """
         e = self.evaluation
+        timesteps = e.accuracy.shape[1]
         return {
             "method": self.method,
             "coder": self.coder,
             "reset": self.network.provenance.get("reset"),
             "readout": self.network.provenance.get("readout"),
-            "timesteps": list(range(1, e.accuracy.shape[1] + 1)),
+            "trained_accuracy": e.trained,
+            "timesteps": list(range(1, timesteps + 1)),
             "accuracy": _rounded(e.mean, 6),
             "accuracy_std": _rounded(e.std, 6),
+            "top5_accuracy": None if e.top5 is None else _rounded(e.top5.mean(0), 6),
             "spike_rate": _rounded(e.spike_rate.mean(0), 5),
             "ties": _rounded(e.ties.mean(0), 6),
             "spikes_per_image": {name: round(count, 3) for name, count in e.spikes.items()},
             "thresholds": {name: _rounded(t, 7) for name, t in self.network.thresholds.items()},
             "seeds": list(e.seeds),
             "seconds": round(e.seconds, 2),
+            "steps": list(steps_looked_at(timesteps)),
+            **self._costs(steps_looked_at(timesteps)),
+            "closer": None if self.closer is None else _closer(self.closer),
         }
+
+    def _costs(self, steps: Sequence[int]) -> dict[str, Any]:
+        """Neurons, spikes, operations and energy of one image."""
+        e, at = self.evaluation, torch.tensor(steps) - 1
+        timesteps = e.accuracy.shape[1]
+        found = operations(self.network, e.counts, timesteps, e.inputs)
+        spikes = e.spikes_by_step
+        if e.inputs is not None:
+            entrance = self.network.nodes[0].name
+            spikes = {entrance: (e.inputs.sum() / timesteps).expand(timesteps), **spikes}
+        rate = float(e.spike_rate[:, -1].mean())
+        return {
+            "layers": {
+                name: {"neurons": e.counts[name].numel(), "spikes": _significant(by_step.cumsum(0)[at])}
+                for name, by_step in e.spikes_by_step.items()
+            },
+            "operations": [
+                {
+                    "layer": row.layer,
+                    "macs": row.macs,
+                    "analog_macs": row.analog_macs,
+                    "additions": _significant(_by_step(row.sources, spikes)[at]),
+                }
+                for row in found.rows
+            ],
+            "additions_per_mac": _number(found.ratio),
+            "not_counted": list(found.not_counted),
+            "energy": [
+                {
+                    **asdict(costs),
+                    "trained": found.trained_energy(costs),
+                    "spiking": _significant(found.energy_by_step(spikes, costs)[at]),
+                    "break_even_spike_rate": _number(rate * found.break_even(costs)),
+                    "break_even_spike_rate_int8": _number(rate * found.break_even(costs, INT8_45NM)),
+                }
+                for costs in COSTS
+            ],
+        }
+
+
+def document(
+    results: Sequence[Result], network: str, data: str, classes: Sequence[str], **stated: object
+) -> dict[str, Any]:
+    """The file that ``equispike report`` reads: results on the same images, and what they depend on.
+
+    Args:
+        network: name of the trained network.
+        data: name of the part of a data set.
+        classes: names of its classes.
+        stated: anything else worth knowing, JSON-able.
+    """
+    first = results[0].evaluation
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": network,
+        "ann_accuracy": first.trained,
+        "images": first.images,
+        "data": data,
+        "classes": list(classes),
+        **stated,
+        "runs": [result.to_json() for result in results],
+    }
 
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON, atomically. FileError if that is not possible."""
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def short_method(provenance: Mapping[str, object]) -> str:
+    """A network's method without the settings that have nothing to say.
+
+    >>> short_method({"method": "DataNorm(percentile=99.9, per_channel=False)", "scale": 1.0})
+    'DataNorm(percentile=99.9)'
+    """
+    text = str(provenance.get("method", "thresholds as they came"))
+    settings = re.findall(r"percentile=[\d.]+|per_channel=True|residual='unity'", text)
+    if text.startswith("RMP("):
+        settings.insert(0, f"scale={provenance.get('scale')}")
+    name, bracket, _ = text.partition("(")
+    return f"{name}({', '.join(settings)})" if bracket else name
 
 
 def chosen_steps(timesteps: int) -> list[int]:
@@ -70,5 +169,77 @@ def table(results: Sequence[Result]) -> list[list[str]]:
     return [header, *rows]
 
 
+def _closer(look: CloserLook) -> dict[str, Any]:
+    return {
+        "images": look.images,
+        "steps": list(look.steps),
+        "layers": {
+            name: {
+                **{
+                    cause: [round(getattr(row, cause), 5) for row in layer.causes]
+                    for cause in ("inherited", "clipping", "quantisation", "unevenness", "total")
+                },
+                "k": [_number(k) for k in layer.k],
+                "bound": [_number(bound) for bound in layer.bound],
+                "silent": [round(share, 5) for share in layer.silent],
+            }
+            for name, layer in look.layers.items()
+        },
+        "examples": [_example(example) for example in look.examples],
+    }
+
+
+def _example(example: Example) -> dict[str, Any]:
+    """Pictures are PNGs as data: the image; the input so far and the first layer's spikes so far, one frame a step."""
+    low, high = float(example.image.min()), float(example.image.max())
+    first = example.first
+    if first is not None:
+        rates = first / torch.arange(1, 1 + len(first)).view(-1, 1, 1)
+        first = rates / rates[-1].max().clamp(min=1e-9)
+    return {
+        "index": example.index,
+        "label": example.label,
+        "trained": example.trained,
+        "classes": [int(c) for c in example.classes],
+        "scores": [_significant(scores) for scores in example.scores],
+        "predictions": [int(c) for c in example.predictions],
+        "image": picture(example.image[None], low, high),
+        "inputs": None if example.inputs is None else picture(example.inputs, low, high),
+        "first": None if first is None else picture(first[:, None], 0.0, 1.0),
+    }
+
+
+def picture(frames: Tensor, low: float, high: float) -> str | None:
+    """Frames (S, channels, height, width) one below the other as the data URL of a PNG; None if they are no pictures.
+
+    Args:
+        low, high: values that become black and white.
+    """
+    if frames.ndim != 4 or frames.shape[1] not in (1, 3):
+        return None
+    levels = ((frames.double() - low) / max(high - low, 1e-12)).clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = levels.permute(0, 2, 3, 1).flatten(0, 1).numpy()
+    image = Image.fromarray(pixels if frames.shape[1] == 3 else pixels[..., 0])
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _by_step(totals: Mapping[str, float], spikes: Mapping[str, Tensor]) -> Tensor:
+    """Additions up to each step, (T,), from those of all steps by their source, as its average spike asks for them."""
+    shares = [total * spikes[name].cumsum(0) / spikes[name].sum().clamp(min=1e-300) for name, total in totals.items()]
+    return torch.stack(shares).sum(0) if shares else torch.zeros_like(next(iter(spikes.values())))
+
+
 def _rounded(values: Tensor, digits: int) -> list[float]:
     return [round(float(value), digits) for value in values.flatten()]
+
+
+def _significant(values: Tensor) -> list[float]:
+    """To five digits, so that a file does not grow by noise."""
+    return [float(f"{float(value):.5g}") for value in values.flatten()]
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON cannot say: no number, or an infinite one."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None

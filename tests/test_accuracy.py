@@ -47,6 +47,24 @@ def test_accuracy_by_hand() -> None:
             es.accuracy(run, labels)  # type: ignore[arg-type]
 
 
+@given(st.integers(2, 30), seeds, st.integers(1, 7))
+@settings(max_examples=30)
+def test_top_k_takes_the_k_highest_scores_and_of_equal_ones_the_lower_class(classes: int, seed: int, top: int) -> None:
+    images = dyadic(seed, 6, classes, low=0, high=3)
+    labels = torch.arange(6) % classes
+    run = es.simulate(three_classes(classes=classes), images, 5)
+    ranked = [[sorted(range(classes), key=lambda c: (-scores[c], c)) for scores in step] for step in run.readout]
+    expected = [sum(int(labels[i]) in order[:top] for i, order in enumerate(step)) / 6 for step in ranked]
+    assert es.accuracy(run, labels, top).tolist() == expected
+    assert torch.equal(es.accuracy(run, labels), (run.predictions == labels).double().mean(1))
+    found = es.evaluate(three_classes(classes=classes), [(images[:4], labels[:4]), (images[4:], labels[4:])], 5)
+    assert (found.top5 is None) == (classes < 20)
+    if found.top5 is not None:
+        assert found.top5[0].tolist() == pytest.approx(es.accuracy(run, labels, 5).tolist())
+    with pytest.raises(es.SimulationError, match="top: 0"):
+        es.accuracy(run, labels, 0)
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 4))
 def test_latency_is_the_first_step_after_which_accuracy_stays(values: list[int], target: int) -> None:
     staying = [t for t in range(1, len(values) + 1) if all(value >= target for value in values[t - 1 :])]
@@ -70,9 +88,18 @@ def test_evaluation_is_simulation_and_counting(network: Network, data: Any, code
         assert torch.equal(found.accuracy[n], (run.predictions == labels).sum(1).double() / 10)
         assert torch.equal(found.spike_rate[n], run.spike_rate)
         assert torch.allclose(found.ties[n], run.ties, rtol=0, atol=1e-12)
+        assert torch.equal(found.predictions[n], run.predictions[-1])
         if len(found.seeds) == 1:
-            assert found.spikes == {name: float(count.sum()) / 10 for name, count in run.counts.items()}
-    assert found.trained == float((network(images).argmax(1) == labels).double().mean())
+            assert found.spikes == pytest.approx({name: float(count.sum()) / 10 for name, count in run.counts.items()})
+            for name, count in run.counts.items():
+                assert torch.allclose(found.counts[name], count.double().mean(0), rtol=1e-15)
+                assert torch.allclose(found.spikes_by_step[name], run.spikes[name].double().mean(1), rtol=1e-15)
+    assert torch.equal(found.trained_predictions, network(images).argmax(1))
+    assert found.trained == float((found.trained_predictions == labels).double().mean())
+    assert (found.inputs is None) == coder.constant
+    if found.inputs is not None:
+        expected = T * images.abs().mean(0) / network.input.scale
+        assert torch.allclose(found.inputs, expected.clamp(max=T), rtol=1e-12)
 
 
 def test_mean_and_deviation_are_over_the_seeds() -> None:
@@ -118,6 +145,8 @@ def test_any_iterable_of_labelled_batches_gives_the_same(make: Any) -> None:
     for field in dataclasses.fields(found):
         if field.name != "seconds":
             mine, other = getattr(found, field.name), getattr(expected, field.name)
+            if isinstance(mine, dict):
+                mine, other = (torch.cat([*map(torch.flatten, x.values())]) for x in (mine, other))
             assert torch.equal(mine, other) if isinstance(mine, Tensor) else mine == other, field.name
 
 

@@ -43,12 +43,12 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"):
+    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "report"):
         assert verb in shown
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"]
+    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "report"]
 )
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
@@ -228,6 +228,7 @@ def test_train_and_demo_write_what_they_promise(
     monkeypatch.setitem(RECIPES, "demo", Recipe(1, batch=64, lr=0.1))
     monkeypatch.setattr(equispike.demo, "CALIBRATION_IMAGES", 16)
     monkeypatch.setattr(equispike.demo, "CALIBRATION_STEPS", 10)
+    monkeypatch.setattr("equispike.analysis.closer.LOOKED_AT", 4)
     model = tmp_path / "model.safetensors"
     code, out, err = run(capsys, "train", "--out", str(model), "--plot", str(tmp_path / "curves.png"))
     assert (code, err) == (0, "")
@@ -250,5 +251,5 @@ def test_train_and_demo_write_what_they_promise(
         assert all(0 <= r <= 100 for r in entry["spike_rate"])
     assert "RMP(scale=0.6)" in [entry["method"] for entry in content["runs"]]
     names = {path.name for path in folder.iterdir()}
-    assert names == {"accuracy.png", "model.safetensors", "network.safetensors", "results.json"}
+    assert names == {"accuracy.png", "model.safetensors", "network.safetensors", "report.html", "results.json"}
     assert run(capsys, "evaluate", str(folder / "network.safetensors"), "--images", "10", "--timesteps", "4")[0] == 0

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import equispike as es
-from equispike.analysis.operations import FLOAT32_45NM, INT8_45NM, Costs, operations, synapses
+from equispike.analysis.energy import FLOAT32_45NM, INT8_45NM, Costs
+from equispike.analysis.operations import operations, synapses
 from equispike.errors import SimulationError
 from equispike.zoo.data import load
 from equispike.zoo.models import mnist_cnn, resnet

@@ -1,5 +1,6 @@
 """Accuracy at every time-step, and the step from which it is good enough."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import length_hint
@@ -9,11 +10,14 @@ from torch import Tensor
 
 from equispike.batches import Batches, read
 from equispike.errors import DataError, SimulationError
-from equispike.functional.coding import Coder, Constant
+from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
 from equispike.progress import track
 from equispike.simulation.early_exit import Stop
 from equispike.simulation.run import BATCH, MEMORY, EngineName, Run, check_arguments, simulate, spike_rate
+
+MANY_CLASSES = 20
+"""From so many on, top-5 accuracy says something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,14 @@ class Evaluation:
         ties: share of images whose highest score several classes reach, after each step, (runs, T), float64.
         trained: accuracy of the trained network on the same images (as converted: with the changes that lossy passes
             made, if any).
-        spikes: mean spikes of one image over all T steps, by layer.
+        top5: share of images whose class is among the five with the highest scores, (runs, T); None of fewer than 20
+            classes.
+        counts: spikes of each neuron over all T steps, mean over images and runs, by layer, (*features), float64.
+        spikes_by_step: spikes of a layer in each step, mean over images and runs, by layer, (T,), float64.
+        inputs: spikes of each input over all T steps that Poisson coding expects, mean over images, (*features); None
+            where numbers come in.
+        predictions: class of each image after the last step, (runs, images), int64.
+        trained_predictions: that of the trained network, (images,), int64.
         images: how many.
         seeds: of each run; one run only where nothing is drawn.
         seconds: spent simulating.
@@ -37,7 +48,12 @@ class Evaluation:
     spike_rate: Tensor
     ties: Tensor
     trained: float
-    spikes: dict[str, float]
+    top5: Tensor | None
+    counts: dict[str, Tensor]
+    spikes_by_step: dict[str, Tensor]
+    inputs: Tensor | None
+    predictions: Tensor
+    trained_predictions: Tensor
     images: int
     seeds: tuple[int, ...]
     seconds: float
@@ -53,18 +69,29 @@ class Evaluation:
         """Sample standard deviation of the accuracy over the seeds, (T,); zero for a single run."""
         return self.accuracy.std(0) if len(self.accuracy) > 1 else torch.zeros_like(self.accuracy[0])
 
+    @property
+    def spikes(self) -> dict[str, float]:
+        """Spikes over all T steps, mean over images and runs, by layer."""
+        return {name: float(steps.sum()) for name, steps in self.spikes_by_step.items()}
 
-def accuracy(run: Run, labels: Tensor | Sequence[int]) -> Tensor:
+
+def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
     """Share of images classified correctly after each step, (T,), float64.
 
     Args:
         run: of B images.
         labels: true class of each image, (B,).
+        top: how many of the classes with the highest scores count as an answer; of equal scores the lower class first.
     """
     labels = torch.as_tensor(labels, device=run.predictions.device)
     if labels.shape != (run.images,):
         raise SimulationError(f"labels: shape {tuple(labels.shape)} for {run.images} images. Give one per image")
-    return (run.predictions == labels).double().mean(1)
+    if top < 1:
+        raise SimulationError(f"top: {top} is less than 1")
+    own = run.readout.gather(2, labels.expand(run.timesteps, -1)[..., None])
+    classes = torch.arange(run.readout.shape[2], device=labels.device)
+    ahead = (run.readout > own) | ((run.readout == own) & (classes < labels[:, None]))
+    return (ahead.sum(2) < top).double().mean(1)
 
 
 def latency(accuracies: Tensor, target: float) -> int | None:
@@ -76,6 +103,20 @@ def latency(accuracies: Tensor, target: float) -> int | None:
     below = (accuracies < target).nonzero()
     last = int(below[-1]) + 1 if len(below) else 0
     return last + 1 if last < len(accuracies) else None
+
+
+def speed_up(accuracies: Tensor, others: Tensor, target: float) -> float | None:
+    """How many times fewer steps a run needs than another to reach an accuracy for good; None if one does not.
+
+    Args:
+        accuracies, others: of the run and of the other one, (T,), not necessarily of the same T.
+        target: in the unit of the accuracies.
+
+    >>> speed_up(torch.tensor([0.1, 0.9]), torch.tensor([0.1, 0.2, 0.3, 0.9]), 0.9)
+    2.0
+    """
+    own, other = latency(accuracies, target), latency(others, target)
+    return None if own is None or other is None else other / own
 
 
 def evaluate(
@@ -109,9 +150,15 @@ def evaluate(
         raise SimulationError(f"runs: {runs} is less than 1")
     drawn = not coder.constant or any(op.v_init == "uniform" for op in network.neurons.values())
     seeds = tuple(range(seed, seed + (runs if drawn else 1)))
-    right, ties = (torch.zeros(len(seeds), timesteps, dtype=torch.float64) for _ in range(2))
+    right, ties, among = (torch.zeros(len(seeds), timesteps, dtype=torch.float64) for _ in range(3))
     spikes = {name: torch.zeros(len(seeds), timesteps, dtype=torch.int64) for name in network.neurons}
-    total = trained = steps = 0
+    counts = {name: torch.zeros(network.shapes[name], dtype=torch.int64) for name in network.neurons}
+    inputs = torch.zeros(network.input.shape, dtype=torch.float64) if isinstance(coder, Poisson) else None
+    predictions: list[list[Tensor]] = [[] for _ in seeds]
+    trained: list[Tensor] = []
+    truth: list[Tensor] = []
+    many = math.prod(network.shapes[network.nodes[-1].name]) >= MANY_CLASSES
+    total = steps = 0
     seconds = 0.0
     known = length_hint(batches) * len(seeds)  # 0 of what has no length
     work = ((batch, n) for batch in read(batches, network.input.shape, "test batch") for n in range(len(seeds)))
@@ -122,24 +169,37 @@ def evaluate(
         indices = torch.arange(total, total + len(images))
         run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory, stop=stop)
         right[n] += (run.predictions.cpu() == labels).double().sum(1)
+        predictions[n].append(run.predictions[-1].cpu())
+        if many:
+            among[n] += (accuracy(run, labels, top=5).cpu() * len(images)).round()
         ties[n] += (run.ties.cpu() * len(images)).round()
         for name, layer in run.spikes.items():
             spikes[name][n] += layer.sum(1, dtype=torch.int64).cpu()
+            counts[name] += run.counts[name].sum(0, dtype=torch.int64).cpu()
         seconds += run.seconds
         steps += int(run.steps.sum())
         if n == len(seeds) - 1:
+            images = network.check_images(images)
             with torch.no_grad():
-                trained += int((network(network.check_images(images)).argmax(1).cpu() == labels).sum())
+                trained.append(network(images).argmax(1).cpu())
+            if isinstance(coder, Poisson) and inputs is not None:
+                inputs += timesteps * coder.probability(images, network.input.scale).sum(0).cpu()
+            truth.append(labels)
             total += len(images)
-    neurons = sum(torch.Size(network.shapes[name]).numel() for name in spikes)
+    neurons = sum(count.numel() for count in counts.values())
     per_step = torch.stack(list(spikes.values())).sum(0)
     rates = [spike_rate(steps, neurons, total) for steps in per_step]
     return Evaluation(
         right / total,
         torch.stack(rates),
         ties / total,
-        trained / total,
-        {name: float(layer.sum()) / len(seeds) / total for name, layer in spikes.items()},
+        float((torch.cat(trained) == torch.cat(truth)).double().mean()),
+        among / total if many else None,
+        {name: count.double() / len(seeds) / total for name, count in counts.items()},
+        {name: layer.double().sum(0) / len(seeds) / total for name, layer in spikes.items()},
+        None if inputs is None else inputs / total,
+        torch.stack([torch.cat(parts) for parts in predictions]),
+        torch.cat(trained),
         total,
         seeds,
         seconds,

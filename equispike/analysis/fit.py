@@ -16,7 +16,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
 from equispike.progress import track
 from equispike.simulation.layerwise import bytes_per_step, propagate
-from equispike.simulation.run import BATCH, MEMORY, check_arguments
+from equispike.simulation.run import BATCH, MEMORY, Run, check_arguments
 
 
 class FitRow(NamedTuple):
@@ -66,6 +66,44 @@ class RateFit:
             for name, k in self.k.items()
             for t in steps
         ]
+
+
+class Misfit(NamedTuple):
+    """K of each image at the end of a run, (B,), NaN where the layer is not driven, and its Omega, (B,)."""
+
+    k: Tensor
+    omega: Tensor
+
+
+def misfit(network: Network, run: Run, images: Tensor) -> dict[str, Misfit]:
+    """K and Omega (see :class:`RateFit`) of every layer and image after the last step of a run.
+
+    Args:
+        network, images: those that gave the run.
+    Raises:
+        SimulationError: the run is not of these images.
+    """
+    images = network.check_images(images)
+    if len(images) != run.images:
+        raise SimulationError(f"images: {len(images)} for a run of {run.images}. Pass what simulate was called with")
+    found: dict[str, Misfit] = {}
+    with torch.no_grad():
+        for name, expected in trained_rates(network, images).items():
+            difference = run.counts[name].to(expected.dtype) / run.timesteps - expected
+            square = expected.flatten(1).square().sum(1)
+            found[name] = Misfit(difference.flatten(1).square().sum(1) / square, omega(expected))
+    return {name: Misfit(k.where(o > 0, torch.nan), o) for name, (k, o) in found.items()}
+
+
+def rate_counts(run: Run) -> dict[str, Tensor]:
+    """The distribution of firing rates: by layer, how many neurons (of all images) spiked n times, (T + 1,), int64.
+
+    Divided by T, n is the rate.
+    """
+    return {
+        name: torch.bincount(count.flatten().long(), minlength=run.timesteps + 1).cpu()
+        for name, count in run.counts.items()
+    }
 
 
 def rate_fit(

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equispike.analysis.energy import FLOAT32_45NM, Costs
 from equispike.errors import SimulationError
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
@@ -51,37 +52,16 @@ class Synapses:
 
 
 class OperationsRow(NamedTuple):
-    """One layer and image: MACs of the trained network, and what the spiking network does in all its steps."""
+    """One layer and image: MACs of the trained network, and what the spiking network does in all its steps.
+
+    ``sources`` are the additions by the layer whose spikes ask for them.
+    """
 
     layer: str
     macs: int
     analog_macs: int
     additions: float
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Energy of one operation, in joules: an assumption, with its name.
-
-    Attributes:
-        name: what the numbers hold for.
-        mac: multiply and add, in the trained network and where the spiking one receives numbers.
-        add: one synaptic addition.
-        weight: reading one weight from memory; 0 leaves memory out, as most of the field does.
-    """
-
-    name: str
-    mac: float
-    add: float
-    weight: float = 0.0
-
-
-FLOAT32_45NM = Costs(
-    "32-bit floating point, 45 nm, 0.9 V (Horowitz, 2014): 3.7 pJ to multiply, 0.9 to add", 4.6e-12, 0.9e-12
-)
-INT8_45NM = Costs(
-    "8-bit products, 8-bit sums, 45 nm, 0.9 V (Horowitz, 2014): 0.2 pJ to multiply, 0.03 to add", 0.23e-12, 0.03e-12
-)
+    sources: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +72,14 @@ class Operations:
         rows: by layer, in the network's order.
         per_spike: additions per spike, by layer of origin, averaged over the spikes that there were.
         timesteps: T.
+        entrance: name of the input if it spikes.
         not_counted: in words.
     """
 
     rows: tuple[OperationsRow, ...]
     per_spike: Mapping[str, float]
     timesteps: int
+    entrance: str | None = None
     not_counted: tuple[str, ...] = field(default=NOT_COUNTED)
 
     @property
@@ -117,8 +99,8 @@ class Operations:
 
     @property
     def ratio(self) -> float:
-        """Additions of the layers that spikes drive, per MAC of these layers (Sengupta et al., 2019, section 7.4)."""
-        driven = [row for row in self.rows if not row.analog_macs]
+        """Additions of the layers that neurons drive, per MAC of these layers (Sengupta et al., 2019, section 7.4)."""
+        driven = [row for row in self.rows if not row.analog_macs and self.entrance not in row.sources]
         macs = sum(row.macs for row in driven)
         return sum(row.additions for row in driven) / macs if macs else math.nan
 
@@ -137,7 +119,7 @@ class Operations:
         MACs are spent in the first step. The additions of a spike are those of its layer's average spike in this run.
 
         Args:
-            spikes: of one image, the mean, in each step, by layer, (T,).
+            spikes: of one image, the mean, in each step, by layer, (T,); of the input too, if it spikes.
         """
         total = torch.zeros(self.timesteps, dtype=torch.float64)
         for name, per_spike in self.per_spike.items():
@@ -159,25 +141,31 @@ class Operations:
         return max(left, 0.0) / cost if cost else math.inf
 
 
-def operations(network: Network, counts: Mapping[str, Tensor], timesteps: int) -> Operations:
+def operations(
+    network: Network, counts: Mapping[str, Tensor], timesteps: int, inputs: Tensor | None = None
+) -> Operations:
     r"""Operations of one image, from the spikes of every neuron (Sengupta et al., 2019, section 7.4).
 
     .. math:: \text{additions}_l = \sum_{k \to l} \sum_i n_{k,i} \, f_{k,i \to l}
 
-    with n the spikes of neuron i in layer k and f its exact fan-out into layer l. A layer that the input drives counts
-    as MACs: once if it stays the same, which is constant coding; with Poisson input, too, each step could cost less.
-    A weighted layer that receives another one's current, with no neurons in between, multiplies in each step.
+    with n the spikes of neuron i in layer k and f its exact fan-out into layer l. Under constant coding, a layer that
+    the input drives counts as MACs, once, since its current stays the same. A weighted layer that receives another
+    one's current, with no neurons in between, multiplies in each step.
 
     Args:
         network: with thresholds, the one that was simulated.
         counts: spikes of each neuron over all T steps, mean over images, by layer, (*features); or of B images, as
             ``Run.counts`` has them, (B, *features).
         timesteps: T.
+        inputs: where the input spikes (Poisson coding), spikes of each pixel over all T steps, likewise; their sign
+            does not matter.
     Raises:
         SimulationError: counts of another network.
     """
     means: dict[str, Tensor] = {}
-    for name in network.neurons:
+    entrance = network.nodes[0].name
+    counts = counts if inputs is None else {entrance: inputs, **counts}
+    for name in [entrance] * (inputs is not None) + list(network.neurons):
         shape = network.shapes[name]
         count = counts.get(name)
         if count is None or tuple(count.shape[-len(shape) :]) != shape:
@@ -186,20 +174,23 @@ def operations(network: Network, counts: Mapping[str, Tensor], timesteps: int) -
         means[name] = count.double().cpu().reshape(-1, *shape).mean(0)
     rows: list[OperationsRow] = []
     reached = dict.fromkeys(means, 0.0)
-    for layer in synapses(network):
+    for layer in synapses(network, inputs is not None):
         driven = {name: float((means[name] * fan_out).sum()) for name, fan_out in layer.fan_out.items()}
         for name, additions in driven.items():
             reached[name] += additions
         repeats = {None: 0, "constant": 1, "changing": timesteps}[layer.analog]
-        rows.append(OperationsRow(layer.layer, layer.macs, layer.macs * repeats, sum(driven.values())))
+        rows.append(OperationsRow(layer.layer, layer.macs, layer.macs * repeats, sum(driven.values()), driven))
     spikes = {name: float(mean.sum()) for name, mean in means.items()}
     per_spike = {name: reached[name] / n if n else 0.0 for name, n in spikes.items()}
-    return Operations(tuple(rows), per_spike, timesteps)
+    return Operations(tuple(rows), per_spike, timesteps, None if inputs is None else entrance)
 
 
-def synapses(network: Network) -> list[Synapses]:
+def synapses(network: Network, spiking_input: bool = False) -> list[Synapses]:
     """All synapses, by receiving layer; weights and thresholds do not matter.
 
+    Args:
+        network: converted.
+        spiking_input: whether the input sends spikes rather than numbers.
     Raises:
         SimulationError: an operation that does not run on spikes.
     """
@@ -216,7 +207,7 @@ def synapses(network: Network) -> list[Synapses]:
             still = not here.fan_out and here.analog == "constant"
             kinds[node.name] = "spikes" if isinstance(op, Neuron) else "constant" if still else "changing"
         if isinstance(op, Input):
-            kinds[node.name] = "constant"
+            kinds[node.name] = "spikes" if spiking_input else "constant"
         if node.name in kinds:
             shape = (1, *network.shapes[node.name])
             values[node.name] = origins[node.name] = torch.zeros(shape, dtype=torch.float64, requires_grad=True)

@@ -172,7 +172,7 @@ def convert(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
             readout=readout, lossy=_lossy(max_pool_to_avg),
         )  # fmt: skip
-    network = replace(network, provenance={**network.provenance, **stated})
+    network = replace(network, provenance={**network.provenance, **_named(card, source), **stated})
     save(network, out_file)
     out.print(str(network))
     for change in cast("list[str]", network.provenance["changes"]):
@@ -269,9 +269,10 @@ def evaluate(
     require_writable(json_file, plot)
     from equispike.analysis.accuracy import evaluate as run
     from equispike.analysis.accuracy import latency
+    from equispike.analysis.closer import look_closer
     from equispike.functional.coding import Constant, Poisson
     from equispike.graph.exact import quantize
-    from equispike.results import Result, write_json
+    from equispike.results import Result, document, short_method, write_json
     from equispike.simulation.early_exit import Certain, Stable
     from equispike.versions import versions
 
@@ -283,7 +284,9 @@ def evaluate(
         loaded = loaded if bits is None else quantize(loaded, bits)
         rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
         evaluation = run(loaded, test.batches(100), timesteps, coding, seed, runs, engine, stop=rule)
-    result = Result(str(loaded.provenance.get("name", name)), str(coding), loaded, evaluation)
+        closer = None if json_file is None or rule is not None else look_closer(loaded, evaluation, test, coding, seed)
+    method = short_method(loaded.provenance) + (f", {bits} bits" if bits else "")
+    result = Result(method, str(coding), loaded, evaluation, closer)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
     print_results([result], f"Accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}")
     if len(evaluation.seeds) > 1:
@@ -294,8 +297,10 @@ def evaluate(
     if rule is not None:
         out.print(f"stopped early: {evaluation.steps:.1f} steps on average. Later columns repeat the last prediction")
     if json_file is not None:
-        content = {"ann_accuracy": evaluation.trained, "images": len(test), "data": test.name}
-        write_json(json_file, {**content, "runs": [result.to_json()], "versions": versions(), "device": "cpu"})
+        trained_as = str(loaded.provenance.get("name", name))
+        write_json(
+            json_file, document([result], trained_as, test.name, test.classes, versions=versions(), device="cpu")
+        )
     if plot is not None:
         from equispike.analysis.plots import accuracy_and_spike_rate
         from equispike.demo import curve
@@ -322,4 +327,8 @@ def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Net
     model, card = read_model(source)
     splits, stated = read_data(card, data, None, folder)
     network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
-    return replace(network, provenance={**network.provenance, **stated}), splits
+    return replace(network, provenance={**network.provenance, **_named(card, source), **stated}), splits
+
+
+def _named(card: "Mapping[str, Any]", source: str) -> "dict[str, str]":
+    return {"name": str(card.get("name", Path(source).name))}

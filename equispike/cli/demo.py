@@ -18,13 +18,15 @@ def demo(
 ) -> None:
     """Train on real digits, convert with every method, simulate, and show what was kept.
 
-    Takes about two minutes on two cores. Writes results.json, accuracy.png, the trained model and a converted network.
+    Takes about two minutes on two cores. Writes report.html, a page of all results, and results.json,
+    accuracy.png, the trained model and a converted network.
 
     Example: equispike demo --out my-demo
     """
     require_positive(images=images, timesteps=timesteps)
     require_writable(out_folder / "results.json")
     from equispike.demo import demo as run
+    from equispike.report.page import write_report
 
     with progress() as show:
         trained, results = run(out_folder, images, timesteps, seed, training_to(show))
@@ -33,4 +35,6 @@ def demo(
         "A spiking network answers at every step: more steps, more spikes, better answers. Lower thresholds (RMP with "
         "a smaller scale) answer sooner and spike more, until neurons fire in every step and accuracy falls."
     )
+    write_report([out_folder / "results.json"], out_folder / "report.html")
     out.print(f"Figure: {out_folder / 'accuracy.png'}   all numbers: {out_folder / 'results.json'}")
+    out.print(f"Everything on one page, to open in a browser: {out_folder / 'report.html'}")

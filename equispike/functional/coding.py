@@ -148,7 +148,7 @@ class Poisson:
         _check(images, indices, steps, scale, amplitude)
         if self.scale is not None:
             _check_positive("Poisson.scale", self.scale)
-            scale, amplitude = self.scale, amplitude * (self.scale / scale)
+            amplitude *= self.scale / scale
 
         size = images.shape[1:].numel()
         padded = torch.nn.functional.pad(images.flatten(1), (0, -size % 4))
@@ -161,11 +161,15 @@ class Poisson:
         for start in range(0, len(live), size_of_block):
             row, group = live[start : start + size_of_block].T
             values = groups[row, group]  # (N, 4)
-            limits = (values.double().abs() / scale).clamp(max=1.0).mul(_WORD).round().long()
+            limits = self.probability(values, scale).mul(_WORD).round().long()
             spikes = values.sign() * amplitude
             words = philox((group, times, indices[row], stream), key)
             currents[:, row, group] = (torch.stack(words, dim=-1) < limits) * spikes
         return currents.flatten(2)[..., :size].reshape(len(steps), *images.shape)
+
+    def probability(self, images: Tensor, scale: float) -> Tensor:
+        """That an input spikes in a step, in the shape of the images, float64; ``scale`` as in ``encode``."""
+        return (images.double().abs() / (self.scale or scale)).clamp(max=1.0)
 
 
 def predict(readout: Tensor) -> tuple[Tensor, Tensor]:

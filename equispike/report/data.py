@@ -1,0 +1,163 @@
+"""What a page shows, as plain data: every number on it is worked out here; the page's script only picks and draws."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equispike.analysis.accuracy import latency
+from equispike.analysis.energy import energy_until, pareto
+from equispike.errors import FileError
+from equispike.report.read import Document
+
+WITHIN = 0.01
+"""Loss of accuracy at which a run counts as having arrived."""
+
+Page = dict[str, Any]
+_COPIED = "method", "reset", "readout", "seeds", "steps", "not_counted", "additions_per_mac"
+
+
+def page_data(documents: Sequence[Document], sources: Sequence[Path]) -> Page:
+    """Everything on the page, of all runs in these documents.
+
+    Raises:
+        FileError: a document lacks something, or it does not fit together; its path is named.
+    """
+    runs: list[dict[str, Any]] = []
+    for document, path in zip(documents, sources, strict=True):
+        try:
+            runs += [_run(document, run) for run in document["runs"]]
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise FileError(f"{path}: does not hold the results that it should: {reason}. Run it again") from error
+    if not runs:
+        raise FileError(f"{sources[0]}: holds no runs. Run the evaluation again")
+    _label(runs)
+    costs = runs[0].pop("costs")
+    for run in runs[1:]:
+        if run.pop("costs") != costs:
+            raise FileError("runs: were costed with different tables. Evaluate them with one version of equispike")
+    groups = list(dict.fromkeys(_group(run) for run in runs))
+    return {
+        "runs": runs,
+        "steps": sorted({step for run in runs for step in run["steps"]}),
+        "costs": costs,
+        "fronts": [[_front(runs, group, cost) for group in groups] for cost in range(len(costs))],
+        "mixed": _mixed(runs),
+        "within": WITHIN,
+        "made": [
+            {"file": str(path), **{k: d[k] for k in ("versions", "device", "threads") if k in d}}
+            for d, path in zip(documents, sources, strict=True)
+        ],
+    }
+
+
+def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
+    steps: list[int] = run["steps"]
+    full = torch.tensor(run["accuracy"], dtype=torch.float64)
+    trained = float(run["trained_accuracy"])
+    accuracy = _at(run["accuracy"], steps)
+    reached = torch.tensor(accuracy, dtype=torch.float64)
+    arrived = trained - WITHIN - 1e-9  # a point is a point, whatever the last bit says
+    layers = [_layer(name, layer, run) for name, layer in run["layers"].items()]
+    spikes = [sum(spiked) for spiked in zip(*(layer["spikes"] for layer in layers), strict=True)]
+    rates = _at(run["spike_rate"], steps)
+    energies = [
+        {
+            "trained": energy["trained"],
+            "spiking": _long(energy["spiking"], steps),
+            "break_even": energy["break_even_spike_rate"],
+            "break_even_int8": energy["break_even_spike_rate_int8"],
+            "until": energy_until(torch.tensor(energy["spiking"]), reached, arrived),
+        }
+        for energy in run["energy"]
+    ]
+    return {
+        **{name: run[name] for name in _COPIED},
+        "input": run["coder"].partition("(")[0].lower(),
+        "network": document["network"],
+        "data": document["data"],
+        "classes": document["classes"],
+        "images": document["images"],
+        "trained": trained,
+        "accuracy": accuracy,
+        "std": _at(run["accuracy_std"], steps),
+        "top5": None if run["top5_accuracy"] is None else _at(run["top5_accuracy"], steps),
+        "rate": rates,
+        "ties": _at(run["ties"], steps),
+        "spikes": spikes,
+        "latency": latency(full, arrived),
+        "spikes_until": energy_until(torch.tensor(spikes), reached, arrived),
+        "layers": layers,
+        "operations": [{**row, "additions": _long(row["additions"], steps)} for row in run["operations"]],
+        "energy": energies,
+        "costs": [{key: energy[key] for key in ("name", "mac", "add", "weight")} for energy in run["energy"]],
+        "looked_at": run["closer"]["images"] if run["closer"] else 0,
+        "examples": run["closer"]["examples"] if run["closer"] else [],
+    }
+
+
+def _layer(name: str, layer: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    steps = run["steps"]
+    thresholds = run["thresholds"][name]
+    looked: dict[str, list[float]] = run["closer"]["layers"][name] if run["closer"] else {}
+    spikes = _long(layer["spikes"], steps)
+    return {
+        "name": name,
+        "neurons": layer["neurons"],
+        "threshold": [min(thresholds), max(thresholds)],
+        "spikes": spikes,
+        "rate": [100 * n / (layer["neurons"] * t) for n, t in zip(spikes, steps, strict=True)],
+        **{key: _long(values, steps) for key, values in looked.items()},
+    }
+
+
+def _at(series: Sequence[float], steps: Iterable[int]) -> list[float]:
+    return [series[t - 1] for t in steps]
+
+
+def _long(series: list[float], steps: Sequence[int]) -> list[float]:
+    if len(series) != len(steps):
+        raise ValueError(f"{len(series)} numbers for {len(steps)} steps")
+    return series
+
+
+def _label(runs: list[dict[str, Any]]) -> None:
+    """A short name for each run, which says as much as is needed to tell the runs apart."""
+    labels = [re.sub(r"\(timesteps=\d+(, |\))|\(percentile=|\(scale=|\(\)", _shorter, run["method"]) for run in runs]
+    labels = [label if run["input"] == "constant" else f"{label}, {run['input']}" for label, run in zip(labels, runs)]
+    if len({run["network"] for run in runs}) > 1:
+        labels = [f"{run['network']}: {label}" for label, run in zip(labels, runs)]
+    if len(set(labels)) < len(runs) and len({run["data"] for run in runs}) > 1:
+        labels = [f"{label}, {run['data']}" for label, run in zip(labels, runs)]
+    seen: Counter[str] = Counter()
+    for run, label in zip(runs, labels, strict=True):
+        seen[label] += 1
+        run["label"] = label if seen[label] == 1 else f"{label} ({seen[label]})"
+
+
+def _shorter(setting: re.Match[str]) -> str:
+    """What a label needs of a setting: the value of the telling ones; how long a method observed only in the tables."""
+    return "" if setting[0].endswith(")") else "("
+
+
+def _group(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Runs of one group can be compared by their accuracy."""
+    return run["network"], run["data"], run["images"], run["trained"]
+
+
+def _front(runs: Sequence[Mapping[str, Any]], group: tuple[Any, ...], cost: int) -> list[tuple[int, int]]:
+    """Run and place in its steps of what no other run and step of the group beats: as accurate, and cheaper."""
+    points = [(r, s) for r, run in enumerate(runs) if _group(run) == group for s in range(len(run["steps"]))]
+    joules = [runs[r]["energy"][cost]["spiking"][s] for r, s in points]
+    values = [runs[r]["accuracy"][s] for r, s in points]
+    return [points[i] for i in pareto(joules, values)]
+
+
+def _mixed(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In which respects runs differ that should not when they are compared."""
+    words = {"network": "networks", "data": "data sets", "images": "numbers of images", "trained": "trained accuracies"}
+    return [word for key, word in words.items() if len({str(run[key]) for run in runs}) > 1]

@@ -1,0 +1,46 @@
+"""Run files, as ``equispike evaluate --json`` and ``equispike demo`` write them: read, checked, never trusted."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from equispike.errors import FileError
+from equispike.results import FORMAT, VERSION
+
+Document = dict[str, Any]
+REMEDY = "Give files that 'equispike evaluate --json' or 'equispike demo' wrote"
+
+
+def read_runs(paths: Sequence[Path]) -> list[Document]:
+    """The documents in these files, or in ``results.json`` of these folders.
+
+    Raises:
+        FileError: a file is missing, empty, truncated, of another kind or another version.
+    """
+    if not paths:
+        raise FileError(f"no run files. {REMEDY}")
+    return [_read(path / "results.json" if path.is_dir() else path) for path in paths]
+
+
+def _read(path: Path) -> Document:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}. {REMEDY}") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is no text. {REMEDY}") from error
+    if not text.strip():
+        raise FileError(f"{path}: is empty. Run the evaluation again")
+    try:
+        content: object = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FileError(f"{path}: is not JSON, or is cut off: {error}. {REMEDY}") from error
+    document = cast("Document", content) if isinstance(content, dict) else {}
+    if document.get("format") != FORMAT:
+        raise FileError(f"{path}: is no run file. {REMEDY}")
+    if document.get("version") != VERSION:
+        raise FileError(
+            f"{path}: has version {document.get('version')}; this release reads {VERSION}. Run the evaluation again"
+        )
+    return document
