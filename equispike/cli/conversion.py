@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -172,7 +172,7 @@ def convert(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
             readout=readout, lossy=_lossy(max_pool_to_avg),
         )  # fmt: skip
-    network = replace(network, provenance={**network.provenance, **_named(card, source), **stated})
+    network = replace(network, provenance={**network.provenance, "name": _name(card, source), **stated})
     save(network, out_file)
     out.print(str(network))
     for change in cast("list[str]", network.provenance["changes"]):
@@ -327,8 +327,8 @@ def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Net
     model, card = read_model(source)
     splits, stated = read_data(card, data, None, folder)
     network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
-    return replace(network, provenance={**network.provenance, **_named(card, source), **stated}), splits
+    return replace(network, provenance={**network.provenance, "name": _name(card, source), **stated}), splits
 
 
-def _named(card: "Mapping[str, Any]", source: str) -> "dict[str, str]":
-    return {"name": str(card.get("name", Path(source).name))}
+def _name(card: "dict[str, Any]", source: str) -> str:
+    return str(card.get("name", Path(source).name))
