@@ -43,12 +43,12 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"):
+    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "export"):
         assert verb in shown
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"]
+    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "export"]
 )
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
@@ -73,6 +73,21 @@ def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert content["runs"][0]["accuracy"][-1] >= content["ann_accuracy"] - 0.02 > 0.9
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.rglob("*.part"))
+
+    pytest.importorskip("h5py")
+    exported = tmp_path / "net.nir"
+    code, out, err = run(capsys, "export", str(network), "--to", "torch", "--out", str(tmp_path / "net.py"))
+    assert (code, err) == (0, "")
+    assert {"net.py", "net.pt"} <= {path.name for path in tmp_path.iterdir()}
+    assert "is for --to nir" in refused(capsys, "export", str(network), "--to", "torch", "--profile", "compact")
+    code, out, err = run(capsys, "export", str(network), "--to", "nir", "--bits", "8", "--out", str(exported))
+    assert (code, err) == (0, "")
+    assert "SpikingJelly reads a reset to zero: set v_reset = None" in out
+    again = [
+        run(capsys, "evaluate", *source, "--timesteps", "16", "--images", "20")[1].splitlines()[2:-1]
+        for source in ((str(exported),), (str(network), "--bits", "8"))
+    ]
+    assert again[0][-2].split()[-6:] == again[1][-2].split()[-6:]
 
 
 def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from equispike.errors import EquispikeError, FileError
 if TYPE_CHECKING:
     from torch import nn
 
+    from equispike.graph.network import Network
     from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
@@ -79,6 +80,17 @@ def read_model(source: str) -> "tuple[nn.Module, dict[str, Any]]":
     if not isinstance(model, nn.Module):
         raise FileError(f"{source}: returned a {type(cast('object', model)).__name__}, not a torch.nn.Module")
     return model, {}
+
+
+def is_nir(source: str) -> bool:
+    return Path(source).suffix == ".nir"
+
+
+def read_network(source: str) -> "Network":
+    """The converted network in a file of this package, or in a NIR file."""
+    from equispike.export import checkpoint, from_nir
+
+    return from_nir.read(source) if is_nir(source) else checkpoint.load(source)
 
 
 def read_data(
