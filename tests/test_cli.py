@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import equispike.demo
 from equispike.cli import main
+from equispike.cli.shared import read_model
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.store import load_model
 
@@ -215,6 +218,28 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: py
     (tmp_path / "file").write_text("not a folder")
     assert "cannot be written" in refused(capsys, "convert", "mnist-cnn", "--out", str(tmp_path / "file" / "x"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_factory_takes_weights_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import torch.nn as nn\ndef small(): return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))\n"
+    (tmp_path / "my_networks.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    weights = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(3), "2.weight": torch.ones(2, 3)}
+    save_file({**weights, "2.bias": torch.full((2,), 7.0)}, "whole.safetensors")
+    save_file(weights, "part.safetensors")
+    model, _ = read_model("my_networks:small@whole.safetensors")
+    assert isinstance(model, torch.nn.Module)
+    assert model.state_dict()["2.bias"].tolist() == [7.0, 7.0]
+    shape = ["--shape", "4"]
+    assert run(capsys, "check", "my_networks:small@whole.safetensors", *shape)[0] == 0
+    assert 'Missing key(s) in state_dict: "2.bias"' in refused(
+        capsys, "check", "my_networks:small@part.safetensors", *shape
+    )
+    assert "no such file" in refused(capsys, "check", "my_networks:small@nothing.safetensors", *shape)
+    (tmp_path / "part.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
+    assert "is not a readable" in refused(capsys, "check", "my_networks:small@part.safetensors", *shape)
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,8 @@ def test_what_has_no_square_kernel_or_no_convolution_is_refused(tmp_path: Path) 
     for op in (conv(3, 2, 2, 3), Pad((0, 1, 0), (0, 0, 0))):
         with pytest.raises(es.ConversionError, match=r"^0 \((Conv|Pad)\): .*square"):
             nir.write(chain((2, 5, 5), op, Neuron, Flatten()), tmp_path / "n")
+    with pytest.raises(es.ConversionError, match=r"^0 \(Pad\): puts zeros between positions"):
+        nir.write(chain((2, 5, 5), Pad((0, 0, 0), (0, 0, 0), (0, 1, 1)), Neuron, Flatten()), tmp_path / "n")
     with pytest.raises(es.ConversionError, match=r'2 \(Flatten\): .*Export with the profile "compact"'):
         nir.write(chain((2, 5, 5), conv(3, 2, 3, 3), Neuron, Flatten()), tmp_path / "n")
     assert not list(tmp_path.iterdir())

@@ -91,6 +91,11 @@ class _Builder:
             self._put(node, self._conv(node.name, op))
         elif isinstance(op, Linear):
             self._put(node, self._linear(node, op))
+        elif isinstance(op, Pad) and any(op.between):
+            raise ConversionError(
+                f"{node.name} (Pad): puts zeros between positions, as transposed convolutions and up-sampling do, "
+                "which NIR cannot. Export to torch instead"
+            )
         elif isinstance(op, Pad):
             ones = (0,) * self.spread.get(node.inputs[0], 0)
             before, after = (*op.before, *ones), (*op.after, *ones)

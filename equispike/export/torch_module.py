@@ -72,7 +72,8 @@ def write(network: Network, path: str | PathLike[str]) -> list[str]:
     step: list[str] = []
     for node in network.nodes[1:]:
         inputs = [f"x{numbers[name]}" for name in node.inputs]
-        step.append(f"{_line(node, numbers[node.name], inputs, tensors)}  # {node.name!r}")
+        shape = network.shapes[node.inputs[0]]
+        step.append(f"{_line(node, numbers[node.name], inputs, shape, tensors)}  # {node.name!r}")
         if isinstance(node.op, Neuron):
             before.append(f"v{numbers[node.name]} = {_start(node)} * self.threshold{numbers[node.name]}")
     source = TEMPLATE.format(
@@ -105,8 +106,8 @@ def _start(node: Node) -> float:
     return float(op.v_init)
 
 
-def _line(node: Node, number: int, inputs: list[str], tensors: dict[str, Tensor]) -> str:
-    """What one node does in a step."""
+def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], tensors: dict[str, Tensor]) -> str:
+    """What one node does in a step; ``shape`` is its first input's."""
     op, x = node.op, inputs[0]
 
     def kept(name: str, tensor: Tensor | None) -> str:
@@ -128,7 +129,12 @@ def _line(node: Node, number: int, inputs: list[str], tensors: dict[str, Tensor]
         return f"x{number} = {x}.flatten(1)"
     if isinstance(op, Pad):
         axes = reversed(list(zip(op.before, op.after, strict=True)))
-        return f"x{number} = F.pad({x}, {[n for ends in axes for n in ends]})"
+        amounts, spread = [n for ends in axes for n in ends], ""
+        if any(op.between):
+            sizes = [(n - 1) * (zeros + 1) + 1 for n, zeros in zip(shape, op.between, strict=True)]
+            places = ", ".join(f"::{zeros + 1}" for zeros in op.between)
+            spread = f"s{number} = {x}.new_zeros(len({x}), *{sizes})\ns{number}[:, {places}] = {x}\n"
+        return f"{spread}x{number} = F.pad({f's{number}' if spread else x}, {amounts})"
     if isinstance(op, Add | Concat):
         terms = [x if c == 1.0 else f"{x} * {c!r}" for x, c in zip(inputs, op.coefficients, strict=True)]
         return (
