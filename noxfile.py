@@ -25,14 +25,6 @@ def nir(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)
-def architectures(session: nox.Session) -> None:
-    """Which published architectures convert: writes docs/tables/architectures.md."""
-    session.install("-c", "constraints.txt", ".", "huggingface_hub", "pyyaml")
-    session.install("-c", "constraints.txt", "--no-deps", "torchvision", "timm")
-    session.run("python", "benchmarks/architectures.py", *session.posargs)
-
-
-@nox.session(venv_backend="venv", reuse_venv=True)
 @nox.parametrize("version", ["1.0.4", "1.0.8"])
 def nir_versions(session: nox.Session, version: str) -> None:
     """The tests of NIR files with another version of nir."""
