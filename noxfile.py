@@ -1,4 +1,8 @@
-"""`nox -s benchmark -- simulation --network vgg16 --batch 64`: the peers in an environment, one benchmark in it."""
+"""The other packages in environments of their own.
+
+`nox -s benchmark -- simulation --network vgg16 --batch 64`: one benchmark beside them. `nox -s nir`: do they read our
+NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them?
+"""
 
 import nox
 
@@ -8,9 +12,28 @@ PEERS = "spikingjelly", "snntorch", "sinabs"
 @nox.session(venv_backend="venv", reuse_venv=True)
 def benchmark(session: nox.Session) -> None:
     """Run benchmarks/NAME.py, the first argument, with the others; default: simulation."""
+    with_peers(session)
+    name, *options = session.posargs or ["simulation"]
+    session.run("python", f"benchmarks/{name}.py", *options)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def nir(session: nox.Session) -> None:
+    """Load NIR files in SpikingJelly and sinabs and compare every neuron; arguments go to benchmarks/nir_readers.py."""
+    with_peers(session)
+    session.run("python", "benchmarks/nir_readers.py", *session.posargs)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+@nox.parametrize("version", ["1.0.4", "1.0.8"])
+def nir_versions(session: nox.Session, version: str) -> None:
+    """The tests of NIR files with another version of nir."""
+    session.install("-c", "constraints.txt", ".[nir]", "pytest", "hypothesis", f"nir=={version}")
+    session.run("python", "-m", "pytest", "-q", "tests/test_nir.py")
+
+
+def with_peers(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", ".", "matplotlib")
     # Without their dependencies, which would replace torch or need hardware: these are the ones that simulations use.
     session.install("-c", "constraints.txt", "--no-deps", *PEERS, "nirtorch")
     session.install("-c", "constraints.txt", "h5py", "loguru", "nir", "pbr", "scipy", "tqdm")
-    name, *options = session.posargs or ["simulation"]
-    session.run("python", f"benchmarks/{name}.py", *options)

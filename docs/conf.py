@@ -10,7 +10,7 @@ copyright = author
 version = release = installed("equispike")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "tables"]
 html_theme = "furo"
 html_title = f"equispike {release}"
 html_show_copyright = False

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from equispike.batches import Batches, hold
 from equispike.calibrate.data_norm import DataNorm, input_scale
@@ -19,11 +20,14 @@ from equispike.graph.ops import MaxPool, Neuron
 from equispike.graph.trace import VERDICTS, Finding, findings, trace
 from equispike.versions import versions
 
+Model = nn.Module | ExportedProgram | Network
+"""A trained network in any form that converts."""
+
 OUTPUT_NEURONS = "output neurons"
 
 
 def convert(
-    model: nn.Module,
+    model: Model,
     batches: Batches | Tensor,
     method: Method | None = None,
     *,
@@ -35,7 +39,8 @@ def convert(
     """Turn a trained ReLU network into a network of integrate-and-fire neurons.
 
     Args:
-        model: trained; any module of one image tensor that returns class scores (B, classes). It is not changed.
+        model: trained; any module of one image tensor that returns class scores (B, classes), or a program that
+            ``torch.export`` made of one, or a network that ``graph.from_onnx.read`` found in a file. It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory.
         method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else
@@ -94,9 +99,10 @@ def convert(
     return dataclasses.replace(network, provenance=provenance)
 
 
-def prepare(model: nn.Module, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
+def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
     """Trace, apply lossy passes, fold: the network as it will spike, without thresholds, and what was changed."""
-    network, changes = trace(model, example), list[Change]()
+    network = model if isinstance(model, Network) else trace(model, example)
+    changes = list[Change]()
     for lossy_pass in lossy:
         network, changed = lossy_pass(network)
         changes += changed
@@ -129,19 +135,24 @@ class Report(tuple[Finding, ...]):
         return "\n".join(lines)
 
 
-def check(model: nn.Module, example: Tensor) -> Report:
+def check(model: Model, example: Tensor) -> Report:
     """List every operation of a model: convertible or not, how or why not, and the remedy. Nothing is computed.
 
     Args:
-        model: any module of one image tensor; it is not changed.
+        model: any module of one image tensor, or a program that ``torch.export`` made of one; it is not changed.
         example: a batch of images of the right shape; values do not matter.
     Raises:
         ConversionError: ``torch.export`` cannot read the model at all.
     """
-    found = findings(model, example)
+    found = _findings(model) if isinstance(model, Network) else findings(model, example)
     if not any(VERDICTS[Neuron][1] == finding.note for finding in found):
         found.append(Finding("(model)", "-", "no", "it has no ReLU: nothing in it would spike"))
     return Report(found)
+
+
+def _findings(network: Network) -> list[Finding]:
+    known = (node for node in network if type(node.op) in VERDICTS)
+    return [Finding(node.name, type(node.op).__name__, *VERDICTS[type(node.op)]) for node in known]
 
 
 def _check_options(reset: str, readout: str, v_init: float | str) -> None:

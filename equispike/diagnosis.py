@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equispike.analysis.accuracy import accuracy
 from equispike.analysis.causes import Causes, causes
 from equispike.batches import Batches, hold
 from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method
-from equispike.conversion import convert
+from equispike.conversion import Model, convert
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.progress import track
@@ -84,7 +84,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: nn.Module,
+    model: Model,
     calibration: Batches | Tensor,
     images: Tensor,
     labels: Tensor,

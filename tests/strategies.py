@@ -210,13 +210,17 @@ class _Builder:
             self.neuron()
 
     def pad(self) -> None:
-        """Up to one row of zeros at each end of each axis, channels too, or one cut off where there are enough."""
+        """Up to one row of zeros at each end of each axis, channels too, or one cut off where there are enough.
+
+        Sometimes zeros between all pixels as well.
+        """
         amounts = st.integers(-1, 1)
         ends = [
             (self.draw(amounts), self.draw(amounts)) if n > 2 else (0, self.draw(st.integers(0, 1))) for n in self.shape
         ]
         before, after = zip(*ends, strict=True)
-        self.add("pad", Pad(before, after))
+        zeros = self.draw(st.integers(0, 1)) if self.space and not self.draw(st.integers(0, 3)) else 0
+        self.add("pad", Pad(before, after, (0, *(zeros for _ in self.space)) if zeros else ()))
 
     def affine(self) -> None:
         if self.affine_maps and self.draw(st.booleans()):

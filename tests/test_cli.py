@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import equispike.demo
 from equispike.cli import main
+from equispike.cli.shared import read_model
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.store import load_model
 
@@ -43,12 +46,24 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "report"):
+    for verb in (
+        "demo",
+        "train",
+        "lower-thresholds",
+        "models",
+        "check",
+        "convert",
+        "evaluate",
+        "diagnose",
+        "report",
+        "export",
+    ):
         assert verb in shown
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "report"]
+    "verb",
+    ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "report", "export"],
 )
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
@@ -73,6 +88,21 @@ def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert content["runs"][0]["accuracy"][-1] >= content["ann_accuracy"] - 0.02 > 0.9
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.rglob("*.part"))
+
+    pytest.importorskip("h5py")
+    exported = tmp_path / "net.nir"
+    code, out, err = run(capsys, "export", str(network), "--to", "torch", "--out", str(tmp_path / "net.py"))
+    assert (code, err) == (0, "")
+    assert {"net.py", "net.pt"} <= {path.name for path in tmp_path.iterdir()}
+    assert "is for --to nir" in refused(capsys, "export", str(network), "--to", "torch", "--profile", "compact")
+    code, out, err = run(capsys, "export", str(network), "--to", "nir", "--bits", "8", "--out", str(exported))
+    assert (code, err) == (0, "")
+    assert "SpikingJelly reads a reset to zero: set v_reset = None" in out
+    again = [
+        run(capsys, "evaluate", *source, "--timesteps", "16", "--images", "20")[1].splitlines()[2:-1]
+        for source in ((str(exported),), (str(network), "--bits", "8"))
+    ]
+    assert again[0][-2].split()[-6:] == again[1][-2].split()[-6:]
 
 
 def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,6 +242,28 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: py
     (tmp_path / "file").write_text("not a folder")
     assert "cannot be written" in refused(capsys, "convert", "mnist-cnn", "--out", str(tmp_path / "file" / "x"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_factory_takes_weights_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import torch.nn as nn\ndef small(): return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))\n"
+    (tmp_path / "my_networks.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    weights = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(3), "2.weight": torch.ones(2, 3)}
+    save_file({**weights, "2.bias": torch.full((2,), 7.0)}, "whole.safetensors")
+    save_file(weights, "part.safetensors")
+    model, _ = read_model("my_networks:small@whole.safetensors")
+    assert isinstance(model, torch.nn.Module)
+    assert model.state_dict()["2.bias"].tolist() == [7.0, 7.0]
+    shape = ["--shape", "4"]
+    assert run(capsys, "check", "my_networks:small@whole.safetensors", *shape)[0] == 0
+    assert 'Missing key(s) in state_dict: "2.bias"' in refused(
+        capsys, "check", "my_networks:small@part.safetensors", *shape
+    )
+    assert "no such file" in refused(capsys, "check", "my_networks:small@nothing.safetensors", *shape)
+    (tmp_path / "part.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
+    assert "is not a readable" in refused(capsys, "check", "my_networks:small@part.safetensors", *shape)
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Exact passes: the same function before and after, and the same spikes. On dyadic numbers, to the last bit."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.errors import ConversionError
 from equispike.functional.coding import Coder, Constant, Poisson
-from equispike.graph.exact import fold_affine, fold_amplitudes, rescale
+from equispike.graph.exact import fold_affine, fold_amplitudes, fold_thresholds, rescale, sum_pools
+from equispike.graph.grid import window_sizes
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 from equispike.simulation.run import Run, simulate
@@ -383,3 +385,39 @@ def test_the_inputs_amplitude_goes_into_the_first_weights() -> None:
     assert torch.equal(after.weight, 4 * before.weight)
     assert after.bias is before.bias
     assert (folded.input.scale, folded.input.amplitude) == (4.0, 1.0)
+
+
+# ---------------------------------------------------------------------------------- thresholds and pools of tool chains
+
+
+@settings(max_examples=10)
+@given(networks(form="any", powers_of_two=True, ceilings=False), st.data())
+def test_one_threshold_per_layer_keeps_the_spikes(network: Network, data: st.DataObject) -> None:
+    folded = fold_thresholds(network)
+    assert all(threshold.ndim == 0 for threshold in folded.thresholds.values())
+    assert_same_spikes(network, folded, data.draw(images_for(network)))
+
+
+def test_one_threshold_per_layer_is_refused_where_a_ceiling_would_differ_by_channel() -> None:
+    threshold = torch.tensor([1.0, 2.0])
+    nodes = (
+        Node("input", Input((2,))),
+        Node("n", Neuron(threshold, threshold, 6.0), ("input",)),
+        Node("readout", Readout(), ("n",)),
+    )
+    with pytest.raises(ConversionError, match=r"^n: a clipped ReLU .* one threshold per layer"):
+        fold_thresholds(Network(nodes))
+
+
+@settings(max_examples=10)
+@given(networks(form="any"), st.data())
+def test_sums_in_the_place_of_averages_keep_the_spikes(network: Network, data: st.DataObject) -> None:
+    pools = {n.name: n for n in network if isinstance(n.op, AvgPool)}
+    sizes = [window_sizes(n.op, network.shapes[n.inputs[0]][1:]) for n in pools.values()]
+    if any(len(size) > 1 or size != {math.prod(n.op.kernel)} for n, size in zip(pools.values(), sizes)):
+        with pytest.raises(ConversionError, match="windows differ in size"):
+            sum_pools(network)
+        return
+    summed = sum_pools(network)
+    assert not any(isinstance(node.op, AvgPool) for node in summed)
+    assert_same_spikes(network, summed, data.draw(images_for(network)))

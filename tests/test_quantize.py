@@ -302,3 +302,15 @@ def test_files_from_before_grids_are_read(tmp_path: Path) -> None:
     del description["nodes"][0]["fields"]["step"]
     checkpoint.write(tmp_path / "old.safetensors", "equispike.network", description, tensors)
     assert es.load(tmp_path / "old.safetensors").input.step is None
+
+
+@given(networks(form="any", ceilings=False), seeds, st.data())
+@settings(max_examples=8)
+def test_one_threshold_per_layer_where_asked_for(network: Network, seed: int, data: Any) -> None:
+    try:
+        rounded = quantize(off_grid(network, seed), 8, per_channel=False)
+    except es.ConversionError:
+        reject()
+    assert all(bool((t == t.flatten()[0]).all()) for t in rounded.thresholds.values())
+    images = data.draw(images_for(network))
+    same(*(es.simulate(rounded, images, T, engine=engine) for engine in ("stepwise", FAST[-1])))

@@ -179,6 +179,8 @@ SEQUENCE_MODELS = {  # on (4, 12)
     "global pool": nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 3)),
     "mean over time": Forward(lambda m, x: m.b(F.relu(m.a(x)).mean(-1)), a=nn.Conv1d(4, 6, 3), b=nn.Linear(6, 3)),
     "padding same": nn.Sequential(nn.Conv1d(4, 6, 5, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)),
+    "transposed": nn.Sequential(nn.ConvTranspose1d(4, 6, 4, 3, 1, 2, dilation=2), nn.ReLU(), nn.Flatten()),
+    "up-sampling": nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.Upsample(scale_factor=3), nn.Flatten()),
 }  # fmt: skip
 
 IMAGE_MODELS = {  # on (3, 8, 8)
@@ -252,6 +254,25 @@ IMAGE_MODELS = {  # on (3, 8, 8)
     ),
     "channels last and contiguous": Forward(
         lambda m, x: m.b(F.relu(m.a(x.to(memory_format=torch.channels_last))).contiguous()), a=conv(3, 4), b=head(256)
+    ),
+    "transposed": nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+    "transposed, uneven options": nn.Sequential(
+        conv(3, 4), nn.ReLU(),
+        nn.ConvTranspose2d(4, 6, (2, 3), (1, 3), (0, 4), (0, 1), groups=2, bias=False, dilation=(2, 1)), nn.Flatten(),
+    ),
+    "transposed, of one pixel": nn.Sequential(conv(3, 4), nn.ReLU(), nn.ConvTranspose2d(4, 5, 1), nn.Flatten()),
+    "batch norm before zeros between": nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 2, 2), nn.Flatten()),
+    "up-sampling": nn.Sequential(conv(3, 4), nn.ReLU(), nn.Upsample(scale_factor=(2, 3)), nn.Flatten()),
+    "up-sampling to a size": Forward(lambda m, x: F.relu(F.interpolate(m.a(x), size=16)).flatten(1), a=conv(3, 4)),
+    "pixel shuffle": nn.Sequential(conv(3, 8), nn.ReLU(), nn.PixelShuffle(2), nn.Flatten()),
+    "channel shuffle": nn.Sequential(conv(3, 6), nn.ReLU(), nn.ChannelShuffle(3), nn.Flatten()),
+    "parts of the channels": Forward(
+        lambda m, x: (lambda a, b: torch.cat([m.b(b), a], 1).flatten(1))(*F.relu(m.a(x)).chunk(2, 1)),
+        a=conv(3, 5), b=conv(2, 4),
+    ),
+    "parts of given sizes": Forward(
+        lambda m, x: (lambda a, b, c: torch.cat([F.relu(a).flatten(1), c.flatten(1)], 1))(*m.a(x).split([2, 1, 5], 2)),
+        a=conv(3, 4),
     ),
     "spatial dropout": nn.Sequential(conv(3, 4), nn.ReLU(), nn.Dropout2d(0.3), head(256)),
     "weight norm": nn.Sequential(weight_norm(conv(3, 4)), nn.ReLU(), head(256)),
@@ -621,8 +642,8 @@ REFUSED_LAYERS = {
     "leaky relu": (nn.LeakyReLU(), NO_RATE),
     "prelu": (nn.PReLU(), NO_RATE),
     "hardtanh": (nn.Hardtanh(), "only a lower bound of 0"),
-    "softmax": (nn.Softmax(1), "Return the scores before it"),
-    "log softmax": (nn.LogSoftmax(1), "Return the scores before it"),
+    "softmax": (nn.Softmax(1), "only at the end"),
+    "log softmax": (nn.LogSoftmax(1), "only at the end"),
     "layer norm": (nn.LayerNorm(4), "Train with batch norm"),
     "group norm": (nn.GroupNorm(2, 4), "Train with batch norm"),
     "batch norm without statistics": (nn.BatchNorm1d(4, track_running_stats=False), "track_running_stats"),
@@ -645,7 +666,6 @@ def test_layers_are_refused_by_name_with_reason_and_remedy(name: str) -> None:
 
 
 REFUSED_ON_IMAGES = {
-    "transposed conv": (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d", "plain convolution"),
     "instance norm": (nn.InstanceNorm2d(4), "InstanceNorm2d", "Train with batch norm"),
     "batch norm without statistics": (
         nn.BatchNorm2d(4, track_running_stats=False),
@@ -656,13 +676,13 @@ REFUSED_ON_IMAGES = {
     "reflect padding": (nn.ReflectionPad2d(1), "ReflectionPad2d", "by the mode 'reflect'"),
     "replicate padding": (nn.ReplicationPad2d(1), "ReplicationPad2d", "Pad with zeros"),
     "padding with ones": (nn.ConstantPad2d(1, 1.0), "ConstantPad2d", "pads with 1, and only zeros stay silent"),
-    "upsampling": (nn.Upsample(scale_factor=2), "Upsample", ""),
+    "bilinear up-sampling": (nn.Upsample(scale_factor=2, mode="bilinear"), "Upsample", ""),
+    "up-sampling by one and a half": (nn.Upsample(scale_factor=1.5), "Upsample", "whole number of times"),
     "divisor": (nn.AvgPool2d(2, divisor_override=3), "AvgPool2d", "divisor_override"),
     "uneven adaptive pool": (nn.AdaptiveAvgPool2d(3), "AdaptiveAvgPool2d", "size that divides"),
     "adaptive max pool": (nn.AdaptiveMaxPool2d(1), "AdaptiveMaxPool2d", ""),
     "linear on the last dimension": (nn.Linear(8, 8), "Linear", "1x1 convolution"),
-    "pixel shuffle": (nn.PixelShuffle(2), "PixelShuffle", ""),
-    "channel shuffle": (nn.ChannelShuffle(2), "ChannelShuffle", ""),
+    "pixel unshuffle": (nn.PixelUnshuffle(2), "PixelUnshuffle", ""),
 }
 
 
@@ -701,7 +721,7 @@ REFUSED_FORWARDS = {
     "every second channel": (lambda m, x: x[:, ::2].flatten(1), "every channel of 2"),
     "slice of nothing": (lambda m, x: F.relu(x[:, :, 5:5]).flatten(1), "takes nothing out of 8"),
     "one channel": (lambda m, x: x[:, 1].flatten(1), "x[:, 2:3]"),
-    "parts": (lambda m, x: x.chunk(2, 1)[0].flatten(1), "gives several parts. Slice"),
+    "parts of one": (lambda m, x: x.unbind(1)[0].flatten(1), "gives several parts. Slice"),
     "square": (lambda m, x: (x**2).flatten(1), "pow"),
     "absolute value": (lambda m, x: x.abs().flatten(1), "abs"),
     "maximum": (lambda m, x: torch.maximum(x, x).flatten(1), "maximum"),
@@ -768,9 +788,31 @@ def test_forward_passes_without_a_vector_per_image_are_refused(forward, why: str
 
 
 def test_every_refused_operation_is_listed_at_once() -> None:
-    message = refused(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.GELU(), nn.Softmax(1)), 4)
+    message = refused(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.GELU(), nn.Tanh()), 4)
     assert [message.find(f"{place} (") >= 0 for place in ("1", "3", "4")] == [True] * 3
     assert message.count("; ") == 2
+
+
+@pytest.mark.parametrize("layer", [nn.Softmax(1), nn.LogSoftmax(-1)])
+def test_a_softmax_at_the_end_is_dropped(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), layer)
+    x = torch.randn(5, 4)
+    network = trace(model, x)
+    assert kinds(network) == ["Linear", "Neuron", "Linear"]
+    assert torch.allclose(layer(network(x)), model(x), atol=1e-6)
+    assert "dropped: the order of the scores stays" in str(check(model, x))
+
+
+def test_an_exported_program_gives_the_network_of_its_model() -> None:
+    model = nn.Sequential(conv(1, 2), nn.BatchNorm2d(2), nn.ReLU(), head(32)).eval()
+    x = torch.randn(3, 1, 4, 4)
+    free = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert torch.equal(trace(free, x)(x), trace(model, x)(x))
+    assert check(free, x).convertible
+    with pytest.raises(ConversionError, match=r"program for batches of 3\. Export it with a free batch size"):
+        trace(torch.export.export(model, (x,)), x)
+    with pytest.raises(ConversionError, match=r"of shapes \[\(1, 4, 4\)\], not of \(1, 4, 5\)"):
+        trace(free, torch.zeros(2, 1, 4, 5))
 
 
 def test_buffers_that_a_model_counts_with_are_no_outputs() -> None:

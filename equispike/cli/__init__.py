@@ -6,6 +6,7 @@ from cyclopts import App, CycloptsError
 
 from equispike.cli.conversion import check, convert, diagnose, evaluate
 from equispike.cli.demo import demo
+from equispike.cli.export import export
 from equispike.cli.report import report
 from equispike.cli.shared import err
 from equispike.cli.training import lower_thresholds, models, train
@@ -20,7 +21,7 @@ app = App(
     ),
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
-for command in (demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report):
+for command in (demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export):
     app.command(command)
 
 

@@ -13,11 +13,13 @@ from equispike.cli.shared import (
     Normalise,
     Seed,
     Source,
+    is_nir,
     out,
     print_results,
     progress,
     read_data,
     read_model,
+    read_network,
     require_positive,
     require_writable,
     up_to,
@@ -319,10 +321,10 @@ def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Net
     from dataclasses import replace
 
     from equispike.conversion import convert as run
-    from equispike.export.checkpoint import kind_of, load
+    from equispike.export.checkpoint import kind_of
 
-    if ":" not in source and kind_of(source) == "equispike.network":
-        network = load(source)
+    if ":" not in source and (kind_of(source) == "equispike.network" or is_nir(source)):
+        network = read_network(source)
         return network, read_data(network.provenance, data, None, folder)[0]
     model, card = read_model(source)
     splits, stated = read_data(card, data, None, folder)

@@ -16,6 +16,7 @@ from equispike.errors import EquispikeError, FileError
 if TYPE_CHECKING:
     from torch import nn
 
+    from equispike.graph.network import Network
     from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
@@ -54,15 +55,21 @@ Source = Annotated[
     str,
     Parameter(
         help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
-        "'equispike train', or package.module:factory, a Python function without arguments that returns the module."
+        "'equispike train', an ONNX file, or package.module:factory, a Python function without arguments that returns "
+        "the module; package.module:factory@weights.safetensors fills it with these weights."
     ),
 ]
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
 
-def read_model(source: str) -> "tuple[nn.Module, dict[str, Any]]":
+def read_model(source: str) -> "tuple[nn.Module | Network, dict[str, Any]]":
     """The trained model that a source names, and its card; user code is imported only for package.module:factory."""
     module, colon, factory = source.partition(":")
+    factory, _, weights = factory.partition("@")
+    if source.endswith(".onnx"):
+        from equispike.graph.from_onnx import read
+
+        return read(source), {}
     if not colon:
         from equispike.zoo.store import load_model
 
@@ -78,7 +85,22 @@ def read_model(source: str) -> "tuple[nn.Module, dict[str, Any]]":
         raise FileError(f"{source}: cannot be imported: {error}. Give package.module:factory") from error
     if not isinstance(model, nn.Module):
         raise FileError(f"{source}: returned a {type(cast('object', model)).__name__}, not a torch.nn.Module")
+    if weights:
+        from equispike.zoo.store import load_weights
+
+        load_weights(model, weights)
     return model, {}
+
+
+def is_nir(source: str) -> bool:
+    return Path(source).suffix == ".nir"
+
+
+def read_network(source: str) -> "Network":
+    """The converted network in a file of this package, or in a NIR file."""
+    from equispike.export import checkpoint, from_nir
+
+    return from_nir.read(source) if is_nir(source) else checkpoint.load(source)
 
 
 def read_data(

@@ -173,6 +173,8 @@ def lower_thresholds(
     require_writable(out_folder / "trade_off.json")
     from dataclasses import asdict
 
+    from torch import nn
+
     from equispike.results import write_json
     from equispike.versions import versions
     from equispike.zoo.rate_inference import Settings
@@ -180,6 +182,8 @@ def lower_thresholds(
     from equispike.zoo.store import save_model
 
     model, card = read_model(source)
+    if not isinstance(model, nn.Module):
+        raise EquispikeError(f"{source}: holds a network that cannot be trained. Give a file from 'equispike train'")
     splits, stated = read_data(card, data, None, data_folder)
     with progress() as show:
         curve = run(

@@ -33,7 +33,7 @@ POSITIVE: dict[type, tuple[str, ...]] = {
     Input: ("scale", "amplitude", "step"),
     Neuron: ("threshold", "amplitude", "ceiling"),
 }
-ADDED: dict[type, dict[str, object]] = {Input: {"step": None}}
+ADDED: dict[type, dict[str, object]] = {Input: {"step": None}, Pad: {"between": []}}
 """Fields that the first files of this version lack, and what they mean there."""
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]

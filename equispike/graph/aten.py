@@ -7,6 +7,7 @@ returns the operations that replace the call, in order (none for a call that cha
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -37,7 +38,6 @@ class Untranslatable(Exception):
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
 NO_STATISTICS = "has no running statistics to fold in. Use track_running_stats=True, and the model's eval mode"
 RANDOM = "drops at random in eval mode too. Pass training=self.training"
-TRANSPOSED = "transposed convolutions are not supported. Use a plain convolution"
 THREE_DIMENSIONAL = "3d convolutions are not supported. Use 1d or 2d"
 REMEDIES = {
     **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "mish", "softplus"), SMOOTH),
@@ -49,7 +49,7 @@ REMEDIES = {
     ),
     **dict.fromkeys(
         ("softmax", "Softmax", "log_softmax", "LogSoftmax"),
-        "needs all classes at once. Return the scores before it: the largest stays the largest",
+        "needs all classes at once, so only at the end, where it is dropped, can it stand. Remove it",
     ),
     **dict.fromkeys(
         ("layer_norm", "LayerNorm", "group_norm", "GroupNorm", "InstanceNorm2d"),
@@ -58,10 +58,10 @@ REMEDIES = {
     **dict.fromkeys(("native_batch_norm_legit", "native_batch_norm_legit_functional"), NO_STATISTICS),
     **dict.fromkeys(("batch_norm", "BatchNorm1d", "BatchNorm2d"), NO_STATISTICS),
     "native_dropout": RANDOM,
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "ConvTranspose1d", "ConvTranspose2d"), TRANSPOSED),
+    **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d"), "is not nearest. Use nearest"),
     **dict.fromkeys(("conv3d", "Conv3d", "conv_transpose3d", "ConvTranspose3d"), THREE_DIMENSIONAL),
     "select": "takes one channel or row and drops its dimension. Keep it: x[:, 2:3] for x[:, 2]",
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind"), "gives several parts. Slice: x[:, :4], x[:, 4:]"),
+    "unbind": "gives several parts. Slice: x[:, :4], x[:, 4:]",
     **dict.fromkeys(
         ("item", "local_scalar_dense"), "takes a number out of the images' data. Compute with tensors per image"
     ),
@@ -89,8 +89,7 @@ def _conv(
     if padding == "same":
         reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
         padding = [r // 2 for r in reach]
-        if odd := tuple(r % 2 for r in reach):  # one more behind than in front
-            uneven = _pad_or_crop((0,) * (dims + 1), (0, *odd))
+        uneven = _pad_or_crop((0,) * (dims + 1), (0, *(r % 2 for r in reach)))  # one more behind than in front
     elif padding == "valid":
         padding = 0
     return [*uneven, Conv(weight, bias, _pair(stride, dims), _pair(padding, dims), dilations, groups)]
@@ -101,8 +100,38 @@ def _convolution(
     output_padding: Any, groups: int,
 ) -> list[Op]:  # fmt: skip
     if transposed:
-        raise Untranslatable(TRANSPOSED)
+        return _conv_transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)
     return _conv(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv_transposed(
+    x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> list[Op]:  # fmt: skip
+    """A convolution with the kernel turned round, over features with stride - 1 zeros between them."""
+    dims = weight.ndim - 2
+    if dims > 2:
+        raise Untranslatable(THREE_DIMENSIONAL)
+    dilations, ones = _pair(dilation, dims), (1,) * dims
+    before = [d * (k - 1) - p for d, k, p in zip(dilations, weight.shape[2:], _pair(padding, dims), strict=True)]
+    after = [b + more for b, more in zip(before, _pair(output_padding, dims), strict=True)]
+    between = (0, *(s - 1 for s in _pair(stride, dims)))
+    spread = [Pad((0, *before), (0, *after), between)] if any((*before, *after, *between)) else list[Op]()
+    grouped: Tensor = weight.unflatten(0, (groups, -1))  # pyright: ignore[reportUnknownMemberType] (torch has no type)
+    turned = grouped.transpose(1, 2).flatten(0, 1).flip(list(range(2, dims + 2)))
+    return [*spread, Conv(turned.contiguous(), bias, ones, (0,) * dims, dilations, groups)]
+
+
+def _upsample(x: Value, size: Any, factors: Any = None, *more: Any) -> list[Op]:
+    """Nearest neighbours: each pixel repeated, as a transposed convolution with weights of one."""
+    space = x.shape[1:]
+    if size is None:
+        size = [int(n * float(f)) for n, f in zip(space, flat(factors), strict=True)]
+    size = [int(n) for n in flat(size)]
+    repeats = tuple(new // old for new, old in zip(size, space, strict=True))
+    if any(new % old for new, old in zip(size, space, strict=True)):
+        raise Untranslatable(f"{space} does not repeat a whole number of times into {tuple(size)}. Use such a factor")
+    return _conv_transposed(x, torch.ones(x.shape[0], 1, *repeats), None, repeats, groups=x.shape[0])
 
 
 def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> list[Op]:
@@ -187,6 +216,31 @@ def _mean(x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = Non
     if not space or over != list(range(2, rank)):
         raise Untranslatable("only the mean over all of space converts. Use global average pooling")
     return [AvgPool(space, space, (0,) * len(space)), *([] if keepdim else [Flatten()])]
+
+
+def _channel_shuffle(x: Value, groups: int) -> list[Op]:
+    """A 1x1 convolution that puts each channel in its new place."""
+    channels = torch.arange(x.shape[0]).view(groups, -1).t().flatten()
+    ones = (1,) * (len(x.shape) - 1)
+    weight = torch.eye(x.shape[0])[channels].view(x.shape[0], -1, *ones)
+    return [Conv(weight, None, ones, (0,) * len(ones), ones)]
+
+
+def _pixel_shuffle(x: Value, factor: int) -> list[Op]:
+    """A transposed convolution that puts each channel in its place of a block of pixels."""
+    channels, block = x.shape[0] // factor**2, factor**2
+    weight = torch.zeros(channels, block, channels, block)
+    weight[torch.arange(channels), :, torch.arange(channels)] = torch.eye(block)
+    return _conv_transposed(x, weight.view(-1, channels, factor, factor), stride=factor)
+
+
+def parts(x: Value, sizes: Any, dim: int = 0) -> list[list[Op]]:
+    """For each part of a split, the slice that takes it."""
+    length = x.shape[dim % (len(x.shape) + 1) - 1]
+    lengths = [int(n) for n in flat(sizes)]
+    if len(lengths) == 1:
+        lengths = [min(lengths[0], length - start) for start in range(0, length, lengths[0])]
+    return [_slice(x, dim, end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def _max_pool(
@@ -314,6 +368,12 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.conv2d.default: _conv,
     aten.conv2d.padding: _conv,
     aten.convolution.default: _convolution,
+    aten.conv_transpose1d.default: _conv_transposed,
+    aten.conv_transpose2d.input: _conv_transposed,
+    aten.upsample_nearest1d.default: _upsample,
+    aten.upsample_nearest1d.vec: _upsample,
+    aten.upsample_nearest2d.default: _upsample,
+    aten.upsample_nearest2d.vec: _upsample,
     aten.linear.default: _linear,
     aten.matmul.default: _matmul,
     aten.mm.default: _matmul,
@@ -331,6 +391,9 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_avg_pool,
     aten.mean.dim: _mean,
+    aten.channel_shuffle.default: _channel_shuffle,
+    aten.native_channel_shuffle.default: _channel_shuffle,
+    aten.pixel_shuffle.default: _pixel_shuffle,
     aten.max_pool1d.default: _max_pool,
     aten.max_pool2d.default: _max_pool,
     aten.max_pool2d_with_indices.default: _max_pool,
@@ -352,6 +415,14 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.contiguous.default: _nothing,
 }
 """Translation of each operation that has one. Those in ``RESHAPES`` are judged by the shapes alone."""
+
+SPLITS: frozenset[object] = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
+"""Operations of several results, each of which is a slice; see ``parts``."""
+
+SOFTMAXES: frozenset[object] = frozenset(
+    {aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default}
+)
+"""At the end of a model these keep the order of the scores, and are left out."""
 
 RESHAPES: frozenset[object] = frozenset(
     {

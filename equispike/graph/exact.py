@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.errors import ConversionError
-from equispike.graph.grid import sum_bits, to_grid
+from equispike.graph.grid import sum_bits, to_grid, window_sizes
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
@@ -62,6 +62,7 @@ def change_units(
     unit: float,
     change: Callable[[str, Neuron, float], tuple[Neuron, float]],
     join: Callable[[list[float]], float] = max,
+    pool: Callable[[str, AvgPool, float], tuple[Op, float]] = lambda _, op, unit: (op, unit),
 ) -> Network:
     """Let every layer count in a new unit, and carry the units through to the readout.
 
@@ -70,6 +71,7 @@ def change_units(
         unit: factor by which it multiplies what the network's values mean: new value = old value x unit.
         change: (name, neuron layer, unit of its input) -> (new layer, unit of its output).
         join: unit of a sum or concatenation, from those of its inputs.
+        pool: as ``change``, for average pools; by default they stay.
     """
     units: dict[str, float] = {}
     ops: dict[str, Op] = {}
@@ -84,6 +86,8 @@ def change_units(
         elif isinstance(op, Neuron):
             ceiling = None if op.ceiling is None else op.ceiling * incoming[0]
             ops[node.name], units[node.name] = change(node.name, dataclasses.replace(op, ceiling=ceiling), incoming[0])
+        elif isinstance(op, AvgPool):
+            ops[node.name], units[node.name] = pool(node.name, op, incoming[0])
         else:
             units[node.name] = incoming[0]
             ops[node.name] = _in_unit(op, incoming[0])
@@ -118,6 +122,56 @@ def fold_amplitudes(network: Network) -> Network:
     return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
 
 
+def fold_thresholds(network: Network) -> Network:
+    r"""One threshold per layer: those per channel go into the weights that drive the channel, with the bias.
+
+    Threshold and current are multiplied by :math:`\max_c \theta_c / \theta_c`, which moves no spike but by rounding.
+    Where no weights drive the layer alone (a sum), a depthwise 1x1 convolution is added.
+
+    Raises:
+        ConversionError: the network is not calibrated, or a layer with thresholds per channel has a ceiling.
+    """
+    nodes: list[Node] = []
+    for node in network.nodes:
+        op = node.op
+        if isinstance(op, Neuron):
+            threshold = calibrated(node.name, op)[0].flatten()
+            largest = threshold.max()
+            if bool((threshold != largest).any()):
+                if op.ceiling is not None:
+                    raise ConversionError(
+                        f"{node.name}: a clipped ReLU with a threshold per channel cannot have one for the layer. "
+                        "Calibrate with one threshold per layer"
+                    )
+                scale = largest / threshold
+                nodes.append(Node(f"{node.name}.threshold", Affine(scale, torch.zeros_like(scale)), node.inputs))
+                node = dataclasses.replace(node, inputs=(nodes[-1].name,))
+            node = dataclasses.replace(node, op=dataclasses.replace(op, threshold=largest))
+        nodes.append(node)
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def sum_pools(network: Network) -> Network:
+    """Average pools as depthwise convolutions with weights of one; whoever reads them counts in the unit of the sum.
+
+    Raises:
+        ConversionError: the windows of a pool differ in size.
+    """
+
+    def change(name: str, op: Neuron, unit: float) -> tuple[Neuron, float]:
+        return dataclasses.replace(op, threshold=calibrated(name, op)[0] * unit), 1.0
+
+    def pool(name: str, op: AvgPool, unit: float) -> tuple[Op, float]:
+        channels, *space = network.shapes[network[name].inputs[0]]
+        size = math.prod(op.kernel)
+        if window_sizes(op, tuple(space)) != {size}:
+            raise ConversionError(f"{name} (AvgPool): its windows differ in size. Train without padding in the pool")
+        ones = torch.ones(channels, 1, *op.kernel, dtype=network.dtype, device=network.device)
+        return Conv(ones, None, op.stride, op.padding, (1,) * len(space), groups=channels), unit * size
+
+    return change_units(network, network.input, 1.0, change, pool=pool)
+
+
 def fold_affine(network: Network) -> Network:
     """Fold every per-channel affine map (batch norm in eval mode) into the weights next to it.
 
@@ -130,7 +184,7 @@ def fold_affine(network: Network) -> Network:
     return network
 
 
-def quantize(network: Network, bits: int = 12, timesteps: int = 1) -> Network:
+def quantize(network: Network, bits: int = 12, timesteps: int = 1, per_channel: bool = True) -> Network:
     r"""The network on integer grids, where every engine gives the same spikes and scores to the last bit.
 
     Spikes get size 1 (:func:`fold_amplitudes`). With :math:`2^{k-1} \le \max |w| < 2^k` over a channel whose currents
@@ -154,13 +208,16 @@ def quantize(network: Network, bits: int = 12, timesteps: int = 1) -> Network:
         bits: of a weight with its sign, 4 to 16.
         timesteps: steps T for which potentials are proved exact too, whatever the spikes; that often takes float64.
             Past it, potentials of more than 2**24 grid steps, thousands of thresholds from firing, could be rounded.
+        per_channel: channels have grids of their own, which is finer. False gives one threshold per layer
+            (:func:`fold_thresholds`), which many tools and chips need.
     Raises:
         ConversionError: bits out of range, no thresholds, an average pool of windows that differ in size, or sums that
             not even float64 holds.
     """
     if not 4 <= bits <= 16:
         raise ConversionError(f"bits: {bits} is not between 4 and 16. 12 keep the accuracy of most networks")
-    rounded = to_grid(fold_amplitudes(network.to(torch.float64)), bits)
+    unit = fold_amplitudes(network.to(torch.float64))
+    rounded = to_grid(unit if per_channel else fold_thresholds(unit), bits, per_channel)
     needed = sum_bits(rounded, timesteps)
     worst = max(needed, key=lambda name: needed[name])
     if needed[worst] > 53:
@@ -275,10 +332,12 @@ def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
         positions = math.prod(shape[1:])
         moved = Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions))
         zeros_between = False
-    elif isinstance(op, Pad):  # zeros as channels of their own may be multiplied with anything
+    elif isinstance(op, Pad) and not any(
+        op.between[:1]
+    ):  # zeros as channels of their own may be multiplied by anything
         ends = op.before[0], op.after[0]
         moved = Affine(F.pad(affine.scale, ends, value=float(affine.scale[0])), F.pad(affine.shift, ends))
-        zeros_between = any(n > 0 for n in op.before[1:] + op.after[1:])
+        zeros_between = any(n > 0 for n in op.before[1:] + op.after[1:] + op.between[1:])
     else:
         return None
     return None if zeros_between and bool(affine.shift.any()) else moved

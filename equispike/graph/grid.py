@@ -31,7 +31,7 @@ ANY = 1074
 """Grain of any float64."""
 
 
-def to_grid(network: Network, bits: int) -> Network:
+def to_grid(network: Network, bits: int, per_channel: bool = True) -> Network:
     """The network in float64 with all its numbers on grids. Spikes have size 1 (``fold_amplitudes``); see ``quantize``.
 
     Raises:
@@ -42,7 +42,7 @@ def to_grid(network: Network, bits: int) -> Network:
     ops: dict[str, Op] = {}
     for node in network.nodes:
         incoming = [unit[name] for name in node.inputs]
-        ops[node.name], unit[node.name] = _rounded(network, node, incoming, bits)
+        ops[node.name], unit[node.name] = _rounded(network, node, incoming, bits, per_channel)
     return network.replace_ops(ops)
 
 
@@ -68,7 +68,7 @@ def sum_bits(network: Network, timesteps: int = 1) -> dict[str, int]:
     return needed
 
 
-def _rounded(network: Network, node: Node, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
+def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_channel: bool) -> tuple[Op, Tensor]:
     """The operation on its grid, and the unit of its values, shape () or of a layer that neurons alone read (C,)."""
     op, one = node.op, torch.ones((), dtype=torch.float64)
     if isinstance(op, Input):
@@ -78,7 +78,7 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int) -> tu
     if isinstance(op, Conv | Linear):
         readers = network.consumers[node.name]
         alone = len(readers) == 1 and isinstance(neuron := readers[0].op, Neuron) and neuron.ceiling is None
-        return _rounded_weights(op, units[0], bits, alone)
+        return _rounded_weights(op, units[0], bits, per_channel and alone)
     if isinstance(op, AvgPool):
         return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], units[0])
     if isinstance(op, Add | Concat):

@@ -121,13 +121,20 @@ class Flatten:
 class Pad:
     """Zeros around the features, or their margins cut off: ``before`` and ``after`` along each feature axis.
 
-    The first axis is the channels. A negative number cuts that many off.
+    The first axis is the channels. A negative number cuts that many off. ``between`` neighbours along an axis go so
+    many zeros, first of all; empty for none anywhere.
     """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
+    between: tuple[int, ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
+        if any(self.between):
+            sizes = [(n - 1) * (zeros + 1) + 1 for n, zeros in zip(x.shape[1:], self.between, strict=True)]
+            spread = x.new_zeros(len(x), *sizes)
+            spread[(slice(None), *(slice(None, None, zeros + 1) for zeros in self.between))] = x
+            x = spread
         axes = list(zip(self.before, self.after, x.shape[1:], strict=True))
         return F.pad(x, [n for before, after, _ in reversed(axes) for n in (before, after)])
 

@@ -3,7 +3,7 @@
 import copy
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equispike.errors import ConversionError
-from equispike.graph.aten import RESHAPES, TRANSLATIONS, Untranslatable, Value, flat, remedy, reshape
+from equispike.graph.aten import (
+    RESHAPES,
+    SOFTMAXES,
+    SPLITS,
+    TRANSLATIONS,
+    Untranslatable,
+    Value,
+    flat,
+    parts,
+    remedy,
+    reshape,
+)
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import (
     Add,
@@ -42,14 +53,15 @@ class Finding(NamedTuple):
     note: str
 
 
-def trace(model: nn.Module, example: Tensor) -> Network:
+def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
     """Read a model into a Network, without thresholds.
 
     Batch norm appears as ``Affine`` and max pooling as ``MaxPool``; passes of ``graph.exact`` and ``graph.lossy``
     remove them. The model is copied first: its mode, device and weights stay as they are.
 
     Args:
-        model: any module of one image tensor that returns one score tensor (B, classes).
+        model: any module of one image tensor that returns one score tensor (B, classes); or a program that
+            ``torch.export`` made of one in eval mode, with a free batch size.
         example: one batch of images, (B, *features); only its shape and type matter.
     Raises:
         ConversionError: names every operation that cannot be translated, the reason and the remedy; or what is no
@@ -61,14 +73,16 @@ def trace(model: nn.Module, example: Tensor) -> Network:
     return Network(tuple(nodes))
 
 
-def findings(model: nn.Module, example: Tensor) -> list[Finding]:
+def findings(model: nn.Module | ExportedProgram, example: Tensor) -> list[Finding]:
     """Every operation of a model with its verdict, in the order in which they run. Nothing is raised for a refusal."""
     return _translate(model, example)[1]
 
 
-def export(model: nn.Module, example: Tensor) -> ExportedProgram:
+def export(model: nn.Module | ExportedProgram, example: Tensor) -> ExportedProgram:
     """The model's functional ATen graph with a free batch size. ConversionError if it cannot be exported."""
     _check_types(model, example)
+    if isinstance(model, ExportedProgram):
+        return _checked(model, example)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     parameter = next(model.parameters(), None)
     if parameter is not None:
@@ -89,8 +103,28 @@ def export(model: nn.Module, example: Tensor) -> ExportedProgram:
         ) from error
 
 
+def _checked(program: ExportedProgram, example: Tensor) -> ExportedProgram:
+    """An exported program in the form that ``export`` gives. ConversionError if its input is not one image tensor."""
+    names = program.graph_signature.user_inputs
+    found = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    shapes = [tuple(value.shape[1:]) for value in found if isinstance(value, Tensor)]
+    if shapes != [tuple(example.shape[1:])]:
+        raise ConversionError(
+            f"model: a program of inputs (B, ...) of shapes {shapes}, not of {tuple(example.shape[1:])}"
+        )
+    if isinstance(found[0].shape[0], int):
+        raise ConversionError(
+            f"model: a program for batches of {found[0].shape[0]}. Export it with a free batch size: "
+            'dynamic_shapes=({0: torch.export.Dim("batch")},)'
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        decomposed: ExportedProgram = cast("Any", program).run_decompositions({})
+        return decomposed
+
+
 def _check_types(model: object, example: object) -> None:
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module | ExportedProgram):
         raise ConversionError(f"model: of type {type(model).__name__}. Pass a torch.nn.Module, built and trained")
     if not isinstance(example, Tensor):
         raise ConversionError(f"example: of type {type(example).__name__}. Pass a tensor of images, (B, features)")
@@ -98,7 +132,7 @@ def _check_types(model: object, example: object) -> None:
         raise ConversionError(f"example: of shape {tuple(example.shape)}. Pass a batch of images, (B, features)")
 
 
-def _translate(model: nn.Module, example: Tensor) -> tuple[list[Node], list[Finding]]:
+def _translate(model: nn.Module | ExportedProgram, example: Tensor) -> tuple[list[Node], list[Finding]]:
     program = export(model, example)
     reader = _Reader(program, tuple(int(n) for n in example.shape[1:]))
     for node in program.graph.nodes:
@@ -169,13 +203,28 @@ class _Reader:
             # weights that the model computes from its parameters (weight norm, transposes, ...)
             self.known[node] = target(*torch.fx.map_arg(node.args, lookup), **torch.fx.map_arg(node.kwargs, lookup))
         elif target is operator.getitem:
-            self.known[node] = self.known[node.all_input_nodes[0]]
+            self.known[node] = self._read_part(node)
         else:
             arguments = cast("list[Any]", torch.fx.map_arg(list(node.args), lookup))
             self.known[node] = self._read_operation(node, arguments)
 
-    def _read_operation(self, node: FxNode, arguments: list[Any]) -> Value:
-        layer, operation = _place(node)
+    def _read_part(self, node: FxNode) -> Any:
+        """One result of several: of a split a slice, of others (batch norm) all that has been read."""
+        source = node.all_input_nodes[0]
+        if source.target not in SPLITS or not isinstance(self.known[source], Value):
+            return self.known[source]
+        arguments = cast("list[Any]", torch.fx.map_arg(list(source.args), lambda n: self.known[n]))
+        number = cast("int", node.args[1])
+        return self._read_operation(node, arguments, lambda *given: parts(*given)[number], source)
+
+    def _read_operation(
+        self,
+        node: FxNode,
+        arguments: list[Any],
+        translate: Callable[..., list[Op]] | None = None,
+        at: FxNode | None = None,
+    ) -> Value:
+        layer, operation = _place(at or node)
         inputs = tuple(a for a in flat(arguments) if isinstance(a, Value))
         result, shape, viewed = _result(node), inputs[0].shape, False
         try:
@@ -184,15 +233,20 @@ class _Reader:
             if str(result.shape[:1]) != str(self._example.shape[:1]):
                 raise Untranslatable("mixes the images of a batch. Keep the first dimension for the images")
             shape = tuple(int(n) for n in result.shape[1:])
+            if node.target in SPLITS:
+                return inputs[0]  # what reads a part takes its slice
+            if node.target in SOFTMAXES and _last(node, self._outputs):
+                self.findings.append(Finding(layer, operation, "yes", "dropped: the order of the scores stays"))
+                return inputs[0]
             if node.target in RESHAPES:
                 ops = reshape(inputs[0], shape)
                 viewed = not ops and (inputs[0].viewed or shape != inputs[0].shape)
-            elif node.target not in TRANSLATIONS:
+            elif translate is None and node.target not in TRANSLATIONS:
                 raise Untranslatable(remedy(operation))
             elif reshaped := [x.shape for x in inputs if x.viewed]:
                 raise Untranslatable(f"follows a reshape to {reshaped[0]}. Only a reshape to a vector converts")
             else:
-                ops = TRANSLATIONS[node.target](*arguments, **node.kwargs)
+                ops = (translate or TRANSLATIONS[node.target])(*arguments, **node.kwargs)
             if result.dtype != self._example.dtype:
                 raise Untranslatable(f"changes the type to {result.dtype}. Use one floating-point type throughout")
             if not all(map(_finite, ops)):
@@ -241,6 +295,13 @@ def _result(node: FxNode) -> Tensor | None:
     return first if isinstance(first, Tensor) else None
 
 
+def _last(node: FxNode, outputs: Collection[object]) -> bool:
+    """Whether a node is the model's output and nothing else reads it, softmax over the classes."""
+    alone = len(node.users) == 1 and node.name in map(str, outputs)
+    value: Tensor = node.meta["val"]
+    return alone and value.ndim == 2 and cast("int", node.args[1]) in (1, -1)
+
+
 def _finite(op: Op) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in vars(op).values() if isinstance(value, Tensor))
 
@@ -251,7 +312,7 @@ VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
     AvgPool: ("yes", "averages spikes"),
     Affine: ("yes", "folded into the weights"),
     Flatten: ("yes", "reorders spikes"),
-    Pad: ("yes", "zeros around spikes, or fewer of them"),
+    Pad: ("yes", "zeros around or between spikes, or fewer of them"),
     Add: ("yes", "currents add up"),
     Concat: ("yes", "spikes side by side"),
     Neuron: ("yes", "becomes integrate-and-fire neurons"),

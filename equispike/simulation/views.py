@@ -112,7 +112,7 @@ def apply_view(op: Op, inputs: list[Spikes], shape: tuple[int, ...]) -> Spikes |
             views += [_scaled(replace(view, shift=view.shift + shift), coefficient) for view in x.views]
             shift += x.shape[0]
         return Spikes(tuple(views), shape)
-    if isinstance(op, Pad):
+    if isinstance(op, Pad) and not any(op.between):
         return Spikes(tuple(_padded(view, op, shape) for view in inputs[0].views), shape)
     if isinstance(op, AvgPool):
         pooled = [_pooled(view, op, shape) for view in inputs[0].views]

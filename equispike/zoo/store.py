@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 
 from equispike.errors import EquispikeError, FileError
@@ -40,6 +42,22 @@ def _commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "..") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Fill a module with the weights of a safetensors file, in place. FileError if they are damaged or do not fit."""
+    if not Path(path).is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        tensors = load(Path(path).read_bytes())
+    except (SafetensorError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileError(f"{path}: is not a readable safetensors file, or truncated: {reason}") from error
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{path}: does not fit the model: {reason}") from error
 
 
 def bundled(name: str) -> Path:

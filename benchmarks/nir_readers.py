@@ -1,0 +1,65 @@
+"""Do other tools make the same spikes of a NIR file? Neuron by neuron, as they read it and with the known corrections.
+
+Writes docs/tables/nir_readers.md. The tools have to be installed: nox -s nir
+"""
+
+import argparse
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+import equispike as es
+from equispike.export import nir
+from equispike.export.verify import READERS, verify
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+NETWORKS = {"mnist-cnn": "mnist-sample", "mnist-cnn-bn": "mnist-sample", "resnet20-cifar10": "cifar10"}
+BITS, IMAGES, TIMESTEPS, CALIBRATION = 8, 8, 32, 128
+HEADER = ("network", "profile", "tool", "as it reads the file", "with corrections", "scores with corrections")
+
+
+def rows(name: str, data_folder: Path | None) -> list[tuple[str, ...]]:
+    model, card = load_model(name)
+    data = load(NETWORKS[name], data_folder)
+    data = data.normalised() if card.get("normalised") else data
+    network = es.convert(model, data.train.take(CALIBRATION).batches(32), es.DataNorm(99.9))
+    images = data.test.take(IMAGES).floats()
+    found: list[tuple[str, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for profile in ("portable", "compact"):
+            path = Path(folder, "network.nir")
+            nir.write(es.quantize(network, BITS, per_channel=False), path, profile)
+            for reader in READERS:
+                plain, corrected = (verify(path, images, TIMESTEPS, reader, c) for c in (False, True))
+                cells = (f"{c.differing:,} of {c.neurons:,} neurons differ" for c in (plain, corrected))
+                scores = "equal" if corrected.scores_differ == 0 else f"{100 * corrected.scores_differ:.2f} % differ"
+                found.append((name, profile, corrected.reader, *cells, scores))
+                print(" | ".join(found[-1]), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--data-folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/tables/nir_readers.md"))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for name in arguments.networks:
+        lines += rows(name, arguments.data_folder)
+    conditions = (
+        f"Written by `benchmarks/nir_readers.py`: {IMAGES} test images, constant input, T = {TIMESTEPS}, "
+        f"`DataNorm(99.9)` on {CALIBRATION} training images, soft reset, "
+        f"`quantize(bits={BITS}, per_channel=False)`, CPU, torch {torch.__version__}. A neuron of one image differs if "
+        "its spikes over all steps differ in number."
+    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    arguments.out.write_text(f"{conditions}\n\n{table}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The command that writes converted networks for other tools."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from equispike.cli.shared import out, read_network, require_writable
+from equispike.errors import EquispikeError
+
+
+def export(
+    source: Annotated[str, Parameter(help="A file from 'equispike convert', or a NIR file.")],
+    to: Annotated[
+        Literal["nir", "torch"],
+        Parameter(help="nir: the exchange format of neuromorphic tools. torch: a Python file that needs torch alone."),
+    ] = "nir",
+    out_file: Annotated[
+        Path | None, Parameter(name="--out", help="Default: SOURCE's name with the ending .nir, or .py.")
+    ] = None,
+    profile: Annotated[
+        Literal["portable", "compact"] | None,
+        Parameter(
+            help="nir: portable has convolutions and neurons, one threshold per layer, for most tools; compact has sum "
+            "pools, flattening, linear layers and a threshold per channel too. Default: portable."
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        Parameter(
+            help="Round weights and thresholds to integers of so many bits first, 4 to 16: spikes are then exact."
+        ),
+    ] = None,
+) -> None:
+    """Write a converted network for other tools, and say what each of them will do with it.
+
+    Example: equispike export network.safetensors --to nir --bits 8 --out network.nir
+    """
+    if profile is not None and to != "nir":
+        raise EquispikeError("--profile: is for --to nir")
+    path = out_file or Path(source).with_suffix({"nir": ".nir", "torch": ".py"}[to])
+    require_writable(path)
+    from equispike.export import nir, torch_module
+    from equispike.graph.exact import quantize
+
+    network = read_network(source)
+    if bits is not None:
+        network = quantize(network, bits, per_channel=to == "torch" or profile == "compact")
+    notes = torch_module.write(network, path) if to == "torch" else nir.write(network, path, profile or "portable")
+    for note in notes:
+        out.print(note, markup=False)
+    out.print(f"{path}: written.", markup=False)

@@ -1,0 +1,282 @@
+"""A network in the few operations that tool chains for spiking hardware know; its spikes stay.
+
+What is left: convolutions without groups whose kernels are squares, linear layers, sums with coefficient 1, neurons
+with spikes of size 1. A pool becomes a sum over its windows; padding, slices, concatenation and weighted sums become
+convolutions with a single entry per channel. On a quantized network all of that is exact.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError
+from equispike.graph.exact import calibrated, fold_amplitudes, fold_thresholds, sum_pools
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
+
+Profile = Literal["portable", "compact"]
+
+
+def lower(network: Network, profile: Profile) -> tuple[Network, list[str]]:
+    """The network in those operations, and notes on what grew or became inexact.
+
+    Args:
+        network: converted.
+        profile: "portable": linear layers behind convolutions are convolutions too, and every layer has one threshold;
+            "compact": sums over windows, flattening, linear layers and thresholds per channel stay.
+    Raises:
+        ConversionError: an operation that has no such form.
+    """
+    notes: list[str] = []
+    if network.input.step is None:  # a network on integer grids has spikes of size 1 already
+        network = fold_amplitudes(network)
+    # spikes do not depend on the ceiling of the trained activation: thresholds are below it already
+    network = network.replace_ops({name: dataclasses.replace(op, ceiling=None) for name, op in network.neurons.items()})
+    network = sum_pools(network)
+    if profile == "portable" and any(bool((t != t.max()).any()) for t in network.thresholds.values()):
+        network = fold_thresholds(network)
+        if network.input.step is not None:
+            notes.append(
+                "thresholds per channel went into the weights, which are off their integer grid now: sums are rounded. "
+                "Quantize with per_channel=False"
+            )
+    builder = _Builder(network, profile)
+    for node in network.nodes:
+        builder.add(node)
+    if builder.expanded:
+        notes.append(f"grouped convolutions were written with zeros between the groups: {', '.join(builder.expanded)}")
+    return Network(tuple(builder.nodes), network.provenance), notes
+
+
+def is_sum_pool(op: Op) -> bool:
+    """Whether a convolution adds up the windows of each channel: what ``lower`` leaves of pools in "compact"."""
+    return (
+        isinstance(op, Conv)
+        and op.weight.ndim == 4
+        and op.weight.shape[0] == op.groups > 1
+        and op.bias is None
+        and not any(op.padding)
+        and all(d == 1 for d in op.dilation)
+        and bool((op.weight == 1).all())
+    )
+
+
+@dataclass
+class _Builder:
+    """The lowered network as it grows.
+
+    Attributes:
+        names: where the value of each old node is now.
+        spread: old nodes whose vectors live as maps of one pixel, and the dimensions of space of these.
+        expanded: convolutions that lost their groups.
+    """
+
+    network: Network
+    profile: Profile
+    nodes: list[Node] = field(default_factory=list[Node])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    spread: dict[str, int] = field(default_factory=dict[str, int])
+    expanded: list[str] = field(default_factory=list[str])
+
+    def add(self, node: Node) -> None:
+        op = node.op
+        if isinstance(op, Input):
+            self._put(node, op)
+        elif isinstance(op, Neuron):
+            self._put(node, _uniform(node.name, op))
+        elif isinstance(op, Conv):
+            self._put(node, self._conv(node.name, op))
+        elif isinstance(op, Linear):
+            self._put(node, self._linear(node, op))
+        elif isinstance(op, Pad) and any(op.between):
+            raise ConversionError(
+                f"{node.name} (Pad): puts zeros between positions, as transposed convolutions and up-sampling do, "
+                "which NIR cannot. Export to torch instead"
+            )
+        elif isinstance(op, Pad):
+            ones = (0,) * self.spread.get(node.inputs[0], 0)
+            before, after = (*op.before, *ones), (*op.after, *ones)
+            self._put(node, self._cast(_placing(node.name, self._shape(node.inputs[0]), before, after)))
+        elif isinstance(op, Add | Concat):
+            self._sum(node, op)
+        elif isinstance(op, Flatten):
+            self._flatten(node)
+        elif isinstance(op, Readout):
+            self._readout(node, op)
+        else:
+            raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The shape in which an old node's value lives now."""
+        return (*self.network.shapes[name], *(1,) * self.spread.get(name, 0))
+
+    def _put(self, node: Node, op: Op) -> None:
+        self._append(node.name, op, *(self.names[name] for name in node.inputs))
+        self.names[node.name] = node.name
+        if spread := max((self.spread.get(name, 0) for name in node.inputs), default=0):
+            self.spread[node.name] = spread
+
+    def _append(self, name: str, op: Op, *inputs: str) -> str:
+        self.nodes.append(Node(name, op, inputs))
+        return name
+
+    def _free(self, name: str) -> str:
+        """A name for a node that was not there: this one, unless it is taken."""
+        while name in self.network.shapes or any(node.name == name for node in self.nodes):
+            name += "_"
+        return name
+
+    def _cast(self, op: Conv | Linear) -> Conv | Linear:
+        return dataclasses.replace(op, weight=op.weight.to(self.network.device, self.network.dtype))
+
+    def _conv(self, name: str, op: Conv) -> Conv:
+        if is_sum_pool(op) and self.profile == "compact":
+            return op
+        if op.groups > 1:
+            if not bool((op.weight == 1).all()):  # a pool has few weights in any form
+                self.expanded.append(name)
+            op = dataclasses.replace(op, weight=_ungrouped(op.weight, op.groups), groups=1)
+        return _squared(name, op, self.network.shapes[self.network[name].inputs[0]])
+
+    def _linear(self, node: Node, op: Linear) -> Op:
+        """In "portable", a convolution over the whole map that was flattened."""
+        source = node.inputs[0]
+        if source in self.names and source not in self.spread:
+            return op
+        if source not in self.names:
+            (source,) = self.network[source].inputs
+            self.names[node.inputs[0]] = self.names[source]
+        shape = self._shape(source)
+        space = len(shape) - 1
+        self.spread[node.inputs[0]] = space
+        stride = (max(shape[1:]),) * space  # there is one window, and room for a larger kernel
+        conv = Conv(op.weight.reshape(-1, *shape), op.bias, stride, (0,) * space, (1,) * space)
+        return _squared(node.name, conv, shape)
+
+    def _flatten(self, node: Node) -> None:
+        """In "portable", left to the linear layers that read it (see ``_linear``)."""
+        (source,) = node.inputs
+        shape = self.network.shapes[source]
+        if self.profile == "compact" or len(shape) == 1:
+            self._put(node, Flatten())
+        elif all(n == 1 for n in shape[1:]):
+            self.names[node.name], self.spread[node.name] = self.names[source], len(shape) - 1
+        elif not all(isinstance(reader.op, Linear) for reader in self.network.consumers[node.name]):
+            raise ConversionError(
+                f"{node.name} (Flatten): something else than a linear layer reads it, which has no convolution. "
+                'Export with the profile "compact"'
+            )
+
+    def _sum(self, node: Node, op: Add | Concat) -> None:
+        """A term that does not count as it is goes through a matrix of its own; one that is there twice counts double.
+
+        A reader that is not weighted and no neuron finds the sum as one value.
+        """
+        total, first = self.network.shapes[node.name][0], 0
+        terms: dict[str, Tensor] = {}
+        for name, coefficient in zip(node.inputs, op.coefficients, strict=True):
+            channels = torch.arange(self.network.shapes[name][0])
+            matrix = torch.zeros(total, len(channels), dtype=torch.float64)
+            matrix[channels + first, channels] = coefficient
+            first += len(channels) if isinstance(op, Concat) else 0
+            source = self.names[name]
+            terms[source] = terms[source] + matrix if source in terms else matrix
+        space = len(self._shape(node.inputs[0])) - 1
+        if space and node.inputs[0] in self.spread:
+            self.spread[node.name] = space
+        names: list[str] = []
+        for number, (source, matrix) in enumerate(terms.items()):
+            as_it_is = matrix.shape == (total, total) and bool((matrix == torch.eye(total)).all())
+            mixed = self._free(f"{node.name}.{number}")
+            names.append(source if as_it_is else self._append(mixed, self._cast(_mixing(matrix, space)), source))
+        direct = all(isinstance(reader.op, Neuron | Conv | Linear) for reader in self.network.consumers[node.name])
+        if len(names) == 1:
+            self.names[node.name] = names[0]
+        elif direct:
+            self.names[node.name] = self._append(node.name, Add((1.0,) * len(names)), *names)
+        else:
+            summed = self._append(self._free(f"{node.name}.sum"), Add((1.0,) * len(names)), *names)
+            same = self._cast(_mixing(torch.eye(total, dtype=torch.float64), space))
+            self.names[node.name] = self._append(node.name, same, summed)
+
+    def _readout(self, node: Node, op: Readout) -> None:
+        source = self.names[node.inputs[0]]
+        if node.inputs[0] in self.spread:
+            source = self._append(self._free("scores"), Flatten(), source)
+        self._append(node.name, op, source)
+
+
+def _uniform(name: str, op: Neuron) -> Neuron:
+    threshold, _ = calibrated(name, op)
+    if bool((threshold == threshold.max()).all()):
+        threshold = threshold.max()
+    return dataclasses.replace(op, threshold=threshold, amplitude=torch.ones_like(threshold))
+
+
+def _ungrouped(weight: Tensor, groups: int) -> Tensor:
+    """Weights of a convolution without groups that does the same: zeros between the groups."""
+    blocks = weight.view(groups, -1, *weight.shape[1:])
+    whole = weight.new_zeros(groups, blocks.shape[1], groups, *weight.shape[1:])
+    whole[torch.arange(groups), :, torch.arange(groups)] = blocks
+    return whole.reshape(weight.shape[0], -1, *weight.shape[2:])
+
+
+def _mixing(matrix: Tensor, space: int) -> Conv | Linear:
+    """Channels multiplied with a matrix (out, in), at every position of so many dimensions."""
+    if not space:
+        return Linear(matrix, None)
+    ones = (1,) * space
+    return Conv(matrix.view(*matrix.shape, *ones), None, ones, (0,) * space, ones)
+
+
+def _placing(name: str, shape: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]) -> Conv | Linear:
+    """Zeros around features of this shape, or their margins cut off, as a kernel with one entry per channel.
+
+    Along an axis, a kernel of k elements with its entry at j, and padding p, give out[i] = in[i + j - p] for
+    n + 2p - k + 1 positions: j = p - before and k = 2p - before - after + 1.
+    """
+    channels = torch.arange(max(0, -before[0]), shape[0] - max(0, -after[0]))
+    matrix = torch.zeros(shape[0] + before[0] + after[0], shape[0], dtype=torch.float64)
+    matrix[channels + before[0], channels] = 1.0
+    if len(shape) == 1:
+        return Linear(matrix, None)
+    paddings = [max(0, b, a) for b, a in zip(before[1:], after[1:], strict=True)]
+    sizes = [2 * p - b - a + 1 for p, b, a in zip(paddings, before[1:], after[1:], strict=True)]
+    if any((max(sizes) - size) % 2 for size in sizes):
+        raise ConversionError(
+            f"{name} (Pad): pads its axes unevenly, which no square kernel does. Pad by even or by odd amounts in total"
+        )
+    paddings = [p + (max(sizes) - size) // 2 for p, size in zip(paddings, sizes, strict=True)]
+    weight = torch.zeros(*matrix.shape, *(max(sizes),) * len(sizes), dtype=torch.float64)
+    weight[(slice(None), slice(None), *(p - b for p, b in zip(paddings, before[1:], strict=True)))] = matrix
+    ones = (1,) * len(sizes)
+    return Conv(weight, None, ones, tuple(paddings), ones)
+
+
+def _squared(name: str, op: Conv, shape: tuple[int, ...]) -> Conv:
+    """The same convolution with a square kernel, zeros filled in: tools take one size for both axes."""
+    sizes = op.weight.shape[2:]
+    for size in (max(sizes), max(sizes) + 1):
+        axes = zip(sizes, op.stride, op.padding, op.dilation, shape[1:], strict=True)
+        fronts = [_front(size, *axis) for axis in axes]
+        if None not in fronts:
+            weight = op.weight.new_zeros(*op.weight.shape[:2], *(size,) * len(sizes))
+            found = [front for front in fronts if front is not None]
+            where = (slice(f, f + k) for f, k in zip(found, sizes, strict=True))
+            weight[(slice(None), slice(None), *where)] = op.weight
+            padding = (p + f * d for p, f, d in zip(op.padding, found, op.dilation, strict=True))
+            return dataclasses.replace(op, weight=weight, padding=tuple(padding))
+    raise ConversionError(
+        f"{name} (Conv): a kernel of {' x '.join(map(str, sizes))} has no square one that does the same, and tools "
+        "take one size for both axes. Train with kernels whose sides are both even or both odd"
+    )
+
+
+def _front(size: int, kernel: int, stride: int, padding: int, dilation: int, length: int) -> int | None:
+    """Zeros to put in front of a kernel along one axis so that it has this size and gives as many outputs."""
+    reach, more = length + 2 * padding - dilation * (kernel - 1) - 1, size - kernel
+    fitting = (f for f in range(more + 1) if (reach + dilation * (2 * f - more)) // stride == reach // stride)
+    return next(fitting, None)

@@ -1,0 +1,154 @@
+"""A converted network as one Python file that needs torch alone, for people who only want to run it."""
+
+import io
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError, FileError
+from equispike.export.checkpoint import write_bytes
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
+
+TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
+
+    network = Network()
+    scores = network(images, timesteps=64)      # after each step, (T, B, classes)
+    predictions = scores[-1].argmax(1)
+
+Images are (B, {shape}), preprocessed as in training; they enter as a current in every step.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+
+class Network(torch.nn.Module):
+    def __init__(self, weights=Path(__file__).with_suffix(".pt")):
+        super().__init__()
+        for name, tensor in torch.load(weights, weights_only=True).items():
+            self.register_buffer(name, tensor)
+
+    @torch.no_grad()
+    def forward(self, images, timesteps):
+        """Scores of the classes, added up over the steps; divided by the number of steps, the trained network's."""
+        x0 = {entrance}
+        total, scores = 0.0, []
+{before}
+        for _ in range(timesteps):
+{step}
+            scores.append(total)
+        return torch.stack(scores)
+'''
+
+
+def write(network: Network, path: str | PathLike[str]) -> list[str]:
+    """Write a converted network as a Python file with an ``nn.Module``, and its weights beside it, ending in ``.pt``.
+
+    The module has the time loop inside, and gives the scores of ``simulate`` with constant input: on a quantized
+    network to the last bit.
+
+    Args:
+        network: converted.
+        path: ends in ``.py``.
+    Returns:
+        a sentence for the user.
+    Raises:
+        ConversionError: potentials that start at random, or an operation that does not run on spikes.
+        FileError: the path does not end in .py, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".py":
+        raise FileError(f"{path}: is to hold a Python module. Give a name that ends in .py")
+    numbers = {node.name: number for number, node in enumerate(network.nodes)}
+    tensors: dict[str, Tensor] = {}
+    before: list[str] = []
+    step: list[str] = []
+    for node in network.nodes[1:]:
+        inputs = [f"x{numbers[name]}" for name in node.inputs]
+        shape = network.shapes[node.inputs[0]]
+        step.append(f"{_line(node, numbers[node.name], inputs, shape, tensors)}  # {node.name!r}")
+        if isinstance(node.op, Neuron):
+            before.append(f"v{numbers[node.name]} = {_start(node)} * self.threshold{numbers[node.name]}")
+    source = TEMPLATE.format(
+        version=version("equispike"),
+        weights=ascii(path.with_suffix(".pt").name),
+        shape=", ".join(map(str, network.input.shape)),
+        entrance=_entrance(network),
+        before="\n".join(f"        {line}" for line in before),
+        step="\n".join(f"            {line}" for lines in step for line in lines.split("\n")),
+    )
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, buffer)
+    write_bytes(path.with_suffix(".pt"), buffer.getvalue())
+    write_bytes(path, source.encode())
+    return [f"Needs torch alone: from {path.stem} import Network; Network()(images, timesteps=64) gives the scores."]
+
+
+def _entrance(network: Network) -> str:
+    op: Input = network.input
+    grid = "" if op.step is None else f".div({op.step!r}).round().mul({op.step!r}).clamp({-op.scale!r}, {op.scale!r})"
+    return f"images.to({network.dtype}){grid}.mul({op.amplitude / op.scale!r})"
+
+
+def _start(node: Node) -> float:
+    op = node.op
+    assert isinstance(op, Neuron)
+    calibrated(node.name, op)
+    if op.v_init == "uniform":
+        raise ConversionError(f"{node.name}: its potentials start at random. Convert with a fixed v_init")
+    return float(op.v_init)
+
+
+def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], tensors: dict[str, Tensor]) -> str:
+    """What one node does in a step; ``shape`` is its first input's."""
+    op, x = node.op, inputs[0]
+
+    def kept(name: str, tensor: Tensor | None) -> str:
+        if tensor is None:
+            return "None"
+        tensors[f"{name}{number}"] = tensor
+        return f"self.{name}{number}"
+
+    if isinstance(op, Conv | Linear):
+        weights = f"{x}, {kept('weight', op.weight)}, {kept('bias', op.bias)}"
+        if isinstance(op, Linear):
+            return f"x{number} = F.linear({weights})"
+        options = f"{op.stride}, {op.padding}, {op.dilation}, {op.groups}"
+        return f"x{number} = F.conv{op.weight.ndim - 2}d({weights}, {options})"
+    if isinstance(op, AvgPool):
+        options = f"{op.kernel}, {op.stride}, {op.padding}, {op.ceil_mode}, {op.count_include_pad}"
+        return f"x{number} = F.avg_pool{len(op.kernel)}d({x}, {options})"
+    if isinstance(op, Flatten):
+        return f"x{number} = {x}.flatten(1)"
+    if isinstance(op, Pad):
+        axes = reversed(list(zip(op.before, op.after, strict=True)))
+        amounts, spread = [n for ends in axes for n in ends], ""
+        if any(op.between):
+            sizes = [(n - 1) * (zeros + 1) + 1 for n, zeros in zip(shape, op.between, strict=True)]
+            places = ", ".join(f"::{zeros + 1}" for zeros in op.between)
+            spread = f"s{number} = {x}.new_zeros(len({x}), *{sizes})\ns{number}[:, {places}] = {x}\n"
+        return f"{spread}x{number} = F.pad({f's{number}' if spread else x}, {amounts})"
+    if isinstance(op, Add | Concat):
+        terms = [x if c == 1.0 else f"{x} * {c!r}" for x, c in zip(inputs, op.coefficients, strict=True)]
+        return (
+            f"x{number} = {' + '.join(terms)}"
+            if isinstance(op, Add)
+            else f"x{number} = torch.cat([{', '.join(terms)}], 1)"
+        )
+    if isinstance(op, Readout):
+        return f"total = total + {x}.double() * {op.scale!r}"
+    if not isinstance(op, Neuron):
+        raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+    threshold, amplitude = calibrated(node.name, op)
+    theta, u = kept("threshold", threshold), f"v{number}"
+    size = "" if bool((amplitude == 1).all()) else f" * {kept('amplitude', amplitude)}"
+    fire = f"{u} = {u} + {x}\nx{number} = ({u} >= {theta}).to({u}.dtype)\n"
+    reset = f"{u} = {u} - {theta} * x{number}" if op.reset == "subtract" else f"{u} = {u} * (1 - x{number})"
+    return f"{fire}{reset}" + (f"\nx{number} = x{number}{size}" if size else "")

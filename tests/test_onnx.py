@@ -1,0 +1,237 @@
+"""ONNX files: the network read computes what the model does; what does not convert or is broken is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import equispike as es
+from equispike.graph.exact import fold_affine
+from equispike.graph.from_onnx import read
+from equispike.graph.ops import Conv, MaxPool, Neuron
+
+onnx = pytest.importorskip("onnx")
+helper = onnx.helper if hasattr(onnx, "helper") else pytest.importorskip("onnx.helper")
+numpy_helper = pytest.importorskip("onnx.numpy_helper")
+IMAGE = (3, 8, 8)
+
+
+def weights(name: str, *shape: int, scale: float = 1.0) -> Any:
+    values = np.random.default_rng(len(name) + sum(shape)).standard_normal(shape) * scale
+    return numpy_helper.from_array(values.astype(np.float32), name)
+
+
+def scalar(name: str, value: float) -> Any:
+    return numpy_helper.from_array(np.float32(value), name)
+
+
+def numbers(name: str, *values: int) -> Any:
+    return numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+
+
+def file(path: Path, nodes: list[Any], stored: list[Any], shape: tuple[Any, ...] = IMAGE, out: str = "y") -> Path:
+    given = helper.make_tensor_value_info("x", 1, ["batch", *shape])
+    result = helper.make_tensor_value_info(out, 1, ["batch", None])
+    model = helper.make_model(helper.make_graph(nodes, "g", [given], [result], stored))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, inputs.split(), [output], **attributes)
+
+
+class Residual(nn.Module):
+    """Most of what an exporter writes for a convolutional network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.c = nn.Conv2d(4, 4, 3, padding=(1, 1), groups=2), nn.Conv2d(4, 4, 1, bias=False)
+        self.drop, self.h = nn.Dropout(), nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.n(self.a(x)))
+        y = nn.functional.relu6(self.b(x) + 0.5 * self.c(x))
+        x = torch.cat([x, nn.functional.avg_pool2d(y, 3, 1, 1)], 1)
+        x = nn.functional.max_pool2d(x, 4)
+        return torch.softmax(self.h(self.drop(x.view(x.size(0), -1))), 1)
+
+
+def test_what_pytorch_exports_gives_the_models_scores(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = Residual().eval(), torch.randn(4, *IMAGE)
+    model.n.running_mean.uniform_(-0.5, 0.5)
+    options: Any = {"dynamo": False, "input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    try:
+        torch.onnx.export(model, (images,), str(tmp_path / "m.onnx"), **options)
+    except (AttributeError, ModuleNotFoundError, TypeError):
+        pytest.skip("this torch has no exporter that needs no other package")
+    network = read(tmp_path / "m.onnx")
+    assert torch.allclose(torch.softmax(network(images), 1), model(images), atol=1e-6)
+    assert torch.allclose(torch.softmax(fold_affine(network)(images), 1), model(images), atol=1e-6)
+    assert [type(n.op) for n in network].count(MaxPool) == 1
+    report = es.check(network, images)
+    assert [f.verdict for f in report].count("lossy") == 1
+    converted = es.convert(network, images, lossy=[es.max_pool_to_avg])
+    assert es.simulate(converted, images, 8).readout.shape == (8, 4, 5)
+
+
+HEAD = [node("Flatten", "f", "v"), node("Gemm", "v w", "y", transB=1, alpha=0.5)]
+F = torch.nn.functional
+LAYERS: dict[str, tuple[Any, list[Any], Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]]] = {
+    "conv, uneven pads": (
+        node("Conv", "x k", "f", pads=[0, 1, 2, 0], strides=[2, 1]), [weights("k", 4, 3, 3, 2)],
+        lambda x, t: F.conv2d(F.pad(x, (1, 0, 0, 2)), t["k"], stride=(2, 1))),
+    "conv, the same size": (
+        node("Conv", "x k b", "f", auto_pad="SAME_UPPER", strides=[2, 2], group=3, dilations=[1, 1]),
+        [weights("k", 6, 1, 3, 3), weights("b", 6)],
+        lambda x, t: F.conv2d(F.pad(x, (0, 1, 0, 1)), t["k"], t["b"], stride=2, groups=3)),
+    "average without the padding": (
+        node("AveragePool", "x", "f", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), [],
+        lambda x, t: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)),
+    "average with the padding": (
+        node("AveragePool", "x", "f", kernel_shape=[3, 3], pads=[0, 0, 1, 1], count_include_pad=1, strides=[3, 3]), [],
+        lambda x, t: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 3)),
+    "global average": (node("GlobalAveragePool", "x", "f"), [], lambda x, t: x.mean((2, 3))),
+    "mean over space": (node("ReduceMean", "x a", "f", keepdims=0), [numbers("a", -1, 2)], lambda x, t: x.mean((2, 3))),
+    "batch norm": (
+        node("BatchNormalization", "x s b m v", "f", epsilon=0.1),
+        [weights("s", 3), weights("b", 3), weights("m", 3), numpy_helper.from_array(np.float32([1, 2, 3]), "v")],
+        lambda x, t: F.batch_norm(x, t["m"], t["v"], t["s"], t["b"], eps=0.1)),
+    "clip": (
+        node("Clip", "x low high", "f"),
+        [scalar("low", 0), scalar("high", 0.5)],
+        lambda x, t: x.clamp(0, 0.5)),
+    "clip from below": (node("Clip", "x low", "f"), [scalar("low", 0)], lambda x, t: x.relu()),
+    "a constant per channel": (node("Mul", "k x", "f"), [weights("k", 3, 1, 1)], lambda x, t: x * t["k"]),
+    "a difference": (node("Sub", "k x", "f"), [weights("k", 1, 3, 1, 1)], lambda x, t: t["k"] - x),
+    "a quotient": (node("Div", "x k", "f"), [weights("k", 1)], lambda x, t: x / t["k"]),
+    "side by side": (node("Concat", "x x", "f", axis=-3), [], lambda x, t: torch.cat([x, x], 1)),
+    "dropout": (node("Dropout", "x", "f"), [], lambda x, t: x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_each_operation_computes_what_it_should(tmp_path: Path, name: str) -> None:
+    layer, stored, expected = LAYERS[name]
+    tensors = {t.name: torch.from_numpy(np.array(numpy_helper.to_array(t))) for t in stored}
+    images = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(1))
+    value = expected(images, tensors).flatten(1)
+    head = weights("w", 5, value.shape[1])
+    network = read(file(tmp_path / "m.onnx", [layer, *HEAD], [*stored, head]))
+    scores = value @ torch.from_numpy(np.array(numpy_helper.to_array(head))).T / 2
+    assert torch.allclose(network(images), scores, atol=1e-4)
+
+
+def test_layers_on_vectors_and_shapes_computed_in_the_graph(tmp_path: Path) -> None:
+    nodes = [
+        *(node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Unsqueeze", "n axis", "u")),
+        *(node("Concat", "u rest", "t", axis=0), node("Reshape", "x t", "v")),
+        *(node("MatMul", "v w", "m"), node("Add", "m b", "a"), node("Relu", "a", "r"), node("Identity", "r", "y")),
+    ]
+    zero = numpy_helper.from_array(np.array(0, dtype=np.int64), "zero")
+    stored = [zero, numbers("axis", 0), numbers("rest", -1), weights("w", 192, 5), weights("b", 5)]
+    network = read(file(tmp_path / "m.onnx", nodes, stored))
+    images = torch.randn(3, *IMAGE)
+    w, b = (torch.from_numpy(np.array(numpy_helper.to_array(t))) for t in stored[-2:])
+    assert torch.allclose(network(images), torch.relu(images.flatten(1) @ w + b), atol=1e-4)
+    assert [type(n.op) for n in network].count(Neuron) == 1
+
+
+def test_layers_have_the_names_of_the_file(tmp_path: Path) -> None:
+    conv = node("Conv", "x k", "a", name="/features/features.0/Conv")
+    path = file(tmp_path / "m.onnx", [conv, node("Relu", "a", "f", name="/Relu"), *HEAD],
+                [weights("k", 4, 3, 8, 8), weights("w", 5, 4)])  # fmt: skip
+    assert [n.name for n in read(path)] == ["input", "features.features.0", "Relu", "Flatten.2", "Gemm.3", "readout"]
+    assert isinstance(read(path)["features.features.0"].op, Conv)
+
+
+def layer(kind: str, inputs: str = "x", *stored: Any, **attributes: Any) -> tuple[list[Any], list[Any]]:
+    return [node(kind, inputs, "f", **attributes), *HEAD], [*stored, weights("w", 5, 192)]
+
+
+REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
+    "sigmoid": (layer("Sigmoid"), "Sigmoid: not piecewise linear, so no firing rate equals it. Train with ReLU"),
+    "a loop": (layer("Loop"), "Loop: no translation"),
+    "all that is unknown at once": (
+        ([node("Tanh", "x", "a"), node("Erf", "a", "f"), *HEAD], [weights("w", 5, 192)]), "Erf: .*; Tanh: "),
+    "softmax inside": (layer("Softmax"), "Softmax.*only at the end"),
+    "transposed images": (layer("Transpose", perm=[0, 2, 3, 1]), "not as it can be read here"),
+    "a gate": (layer("Mul", "x x"), "multiplies two data-dependent"),
+    "clipping from below zero": (layer("Clip", "x l", scalar("l", -1)), "lower bound of 0"),
+    "a constant per pixel": (layer("Add", "x k", weights("k", 3, 8, 8)), "one value per channel"),
+    "batch norm in training": (
+        layer("BatchNormalization", "x s s s s", weights("s", 3), training_mode=1), "Export the model in eval mode"),
+    "a reshape that mixes images": (layer("Reshape", "x s", numbers("s", -1, 8)), "mixes the images"),
+    "joined along rows": (layer("Concat", "x x", axis=2), "Join along the channels"),
+    "weights that are no numbers": (
+        layer("Conv", "x k", weights("k", 3, 3, 1, 1, scale=np.nan)), "NaN or infinity"),
+    "weights of another shape": (layer("Conv", "x k", weights("k", 3, 5, 1, 1)), "does not fit its input"),
+    "strides of zero": (layer("Conv", "x k", weights("k", 3, 3, 1, 1), strides=[0, 0]), "Conv"),
+    "a circle": (([node("Add", "x g", "f"), node("Relu", "f", "g"), *HEAD], [weights("w", 5, 192)]), "come before"),
+    "padding without end": (
+        layer("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 9**6, 9**6], count_include_pad=1), "proportion"),
+    "an output that is a map": (([node("Relu", "x", "y")], []), "no vector of scores"),
+}  # fmt: skip
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises((es.ConversionError, es.FileError), match=message) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_convert_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    (nodes, stored), message = REFUSED[name]
+    refused(file(tmp_path / "m.onnx", nodes, stored), message)
+
+
+@pytest.mark.parametrize("shape", [("c", 8, 8), (), (3, 0, 8), (2**40, 8, 8)])
+def test_images_without_a_size_are_refused(tmp_path: Path, shape: tuple[Any, ...]) -> None:
+    refused(file(tmp_path / "m.onnx", *layer("Relu"), shape=shape), "fixed size|proportion")
+
+
+def test_weights_in_other_files_are_not_opened(tmp_path: Path) -> None:
+    outside = onnx.TensorProto(name="k", data_type=1, dims=[3, 3, 1, 1], data_location=1)
+    outside.external_data.add(key="location", value="/etc/passwd")
+    refused(file(tmp_path / "m.onnx", *layer("Conv", "x k", outside)), "lies in another file")
+
+
+def test_shapes_that_lie_are_refused(tmp_path: Path) -> None:
+    for dims in ([10**6, 10**6], [3, 3, 1, 2]):
+        lying = onnx.TensorProto(name="k", data_type=1, dims=dims, raw_data=b"\0" * 36)
+        refused(file(tmp_path / "m.onnx", *layer("Conv", "x k", lying)), "cannot be read")
+
+
+def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "missing.onnx", "no such file")
+    whole = file(tmp_path / "m.onnx", *layer("Relu")).read_bytes()
+    pickled = b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR."
+    for content in (b"", b"x" * 1000, pickled, *(whole[:end] for end in range(1, len(whole), len(whole) // 20))):
+        (tmp_path / "m.onnx").write_bytes(content)
+        refused(tmp_path / "m.onnx", "")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=6))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, damage: list[tuple[int, int]]) -> None:
+    nodes, stored = layer("Conv", "x k", weights("k", 3, 3, 1, 1))
+    content = bytearray(file(tmp_path / "m.onnx", nodes, [stored[0], weights("w", 1, 192)]).read_bytes())
+    for place, value in damage:
+        content[place % len(content)] = value
+    (tmp_path / "m.onnx").write_bytes(content)
+    message = ""
+    try:
+        read(tmp_path / "m.onnx")
+    except es.EquispikeError as error:
+        message = str(error)
+    assert "\n" not in message
