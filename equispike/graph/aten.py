@@ -117,7 +117,7 @@ def _conv_transposed(
     after = [b + more for b, more in zip(before, _pair(output_padding, dims), strict=True)]
     between = (0, *(s - 1 for s in _pair(stride, dims)))
     spread = [Pad((0, *before), (0, *after), between)] if any((*before, *after, *between)) else list[Op]()
-    grouped: Tensor = weight.unflatten(0, (groups, -1))  # pyright: ignore[reportUnknownMemberType] (torch has no type)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
     turned = grouped.transpose(1, 2).flatten(0, 1).flip(list(range(2, dims + 2)))
     return [*spread, Conv(turned.contiguous(), bias, ones, (0,) * dims, dilations, groups)]
 
