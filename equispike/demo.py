@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from equispike.analysis.accuracy import evaluate
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
-from equispike.calibrate.method import Method, Thresholds, with_thresholds
-from equispike.calibrate.spike_norm import RMP, SpikeNorm, scaled
+from equispike.calibrate.method import Method
+from equispike.calibrate.spike_norm import RMP, SpikeNorm, rescaled
 from equispike.conversion import convert, versions
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
@@ -39,9 +39,7 @@ def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Meth
     measured = convert(model, calibration, soft)
     for scale in SCALES:  # one measurement serves all scales
         method = replace(soft, scale=scale)
-        network = with_thresholds(measured, scaled(Thresholds(measured.thresholds), scale))
-        provenance = {**measured.provenance, "method": repr(method), "scale": scale}
-        yield method, Constant(), replace(network, provenance=provenance)
+        yield method, Constant(), rescaled(measured, method)
 
 
 def demo(

@@ -1,0 +1,90 @@
+"""Accuracy and spike rate against T, hard reset and soft reset at several scales: Han et al. (2020), figures 5 to 10.
+
+And tables 1 to 3, which give the last points of these curves. Published figures: section 5 of the paper, and its
+tables. Poisson input, as there. The hard reset has SPIKE-NORM's thresholds, as the paper's baseline has. The paper does
+not name the scale of the curve by which it counts how many times sooner soft reset is; it stands beside our first.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import equispike as es
+from equispike.experiments.compare import Case, compare
+from equispike.experiments.entry import Entry, Figures
+from equispike.experiments.networks import Amount, Wanted
+from equispike.experiments.rows import POISSON, Way
+
+HARD, SOFT = "IF, hard reset", "RMP, scale 1.0"
+SCALES = (0.9, 0.8, 0.6)
+WAYS = (
+    Way(HARD, es.SpikeNorm(), POISSON),
+    Way(SOFT, es.RMP(1.0), POISSON),
+    *(Way(f"RMP, scale {scale}", es.RMP(scale), POISSON) for scale in SCALES),
+)
+COLUMNS = ("T=64", "T=256", "T=512", "trained", "spiking", "loss", "spike rate")
+CIFAR = Amount(None, 2048, 256, 2500, 5)
+IMAGENET = Amount(None, 4096, 256, 2500)
+
+NETWORKS = {  # by number of the figure
+    5: ("ResNet-20 on CIFAR-10", Wanted("resnet20-cifar10", "resnet20-cifar10", CIFAR)),
+    6: ("VGG-16 on CIFAR-10", Wanted("vgg16-cifar10", "mnist-cnn", CIFAR)),
+    7: ("VGG-16 on CIFAR-100", Wanted("vgg16-cifar100", "mnist-cnn", CIFAR)),
+    8: ("VGG-16 on ImageNet", Wanted("vgg16-imagenet", "mnist-cnn", IMAGENET)),
+    9: ("ResNet-20 on CIFAR-100", Wanted("resnet20-cifar100", "resnet20-cifar10", CIFAR)),
+    10: ("ResNet-34 on ImageNet", Wanted("resnet34-imagenet", "resnet20-cifar10", IMAGENET)),
+}
+FIGURES: Mapping[int, tuple[float, float, float, float, str]] = {
+    # trained network; at the largest T hard reset, soft reset; times sooner with scaled thresholds, and where
+    5: (91.47, 90.45, 91.36, 8, "above 85 % at T=64"),
+    6: (93.63, 93.50, 93.63, 8, "above 90 % at T=64"),
+    7: (71.22, 70.77, 70.93, 2, "68.34 % at T=256"),
+    8: (73.49, 69.96, 73.09, 4.5, "68.93 % at T=512"),
+    9: (68.72, 64.09, 67.82, 8, "64.06 % at T=256"),
+    10: (70.64, 65.47, 69.89, 7, "60.08 % at T=512"),
+}
+TABLES: Mapping[int, Mapping[int, Mapping[str, tuple[float, float, float | str]]]] = {
+    # by table, figure and way: trained, spiking, loss; the rows with hard reset are those of Sengupta et al. (2019)
+    1: {
+        5: {HARD: (89.1, 87.46, 1.64), SOFT: (91.47, 91.36, 0.11)},
+        6: {HARD: (91.7, 91.55, 0.15), SOFT: (93.63, 93.63, "< 0.01")},
+    },
+    2: {
+        9: {HARD: (68.72, 64.09, 4.63), SOFT: (68.72, 67.82, 0.9)},
+        7: {HARD: (71.22, 70.77, 0.45), SOFT: (71.22, 70.93, 0.29)},
+    },
+    3: {
+        10: {HARD: (70.69, 65.47, 5.22), SOFT: (70.64, 69.89, 0.75)},
+        8: {HARD: (70.52, 69.96, 0.56), SOFT: (73.49, 73.09, 0.4)},
+    },
+}
+DATA = {1: "CIFAR-10", 2: "CIFAR-100", 3: "ImageNet"}
+
+
+def figure(number: int) -> Entry:
+    title, wanted = NETWORKS[number]
+    trained, hard, soft, times, where = FIGURES[number]
+    published: dict[str, Figures] = {
+        HARD: {"trained": trained, "spiking": hard},
+        SOFT: {"trained": trained, "spiking": soft},
+        WAYS[2].label: {"reached": where, "times sooner": times},
+    }
+    run = partial(compare, [Case(title, wanted, WAYS, published)], COLUMNS, faster=True)
+    name, place = f"han-figure-{number}", f"figure {number} and section 5"
+    return Entry(name, f"{title}: hard reset, soft reset, scaled thresholds", run, "han2020", place, ("sengupta2019",))
+
+
+def table(number: int) -> Entry:
+    cases = [
+        Case(*NETWORKS[figure], WAYS[:2], {label: _columns(*row) for label, row in rows.items()})
+        for figure, rows in TABLES[number].items()
+    ]
+    run = partial(compare, cases, ("trained", "spiking", "loss"))
+    title = f"What conversion loses on {DATA[number]}"
+    return Entry(f"han-table-{number}", title, run, "han2020", f"table {number}", ("sengupta2019",), len(cases))
+
+
+def _columns(trained: float, spiking: float, loss: float | str) -> Figures:
+    return {"trained": trained, "spiking": spiking, "loss": loss}
+
+
+ENTRIES = (*map(figure, FIGURES), *map(table, TABLES))
