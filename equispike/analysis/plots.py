@@ -200,7 +200,7 @@ def _label(axes: Any, across: str, up: str, bottom: float | None = 0) -> None:
 
 
 def _save(figure: Any, title: str, paths: Sequence[Path]) -> None:
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize="large" if "\n" not in title else "medium")
     try:
         for path in paths:
             figure.savefig(path, dpi=110)

@@ -9,7 +9,7 @@ from equispike.experiments import (
     ding_tables,
     han_figures_3d_4c,
     han_figures_5_to_10,
-    mnist_methods,
+    methods,
     rate_norm_maxima,
     sengupta_figure_1,
     sengupta_figure_2c,
@@ -32,7 +32,7 @@ MODULES = (
     ding_figure_4,
     ding_figure_6,
     ding_figure_7,
-    mnist_methods,
+    methods,
     rate_norm_maxima,
 )
 CATALOGUE: dict[str, Entry] = {entry.name: entry for module in MODULES for entry in module.ENTRIES}

@@ -75,6 +75,7 @@ def told(network: Ready) -> dict[str, object]:
 
 
 COLUMNS: dict[str, Callable[[Row], float]] = {
+    "images": lambda one: one["images"],
     "trained": lambda one: 100 * one["trained_accuracy"],
     "spiking": lambda one: 100 * mean(one["accuracy"])[-1],
     "loss": lambda one: 100 * (one["trained_accuracy"] - mean(one["accuracy"])[-1]),
@@ -82,7 +83,7 @@ COLUMNS: dict[str, Callable[[Row], float]] = {
     "spiking error": lambda one: 100 - 100 * mean(one["accuracy"])[-1],
     "spike rate": lambda one: mean(one["spike_rate"])[-1],
 }
-"""In percent, after the last step; loss in points."""
+"""In percent, after the last step; loss in points; and the number of images."""
 
 
 def column(name: str, one: Row) -> float | None:

@@ -1,6 +1,7 @@
 """What an experiment is, and what becomes of its outcome: a table, JSON, a figure as PNG and as PDF."""
 
 import json
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,8 @@ def result(entry: Entry, setting: Setting) -> tuple[dict[str, Any], bool]:
     setting.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     outcome = entry.run(setting)
-    panels(outcome.figure, entry.title, [path.with_suffix(suffix) for suffix in (".png", ".pdf")])
+    title = "\n".join([entry.title, *textwrap.wrap(outcome.note, 55 * min(3, len(outcome.figure)))])
+    panels(outcome.figure, title, [path.with_suffix(suffix) for suffix in (".png", ".pdf")])
     cited = dict.fromkeys((*([entry.paper] if entry.paper else []), *entry.cites))
     content = {
         "name": entry.name,

@@ -1,6 +1,7 @@
 """The networks that experiments convert: those of the papers, and smaller ones that stand in for them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Setting:
         data_folder: of the data sets, as for ``zoo.data.load``.
         weights: folder with trained networks, NAME.safetensors; default ``out`` / "networks".
         network: a name or file in place of the network of an experiment that has one.
-        images, timesteps: in place of the size's own numbers.
+        images, timesteps: in place of the size's own numbers; layers are not observed for longer than ``timesteps``.
     """
 
     size: Size = "small"
@@ -73,17 +74,20 @@ class Wanted:
 
 
 SMALL = {
-    "mnist-cnn": Amount(500, 256, 128, 128),
-    "mnist-cnn-rnl": Amount(500, 256, 128, 128),
-    "mnist-resnet8": Amount(200, 128, 64, 128),
-    "resnet20-cifar10": Amount(20, 512, 32, 256),
+    "mnist-cnn": Amount(200, 128, 64, 64),
+    "mnist-cnn-rnl": Amount(200, 128, 64, 64),
+    "mnist-resnet8": Amount(100, 128, 32, 64),
+    "mnist-resnet8-junctions": Amount(100, 128, 32, 64),
+    "mnist-resnet8-basic": Amount(100, 128, 32, 64),
+    "resnet20-cifar10": Amount(10, 256, 32, 256),
 }
 """How much is computed at size small, by network."""
 
-OTHER = Amount(40, 128, 64, 64)
+OTHER = Amount(20, 128, 64, 64)
 """... with a network that the user names."""
 
-SAMPLE_RECIPE = "demo"
+RESIDUAL = {"epochs": 6, "lr": 0.1, "standardise": True}
+"""What training on the digits in the package changes in the recipe "demo" for residual networks without batch norm."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Ready:
 def ready(wanted: Wanted, setting: Setting) -> Ready:
     """The network for this size with its data.
 
-    A network with Rate Norm layers for the digits in the package is trained if it is not there: that takes a minute.
+    A network for digits is trained on those in the package if it has no weights yet: that takes a minute.
 
     Raises:
         EquispikeError: it has no weights yet; the message names the command that trains it.
@@ -114,19 +118,26 @@ def ready(wanted: Wanted, setting: Setting) -> Ready:
     name = str(card["name"])
     amount = (SMALL.get(name, OTHER)) if small else wanted.amount
     images = setting.images or amount.images
-    data = load(_data_name(str(card.get("data", _data_of(name))), setting.size), setting.data_folder)
-    data = data.normalised() if card.get("normalised", False) else data
+    data_name = _data_name(str(card.get("data", _data_of(name))), setting.size)
+    data = read_data(data_name, setting.data_folder, bool(card.get("normalised", False)))
     images = len(data.test) if images is None else min(images, len(data.test))
     amount = Amount(
         images,
         setting.timesteps or amount.timesteps,
         min(amount.calibration, len(data.train)),
-        min(amount.observe, setting.timesteps or amount.observe) if small else amount.observe,
+        min(amount.observe, setting.timesteps or amount.observe),
         amount.seeds,
     )
     stands_in = "" if name == wanted.full else f"{name} stands in for the paper's {wanted.full}; "
     note = f"{stands_in}{images:,} of {len(data.test):,} test images of {data.name}, T = {amount.timesteps:,}"
     return Ready(name, model, card, data, amount, note)
+
+
+@lru_cache(maxsize=2)
+def read_data(name: str, folder: Path | None = None, normalised: bool = False) -> Dataset:
+    """A data set; the last two are kept, since entry after entry asks for the same."""
+    data = load(name, folder)
+    return data.normalised() if normalised else data
 
 
 def _source(name: str, setting: Setting) -> str:
@@ -135,7 +146,7 @@ def _source(name: str, setting: Setting) -> str:
         return str(path)
     if bundled(name).is_file():
         return name
-    if setting.size == "small" and name == "mnist-cnn-rnl":
+    if setting.size == "small":
         _train(name, path)
         return str(path)
     data = _data_of(name)
@@ -149,7 +160,8 @@ def _source(name: str, setting: Setting) -> str:
 
 
 def _train(name: str, path: Path) -> None:
-    digits, recipe = load("mnist-sample"), RECIPES[SAMPLE_RECIPE]
+    digits, recipe = read_data("mnist-sample"), RECIPES["demo"]
+    recipe = replace(recipe, **RESIDUAL) if "resnet" in name else recipe
     run = train(build(name), digits.train, digits.validation, recipe)
     card = {
         "data": digits.name,

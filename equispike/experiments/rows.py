@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from equispike.analysis.accuracy import evaluate
-from equispike.calibrate.method import Method
+from equispike.calibrate.method import Method, ReadoutKind
 from equispike.calibrate.spike_norm import RMP, rescaled
 from equispike.conversion import convert, versions
 from equispike.experiments.networks import Ready
@@ -37,8 +37,9 @@ class Way:
     Fields:
         method: its ``timesteps``, if it has such, are replaced by the size's.
         coder: of test images; a method that simulates has its own for calibration images.
-        reset: other than the method's own.
+        reset, readout: other than the method's own.
         v_init: initial potential, as in ``convert``.
+        images: at most so many test images.
     """
 
     label: str
@@ -46,6 +47,8 @@ class Way:
     coder: Coder = CONSTANT
     reset: Reset | None = None
     v_init: float = 0.0
+    readout: ReadoutKind | None = None
+    images: int | None = None
 
     def sized(self, observe: int) -> Method:
         """The method, observing for so many steps."""
@@ -63,10 +66,10 @@ def converted(way: Way, ready: Ready, measured: dict[str, Network]) -> Network:
     """
     method = way.sized(ready.amount.observe)
     base = dataclasses.replace(method, scale=1.0) if isinstance(method, RMP) else method
-    key = f"{base!r}, {way.reset}"
+    key = f"{base!r}, {way.reset}, {way.readout}"
     if key not in measured:
         images = ready.data.train.take(ready.amount.calibration).batches(BATCH)
-        measured[key] = convert(ready.model, images, base, reset=way.reset)
+        measured[key] = convert(ready.model, images, base, reset=way.reset, readout=way.readout)
     network = measured[key]
     if isinstance(method, RMP) and method.scale not in (None, 1.0):
         network = rescaled(network, method)
@@ -78,6 +81,8 @@ def converted(way: Way, ready: Ready, measured: dict[str, Network]) -> Network:
 def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> Row:
     """The row from its file in ``folder``; converted, simulated and written first if it is not there."""
     amount = ready.amount
+    available = len(ready.data.test)
+    images = min(amount.images or available, way.images or available)
     asked = {
         "network": ready.name,
         "weights": digest(ready.model),
@@ -85,8 +90,9 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
         "method": repr(way.sized(amount.observe)),
         "coder": repr(way.coder),
         "reset": way.reset or way.method.reset,
+        "readout": way.readout or way.method.readout,
         "v_init": way.v_init,
-        "images": amount.images,
+        "images": images,
         "timesteps": amount.timesteps,
         "calibration_images": amount.calibration,
         "runs": 1 if way.coder.constant else amount.seeds,
@@ -97,13 +103,12 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
     if path.exists():
         return json.loads(path.read_text())
     network = converted(way, ready, measured)
-    test = ready.data.test.take(len(ready.data.test) if amount.images is None else amount.images)
+    test = ready.data.test.take(images)
     e = evaluate(
         network, test.batches(BATCH), amount.timesteps, way.coder, runs=amount.seeds, label=f"{ready.name}, {way.label}"
     )
     content: Row = {
         **asked,
-        "readout": network.provenance["readout"],
         "trained_accuracy": e.trained,
         "seeds": list(e.seeds),
         "accuracy": [[round(a, 6) for a in run] for run in e.accuracy.tolist()],
