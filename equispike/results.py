@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from equispike.analysis.accuracy import Evaluation
+from equispike.errors import FileError
 from equispike.export.checkpoint import write_bytes
 from equispike.graph.network import Network
 
@@ -45,6 +46,14 @@ class Result:
 def write_json(path: Path, content: object) -> None:
     """Write JSON, atomically. FileError if that is not possible."""
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. FileError if it is none, or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: is not readable JSON: {error}. Delete it, and it will be made again") from error
 
 
 def chosen_steps(timesteps: int) -> list[int]:

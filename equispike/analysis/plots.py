@@ -165,9 +165,10 @@ def _panel(part: Panel, axes: Any, styles: Mapping[str, Mapping[str, Any]]) -> d
     if part.level is not None:
         height, words = part.level
         axes.axhline(height, color="0.4", linewidth=1, linestyle=(0, (6, 3)))
+        x, side = (0.02, "left") if part.log_x else (0.98, "right")  # where lines are farthest from it, as a rule
         axes.annotate(
-            words, (0.02, height), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-            color="0.3", fontsize=9,
+            words, (x, height), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+            color="0.3", fontsize=9, ha=side,
         )  # fmt: skip
     signed = min((y for series in part.series for y in series.y), default=0) < 0
     _label(axes, part.across, part.up, bottom=None if part.log_y or signed else 0)
@@ -184,7 +185,7 @@ def _panel(part: Panel, axes: Any, styles: Mapping[str, Mapping[str, Any]]) -> d
 def _style(number: int) -> dict[str, Any]:
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "linestyle": DASHES[number // 2 % len(DASHES)],
+        "linestyle": DASHES[(number // 2 + number // len(COLOURS)) % len(DASHES)],
         "linewidth": 1.8,
     }
 

@@ -15,7 +15,7 @@ import equispike as es
 from equispike.experiments.compare import rows_of
 from equispike.experiments.networks import SMALL, Amount, Ready, Setting, Wanted, ready
 from equispike.experiments.rows import Row, Way, digest
-from equispike.results import write_json
+from equispike.results import read_json, write_json
 from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds
 
 SMALL_NETWORK = "mnist-cnn-rnl"
@@ -69,7 +69,7 @@ def stages(wanted: Wanted, setting: Setting) -> Stages:
         path.parent.mkdir(parents=True, exist_ok=True)
         learnt = lower_thresholds(trained.model, data.train, data.validation, LAMBDAS, settings)
         write_json(path, [asdict(point) for point in (learnt.trained, *learnt.points)])
-    kept: list[dict[str, Any]] = json.loads(path.read_text())
+    kept: list[dict[str, Any]] = read_json(path)
     first, *others = (Point(**point) for point in kept)
     curve = TradeOff(trained.model, first, tuple(others))
     chosen = curve.choose(TOLERANCE)

@@ -1,6 +1,5 @@
 """What an experiment is, and what becomes of its outcome: a table, JSON, a figure as PNG and as PDF."""
 
-import json
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from equispike.bibliography import PAPERS, bibtex
 from equispike.conversion import versions
 from equispike.errors import EquispikeError
 from equispike.experiments.networks import Setting
-from equispike.results import write_json
+from equispike.results import read_json, write_json
 
 Figures = Mapping[str, float | str | None]
 """Numbers, or words, by column; None where there is none."""
@@ -95,7 +94,7 @@ def result(entry: Entry, setting: Setting) -> tuple[dict[str, Any], bool]:
         )
     path = setting.out / f"{entry.name}.json"
     if path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.get("asked") == asked(setting):
             return content, True
     setting.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """The results in a folder as one Markdown page."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from equispike.errors import FileError
 from equispike.experiments.catalogue import CATALOGUE
 from equispike.experiments.entry import markdown, table
 from equispike.export.checkpoint import write_bytes
+from equispike.results import read_json
 
 HEAD = """# Results
 
@@ -40,7 +40,7 @@ def write_page(folder: Path, path: Path) -> int:
 
 def _section(file: Path, beside: Path) -> str:
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
         source = f"{content['source']}. " if content["source"] else ""
         used = content["versions"]
         picture = os.path.relpath(file.with_suffix(".png"), beside)
@@ -53,6 +53,6 @@ def _section(file: Path, beside: Path) -> str:
         ]
         if file.with_suffix(".png").is_file():
             parts.append(f"![{content['title']}]({picture})")
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise FileError(f"{file}: is not a result of equispike reproduce: {error}. Delete it") from error
     return "\n\n".join(parts) + "\n"

@@ -20,7 +20,6 @@ so few digits and one seed; accuracies of different batch sizes differ by the nu
 """
 
 import copy
-import json
 from dataclasses import replace
 
 import torch
@@ -30,7 +29,7 @@ from equispike.conversion import versions
 from equispike.experiments.entry import Entry, Line, Outcome
 from equispike.experiments.networks import Setting
 from equispike.nn import measure_maxima, rate_norms, with_rate_norm
-from equispike.results import write_json
+from equispike.results import read_json, write_json
 from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES
@@ -69,7 +68,7 @@ def run(setting: Setting) -> Outcome:
                     "versions": versions(),
                 }
                 write_json(path, row)
-            row = json.loads(path.read_text())
+            row = read_json(path)
             ratios = [a / b for a, b in zip(row["maxima"], row["exact"], strict=True)]
             label = f"{'exact in each epoch' if momentum is None else f'momentum {momentum}'}, batch {batch}"
             ours = {

@@ -19,7 +19,7 @@ from equispike.experiments.networks import Ready
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.functional.integrate import Reset
 from equispike.graph.network import Network
-from equispike.results import write_json
+from equispike.results import read_json, write_json
 
 BATCH = 100
 
@@ -101,7 +101,7 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{ready.name} {way.method} {asked['coder'][:7]}").strip("-").lower()
     path = folder / f"{words}-{number}.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return read_json(path)
     network = converted(way, ready, measured)
     test = ready.data.test.take(images)
     e = evaluate(

@@ -20,7 +20,7 @@ VGG_IMAGENET = Wanted("vgg16-imagenet", "mnist-cnn", IMAGENET)
 RESNET = Wanted("resnet20-cifar10", "resnet20-cifar10", AMOUNT)
 RESNET_IMAGENET = Wanted("resnet34-imagenet", "resnet20-cifar10", IMAGENET)
 
-ACTIVATIONS = Way("thresholds from activations", es.DataNorm(), POISSON, reset="zero")
+ACTIVATIONS = Way("thresholds from activations", es.DataNorm(), POISSON, reset="zero", readout="spikes")
 SPIKES = Way("SPIKE-NORM", es.SpikeNorm(), POISSON)
 UNITY = Way("SPIKE-NORM, all constraints", es.SpikeNorm(residual="unity"), POISSON)
 ERRORS = ("trained error", "spiking error", "loss")
