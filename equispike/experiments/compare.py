@@ -49,7 +49,7 @@ def compare(cases: Sequence[Case], columns: Sequence[str], setting: Setting, fas
         before = f"{case.title}: " if len(cases) > 1 else ""
         labels = [before + way.label for way in case.ways]
         rows = rows_of(case.ways, network, setting)
-        speed = sooner(rows) if faster else [{} for _ in rows]
+        speed: list[Figures] = sooner(rows) if faster else [{}] * len(rows)
         for label, way, one, steps in zip(labels, case.ways, rows, speed, strict=True):
             ours = {name: value for name in columns if (value := column(name, one)) is not None}
             lines.append(Line(label, {**ours, **steps}, case.published.get(way.label, {})))

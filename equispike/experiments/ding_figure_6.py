@@ -12,7 +12,7 @@ from equispike.analysis.fit import RateFit, rate_fit
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.compare import column, curves, told
 from equispike.experiments.ding import MAX_NORM, RMP_STYLE, ROBUST_NORM, STAGE_2, VGG, stages
-from equispike.experiments.entry import Entry, Figures, Line, Outcome
+from equispike.experiments.entry import Entry, Figures, Line, Outcome, numbers
 from equispike.experiments.networks import Setting
 from equispike.experiments.rows import BATCH, converted, mean
 
@@ -60,7 +60,7 @@ def run(setting: Setting) -> Outcome:
     note = f"{both.trained.note}; steps from which {100 * level:.1f} % is kept; K and Omega: {IMAGES} images"
     conditions = {**told(both.trained), **both.told}
     omegas = {label: _omegas(fit) for label, fit in fits.items()}
-    numbers = {"rows": rows, "thresholds": thresholds, "omega": omegas, "layers": names}
+    kept = {"rows": rows, "thresholds": thresholds, "omega": omegas, "layers": names}
     bars = (("threshold", thresholds), ("mean Omega", omegas))
     figure = (
         _k(fits, names),
@@ -78,7 +78,7 @@ def run(setting: Setting) -> Outcome:
     )
     taken, before = both.chosen, both.points[0]
     remark = f"lambda {taken.lambda_:g} taken: mean Omega {before.omega:.2f} before, {taken.omega:.2f} after."
-    return Outcome(tuple(lines), figure, note, (remark,), conditions, numbers)
+    return Outcome(tuple(lines), figure, note, (remark,), conditions, kept)
 
 
 def _omegas(fit: RateFit) -> list[float]:
@@ -91,7 +91,7 @@ def _k(fits: dict[str, RateFit], names: list[str]) -> Panel:
     series: list[Series] = []
     for number, (label, fit) in enumerate(fits.items()):
         for place, name in enumerate(dict.fromkeys(chosen)):
-            k = fit.k[name].tolist()
+            k = numbers(fit.k[name])
             series.append(Series(f"K, {name}, {label}", range(1, len(k) + 1), k, like=place if number else None))
     return Panel("", "time-steps T", "K", tuple(series))
 

@@ -13,7 +13,7 @@ from equispike.analysis.accuracy import latency
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.compare import told
 from equispike.experiments.ding import MAX_NORM, STAGE_2, VGG, stages
-from equispike.experiments.entry import Entry, Line, Outcome
+from equispike.experiments.entry import Entry, Line, Outcome, numbers
 from equispike.experiments.networks import Setting
 from equispike.experiments.rows import Row, mean
 
@@ -43,6 +43,8 @@ def run(setting: Setting) -> Outcome:
         if steps[0] is None or steps[1] is None:
             continue
         used = [float(spikes(one)[:t].sum()) for one, t in zip((slow, fast), steps, strict=True)]
+        if not all(used):  # chance is reached without a spike
+            continue
         ours = {"Max Norm (steps)": steps[0], "RNL + RIL (steps)": steps[1]}
         ratios = {"times sooner": steps[0] / steps[1], "energy": used[1] / used[0]}
         lines.append(Line(f"{100 * (trained - below):.1f} %", {**ours, **ratios}, PUBLISHED if below == CHOSEN else {}))
@@ -50,7 +52,7 @@ def run(setting: Setting) -> Outcome:
     accuracies, sooner, energy = ([point[i] for point in points] for i in range(3))
     t = range(1, slow["timesteps"] + 1)
     figure = (
-        Panel("", "time-steps T", "alpha / s for one image", tuple(Series(k, t, p.tolist()) for k, p in power.items())),
+        Panel("", "time-steps T", "alpha / s for one image", tuple(Series(k, t, numbers(p)) for k, p in power.items())),
         Panel(
             "RNL + RIL against Max Norm",
             "accuracy (%)",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from equispike.analysis.plots import Panel, panels
 from equispike.bibliography import PAPERS, bibtex
@@ -152,6 +153,11 @@ def table(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     header = ["", *(column if whose == "ours" else f"{column} (paper)" for whose, column in columns)]
     rows = [[line["label"], *(_cell(line[whose].get(column)) for whose, column in columns)] for line in lines]
     return [header, *rows]
+
+
+def numbers(values: Tensor) -> list[float]:
+    """A tensor's values, flat."""
+    return [float(value) for value in values.flatten()]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

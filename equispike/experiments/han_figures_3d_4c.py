@@ -14,7 +14,7 @@ import math
 import torch
 
 from equispike.analysis.plots import Panel, Series
-from equispike.experiments.entry import Entry, Line, Outcome
+from equispike.experiments.entry import Entry, Line, Outcome, numbers
 from equispike.experiments.networks import Setting
 from equispike.functional.integrate import Reset, if_scan
 
@@ -80,15 +80,15 @@ def run(setting: Setting) -> Outcome:
                 "f_out (spikes per step)",
                 tuple(Series(f"f_in = {rate:g}, formula", ETA, line(reset, rate), kind) for rate in RATES)
                 + tuple(
-                    Series("simulated", ETA[::EVERY], [n / N for n in row.tolist()], "dots", like=number)
+                    Series("simulated", ETA[::EVERY], [n / N for n in numbers(row)], "dots", like=number)
                     for number, row in enumerate(simulated[:, ::EVERY])
                 ),
             )
         )
-        spikes[reset] = simulated.tolist()
+        spikes[reset] = [numbers(row) for row in simulated]
     note = f"one neuron, {N:,} steps; formulas for large N, eq. 4 cut at one spike per step. Both sizes are the same"
-    numbers = {"N": N, "rates": RATES, "eta": ETA, "spikes": spikes}
-    return Outcome(tuple(lines), tuple(parts), note, numbers=numbers)
+    kept = {"N": N, "rates": RATES, "eta": ETA, "spikes": spikes}
+    return Outcome(tuple(lines), tuple(parts), note, numbers=kept)
 
 
 ENTRIES = (

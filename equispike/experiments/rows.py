@@ -15,6 +15,7 @@ from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.method import Method, ReadoutKind
 from equispike.calibrate.spike_norm import RMP, rescaled
 from equispike.conversion import convert, versions
+from equispike.experiments.entry import numbers
 from equispike.experiments.networks import Ready
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.functional.integrate import Reset
@@ -83,7 +84,7 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
     amount = ready.amount
     available = len(ready.data.test)
     images = min(amount.images or available, way.images or available)
-    asked = {
+    asked: dict[str, Any] = {
         "network": ready.name,
         "weights": digest(ready.model),
         "data": ready.data.test.name,
@@ -111,8 +112,8 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
         **asked,
         "trained_accuracy": e.trained,
         "seeds": list(e.seeds),
-        "accuracy": [[round(a, 6) for a in run] for run in e.accuracy.tolist()],
-        "spike_rate": [[round(r, 5) for r in run] for run in e.spike_rate.tolist()],
+        "accuracy": [[round(a, 6) for a in numbers(run)] for run in e.accuracy],
+        "spike_rate": [[round(r, 5) for r in numbers(run)] for run in e.spike_rate],
         "spikes_per_image": {name: round(count, 3) for name, count in e.spikes.items()},
         "neurons": {name: torch.Size(network.shapes[name]).numel() for name in network.neurons},
         "thresholds": {name: float(value.max()) for name, value in network.thresholds.items()},
@@ -137,4 +138,4 @@ def digest(model: nn.Module) -> str:
 
 def mean(runs: list[list[float]]) -> list[float]:
     """Over the seeds, after each step."""
-    return torch.tensor(runs, dtype=torch.float64).mean(0).tolist()
+    return numbers(torch.tensor(runs, dtype=torch.float64).mean(0))
