@@ -4,7 +4,7 @@ Figure 4: K by layer, with the largest activation as threshold (Max Norm) and wi
 K < 2 Omega / t under constant input. It holds for the first layer, which receives the same current in every step; the
 paper's figures use it for all. K is taken for each image, then averaged.
 
-Measured (torch 2.13.0, CPU, size small: mnist-cnn, 16 digits, T = 128): K after 16 steps is 0.016 in the first layer and
+Measured (torch 2.13, CPU, size small: mnist-cnn, 16 digits, T = 128): K after 16 steps is 0.016 in the first layer and
 0.133 in the last, with thresholds of 0.8 of the maximum 0.010 and 0.056. All images are below the bound in the first
 layer in every step; in the last 14 of 16 after 8 steps, and all after 32.
 """

@@ -4,7 +4,7 @@ Table 2's "RMP-style" row takes thresholds by RMP on the same network; the paper
 theirs. The paper's best accuracy is that of the best step, judged on the test images; ours is too, where it is so
 called. Of table 1, the rows of MNIST and of VGG-16 on CIFAR-100 are here.
 
-Measured (torch 2.13.0, CPU, table 1 at full size with 2,000 digits, T = 256): mnist-cnn-rnl has 98.95 % trained, 99.00 %
+Measured (torch 2.13, CPU, table 1 at full size with 2,000 digits, T = 256): mnist-cnn-rnl has 98.95 % trained, 99.00 %
 as spikes after all steps and 99.30 % after its best.
 """
 

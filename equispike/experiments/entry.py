@@ -103,7 +103,7 @@ def result(entry: Entry, setting: Setting) -> tuple[dict[str, Any], bool]:
     outcome = entry.run(setting)
     title = "\n".join([entry.title, *textwrap.wrap(outcome.note, 55 * min(3, len(outcome.figure)))])
     panels(outcome.figure, title, [path.with_suffix(suffix) for suffix in (".png", ".pdf")])
-    cited = dict.fromkeys((*([entry.paper] if entry.paper else []), *entry.cites))
+    cited = dict.fromkeys(key for key in (entry.paper, *entry.cites) if key)
     content = {
         "name": entry.name,
         "title": entry.title,
