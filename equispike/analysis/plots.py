@@ -197,6 +197,7 @@ def _label(axes: Any, across: str, up: str, bottom: float | None = 0) -> None:
     axes.set_ylabel(up)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(color="0.9")
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
