@@ -4,6 +4,8 @@ import re
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from equispike.bibliography import page as bibliography
+
 project = "equispike"
 author = "The equispike authors"
 copyright = author
@@ -19,7 +21,10 @@ html_show_sphinx = False
 myst_enable_extensions = ["dollarmath", "substitution"]
 myst_heading_anchors = 3
 picture = "![The demo: accuracy and spike rate against time-steps, one line per method](figures/demo.png)"
-myst_substitutions = {"demo": picture if Path(__file__).with_name("figures").joinpath("demo.png").is_file() else ""}
+myst_substitutions = {
+    "demo": picture if Path(__file__).with_name("figures").joinpath("demo.png").is_file() else "",
+    "bibliography": bibliography(),
+}
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

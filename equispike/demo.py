@@ -11,8 +11,8 @@ from equispike.analysis.accuracy import evaluate
 from equispike.analysis.closer import look_closer
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
-from equispike.calibrate.method import Method, Thresholds, with_thresholds
-from equispike.calibrate.spike_norm import RMP, SpikeNorm, scaled
+from equispike.calibrate.method import Method
+from equispike.calibrate.spike_norm import RMP, SpikeNorm, rescaled
 from equispike.conversion import convert
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
@@ -41,9 +41,7 @@ def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Meth
     measured = convert(model, calibration, soft)
     for scale in SCALES:  # one measurement serves all scales
         method = replace(soft, scale=scale)
-        network = with_thresholds(measured, scaled(Thresholds(measured.thresholds), scale))
-        provenance = {**measured.provenance, "method": repr(method), "scale": scale}
-        yield method, Constant(), replace(network, provenance=provenance)
+        yield method, Constant(), rescaled(measured, method)
 
 
 def demo(

@@ -18,6 +18,7 @@ from equispike.analysis.accuracy import Evaluation
 from equispike.analysis.closer import CloserLook, Example, steps_looked_at
 from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
 from equispike.analysis.operations import operations
+from equispike.errors import FileError
 from equispike.export.checkpoint import write_bytes
 from equispike.graph.network import Network
 
@@ -130,6 +131,14 @@ def document(
 def write_json(path: Path, content: object) -> None:
     """Write JSON, atomically. FileError if that is not possible."""
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. FileError if it is none, or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: is not readable JSON: {error}. Delete it, and it will be made again") from error
 
 
 def short_method(provenance: Mapping[str, object]) -> str:

@@ -15,6 +15,11 @@ from equispike.cli.shared import read_model
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.store import load_model
 
+VERBS = (
+    *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
+    *("report", "export", "reproduce", "cite"),
+)
+
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a call."""
@@ -46,25 +51,11 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in (
-        "demo",
-        "train",
-        "lower-thresholds",
-        "models",
-        "check",
-        "convert",
-        "evaluate",
-        "diagnose",
-        "report",
-        "export",
-    ):
+    for verb in VERBS:
         assert verb in shown
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "report", "export"],
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0

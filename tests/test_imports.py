@@ -13,13 +13,13 @@ import equispike
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
     {"errors", "progress", "versions"},
-    {"functional", "batches"},
+    {"functional", "batches", "bibliography"},
     {"nn"},
     {"graph"},
     {"simulation"},
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results"},
-    {"report", "cluster", "demo", "diagnosis", "bench"},
+    {"report", "cluster", "demo", "diagnosis", "bench", "experiments"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Literal
@@ -224,6 +224,14 @@ def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
     result = Thresholds({name: threshold * scale for name, threshold in thresholds.items()})
     result.scale = scale
     return result
+
+
+def rescaled(network: Network, method: RMP) -> Network:
+    """The network that a method with a scale of its own gives, from one that it measured with scale 1."""
+    assert method.scale is not None
+    changed = with_thresholds(network, scaled(Thresholds(network.thresholds), method.scale))
+    provenance = {**network.provenance, "method": repr(method), "scale": method.scale}
+    return replace(changed, provenance=provenance)
 
 
 def _check_residual(residual: str) -> None:

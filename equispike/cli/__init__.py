@@ -4,6 +4,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
+from equispike.cli.catalogue import cite, reproduce
 from equispike.cli.conversion import check, convert, diagnose, evaluate
 from equispike.cli.demo import demo
 from equispike.cli.export import export
@@ -21,7 +22,10 @@ app = App(
     ),
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
-for command in (demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export):
+for command in (
+    *(demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export),
+    *(reproduce, cite),
+):
     app.command(command)
 
 

@@ -172,6 +172,7 @@ def resnet(
     front: int = 2,
     width: float = 1.0,
     dropout: float = 0.2,
+    colours: int = 3,
 ) -> nn.Sequential:
     """ResNet (He et al., 2016a) with type A shortcuts, as Sengupta et al. (2019, section 6) convert it.
 
@@ -187,6 +188,7 @@ def resnet(
         junction: a ReLU where shortcut and path meet.
         width: factor on all channels.
         dropout: in training, on the ReLU inside each path, never where it meets the shortcut (section 7.1).
+        colours: channels of the images.
     Raises:
         EquispikeError: a depth or size that ResNet does not have.
 
@@ -201,7 +203,7 @@ def resnet(
         _choose("resnet depth", depth, _RESNET_224)
         blocks, first = _RESNET_224[depth], 64
     channels = _times(first, width)
-    stem = [*_convolution(3, channels, constrained, stride=1 if size == 32 else 2), nn.ReLU()]
+    stem = [*_convolution(colours, channels, constrained, stride=1 if size == 32 else 2), nn.ReLU()]
     for _ in range(front):
         stem += [*_convolution(channels, channels, constrained), nn.ReLU()]
     if size == 224:
@@ -314,6 +316,7 @@ def _rate_norm(build: Callable[..., nn.Sequential], *arguments: object, **option
 
 
 _CLASSES = {"cifar10": 10, "cifar100": 100}
+_SMALL_RESNET = partial(resnet, 8, width=0.5, dropout=0.0, colours=1)  # its sizes fit digits of 28 pixels too
 
 MODELS: dict[str, Callable[[], nn.Sequential]] = {
     "mnist-cnn": mnist_cnn,
@@ -343,6 +346,11 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
         for data, n in _CLASSES.items()
     },
     "resnet34-imagenet": partial(resnet, 34, 224, 1000),
+    "resnet20-junctions-cifar10": partial(resnet, 20, front=0),
+    "resnet20-basic-cifar10": partial(resnet, 20, junction=False, front=0),
+    "mnist-resnet8": _SMALL_RESNET,
+    "mnist-resnet8-junctions": partial(_SMALL_RESNET, front=0),
+    "mnist-resnet8-basic": partial(_SMALL_RESNET, junction=False, front=0),
     **{f"preact{d}-{data}": partial(preact_resnet, d, classes=n) for d in (18, 34) for data, n in _CLASSES.items()},
     **{
         f"preact{d}-rnl-{data}": partial(_rate_norm, preact_resnet, d, classes=n)
