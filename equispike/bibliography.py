@@ -33,9 +33,8 @@ class Paper:
     @property
     def short(self) -> str:
         """E.g. "Han et al., 2020"."""
-        more = " et al." if len(self.authors) > 1 else ""
-        family, _, _ = self.authors[0].partition(",")
-        return f"{family}{more}, {self.year}"
+        first, *others = self.authors
+        return f"{first.partition(',')[0]}{' et al.' if others else ''}, {self.year}"
 
 
 PAPERS: dict[str, Paper] = {
