@@ -33,7 +33,12 @@ ISA: str = core.instruction_sets()[-1] if core else ""
 SLAB = 320 * 1024
 """Bytes of weights that are to stay in the L2 cache."""
 
-_WIDTHS = 64, 32, 16  # output channels of a slab, as in the core
+SCATTERED = 64
+"""Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
+each output adds up the weights of its events in registers: more work to find them, less to add."""
+
+_MOST_COLS = 65535  # of a source whose events are scattered
+_WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
 SIGNS = "+", "-"
 """Endings of the names of the input's two trains."""
 
@@ -104,7 +109,9 @@ class Layer:
         depth = sum(term.weight.shape[0] * term.weight.shape[1] for term in current.gathers)
         fitting = (w for w in _WIDTHS if not self.channels % w and depth * w * dtype.itemsize <= SLAB)
         width = next(fitting, _WIDTHS[-1])
-        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width)
+        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(
+            rows, cols, self.channels, width, self._scatters(current)
+        )
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
         for term in current.gathers:
             self.core.gather(term.extent, term.rows, term.cols)
@@ -116,6 +123,10 @@ class Layer:
             self.core.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
         self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
+
+    def _scatters(self, current: Current) -> bool:
+        narrow = self.positions > 1 and self.channels <= SCATTERED
+        return narrow and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
 
     def inputs(self, state: State) -> tuple[list[Tensor], Tensor]:
         """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1."""
