@@ -43,12 +43,12 @@ def test_help_is_quick_to_import() -> None:
         "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"):
+    for verb in ("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "bench"):
         assert verb in shown
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"]
+    "verb", ["demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose", "bench"]
 )
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = run(capsys, verb, "--help")
@@ -99,6 +99,19 @@ def test_evaluate_rounds_and_stops_early(capsys: pytest.CaptureFixture[str]) -> 
     assert 8 <= steps < 40
     assert "bits: 3 is not between 4 and 16" in refused(capsys, "evaluate", "mnist-cnn", "--bits", "3")
     assert "steps 0" in refused(capsys, "evaluate", "mnist-cnn", "--stop", "0", "--images", "2")
+
+
+def test_bench_prints_a_table_and_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--timesteps", "4", "--batch", "2", "--repeats", "1", "--rate", "10", "--no-peers"]
+    code, out, err = run(capsys, "bench", "mnist-cnn", *options, "--engine", "layerwise", "auto")
+    assert (code, err) == (0, "")
+    found = json.loads(out.splitlines()[-1])
+    assert list(found["measured"]) == ["plain torch loop", "layerwise", "auto"]
+    assert (found["batch"], found["timesteps"], found["n"], found["data"]) == (2, 4, 1, "mnist-sample")
+    assert 2 < found["spike_rate"] < 20
+    assert "image-steps/s" in out
+    assert "--rate: 0.0 is not between 0 and 100 percent" in refused(capsys, "bench", "mnist-cnn", "--rate", "0")
+    assert "--repeats: 0 is less than 1" in refused(capsys, "bench", "--repeats", "0")
 
 
 def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:

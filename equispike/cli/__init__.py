@@ -4,6 +4,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
+from equispike.cli.bench import bench
 from equispike.cli.conversion import check, convert, diagnose, evaluate
 from equispike.cli.demo import demo
 from equispike.cli.shared import err
@@ -19,7 +20,7 @@ app = App(
     ),
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
-for command in (demo, check, train, lower_thresholds, models, convert, evaluate, diagnose):
+for command in (demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, bench):
     app.command(command)
 
 

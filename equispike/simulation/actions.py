@@ -33,7 +33,7 @@ ISA: str = core.instruction_sets()[-1] if core else ""
 SLAB = 320 * 1024
 """Bytes of weights that are to stay in the L2 cache."""
 
-SCATTERED = 64
+SCATTERED = 48
 """Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
 each output adds up the weights of its events in registers: more work to find them, less to add."""
 

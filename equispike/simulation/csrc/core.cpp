@@ -100,6 +100,8 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
+constexpr char unknown_isa[] = "instruction set: this machine or build does not have it";
+
 template <class Real>
 Kernel<Real> kernel(const std::string &isa, bool scatter) {
   const auto choose = [&](Kernel<Real> gathering, Kernel<Real> scattering) { return scatter ? scattering : gathering; };
@@ -107,8 +109,18 @@ Kernel<Real> kernel(const std::string &isa, bool scatter) {
   if (isa == "avx512") return choose(avx512::gather, avx512::scatter);
   if (isa == "avx2") return choose(avx2::gather, avx2::scatter);
 #endif
-  require(isa == "baseline", "instruction set: this machine or build does not have it");
+  require(isa == "baseline", unknown_isa);
   return choose(baseline::gather, baseline::scatter);
+}
+
+// The numbers added up, again and again: what that takes is the machine's limit.
+float add_up(const Array<const float> &numbers, int repeats, const std::string &isa) {
+#if defined(EQUISPIKE_X86)
+  if (isa == "avx512") return avx512::add_up(numbers.data(), numbers.size(), repeats);
+  if (isa == "avx2") return avx2::add_up(numbers.data(), numbers.size(), repeats);
+#endif
+  require(isa == "baseline", unknown_isa);
+  return baseline::add_up(numbers.data(), numbers.size(), repeats);
 }
 
 using Ranges = nb::ndarray<std::int32_t, nb::c_contig, nb::device::cpu>;
@@ -360,7 +372,10 @@ void bind(nb::module_ &module, const char *name) {
 }  // namespace equispike
 
 NB_MODULE(_core, module) {
+  using nb::literals::operator""_a;
   equispike::bind<float>(module, "Layer32");
   equispike::bind<double>(module, "Layer64");
+  module.def("add_up", &equispike::add_up, "numbers"_a, "repeats"_a, "isa"_a,
+             nb::call_guard<nb::gil_scoped_release>(), "Their sum, so many times.");
   module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");
 }

@@ -96,6 +96,7 @@ using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
   void gather(const Job<double> &, const Share &, Scratch &);      \
   void scatter(const Job<float> &, const Share &, Scratch &);      \
   void scatter(const Job<double> &, const Share &, Scratch &);     \
+  float add_up(const float *, std::size_t count, int repeats);     \
   }
 EQUISPIKE_DECLARE(baseline)
 EQUISPIKE_DECLARE(avx2)

@@ -30,9 +30,10 @@ class Block {
     int ring = 1;
     walk([&](int g, int row, int y) {
       const Window &window = job.gathers[g].window;
+      const int lowest = y < first ? first : y;
       for (int i = window.row_starts[row]; i < window.row_starts[row + 1]; ++i) {
         const int output = window.row_targets[i].output;
-        if (output < last && output - y + 1 > ring) ring = output - y + 1;
+        if (output < last && output - lowest + 1 > ring) ring = output - lowest + 1;
       }
     }, [](int) {});
     ring_ = ring;
@@ -55,11 +56,12 @@ class Block {
   }
 
  private:
-  // For each output row in order, show what it is the first to read, then the row itself.
+  // For each output row in order, show what it is the first to read, then the row itself. From the image's first row
+  // on, or the order of additions would depend on how the rows are shared among threads.
   template <class Read, class Finish>
   void walk(Read read, Finish finish) {
     int done[most_gathers] = {};
-    for (int y = first_; y < last_; ++y) {
+    for (int y = 0; y < last_; ++y) {
       for (int g = 0; g < job_.gather_count; ++g) {
         const Window &window = job_.gathers[g].window;
         for (int ky = 0; ky < window.kernel_rows; ++ky) {
@@ -68,7 +70,7 @@ class Block {
           for (; done[g] < range.last; ++done[g]) read(g, done[g], y);
         }
       }
-      finish(y);
+      if (y >= first_) finish(y);
     }
   }
 

@@ -63,8 +63,8 @@ Vector<Real> where(Mask<Real> mask, Vector<Real> x) {
 
 // Lanes in which x >= y. Intrinsics where GCC 12 fails on the plain comparison of doubles.
 #if defined(__SSE2__) && !defined(__AVX2__)
-Mask<float> at_least(Vector<float> x, Vector<float> y) { return (Mask<float>)_mm_cmpge_ps(x, y); }
-Mask<double> at_least(Vector<double> x, Vector<double> y) { return (Mask<double>)_mm_cmpge_pd(x, y); }
+[[maybe_unused]] Mask<float> at_least(Vector<float> x, Vector<float> y) { return (Mask<float>)_mm_cmpge_ps(x, y); }
+[[maybe_unused]] Mask<double> at_least(Vector<double> x, Vector<double> y) { return (Mask<double>)_mm_cmpge_pd(x, y); }
 #else
 template <class V>
 auto at_least(V x, V y) {
@@ -116,7 +116,7 @@ Mask<Real> mask_of(std::uint64_t bits) {
 }
 
 // Bits first ... first + 63 of a mask of `bytes` bytes (a multiple of 8), zero outside of it.
-std::uint64_t bits_at(const std::uint8_t *mask, int bytes, int first) {
+[[maybe_unused]] std::uint64_t bits_at(const std::uint8_t *mask, int bytes, int first) {
   const int word = first >> 6, shift = first & 63, words = bytes / 8;
   std::uint64_t low = 0, high = 0;
   if (word >= 0 && word < words) std::memcpy(&low, mask + 8 * word, 8);

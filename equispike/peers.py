@@ -1,4 +1,4 @@
-"""The same network in other packages: their neurons and their handling of time, this package's weights and operations.
+"""The same network in other packages, for comparing times: their neurons, their handling of time, our weights.
 
 Every peer runs the converted network in the balanced form (spikes of size 1), soft reset, constant input. Dense
 operations are torch's in all of them. A peer that is not installed is left out.
