@@ -9,7 +9,7 @@
 namespace equispike {
 namespace {
 
-constexpr int slack = 4;                      // the decoder writes four events at a time, past the end
+constexpr int slack = 4;                       // the decoder writes four events at a time, past the end
 constexpr std::size_t open_bytes = 48 * 1024;  // of the currents that are kept
 
 using Event = std::uint32_t;  // column, then channel in the lower half
@@ -159,7 +159,7 @@ class Block {
 
   // Neurons of a row whose currents are complete; these become zero again, for a later row.
   void finish(int y) {
-    Real *from = open_ + static_cast<std::size_t>(y % ring_) * job_.out_cols * width;
+    Real *from = row(y);
     const Real *base = job_.base + image_ * job_.base_image + slab_ * width;
     for (int x = 0; x < job_.out_cols; ++x, from += width) {
       const int here = y * job_.out_cols + x;
