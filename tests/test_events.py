@@ -132,10 +132,10 @@ def test_auto_computes_crowded_layers_densely() -> None:
     network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(network, spike)
-    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {})
+    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {}, timesteps=8)
     engine._advance(state, first, 8, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
-    state.fired["n"].append(torch.zeros(2, 8, dtype=torch.int32))
+    state.fired["n"].zero_()
     assert engine._crowded(first, state) == set()
     assert any(action.node.name == "out" for action in planning.plan(network, spike, frozenset({"out"})).actions)
 
