@@ -8,9 +8,10 @@ Both set the same thresholds, which is checked. The literal loop grows with the 
 import argparse
 import json
 import time
+from dataclasses import replace
 
 import torch
-from networks import NETWORKS
+from networks import NETWORKS, model_and_data
 from torch import Tensor
 
 from equispike import bench
@@ -19,30 +20,25 @@ from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import prepare
 from equispike.functional.coding import Poisson
 from equispike.graph.network import Network
-from equispike.simulation.layerwise import propagate, steps_per_chunk
-from equispike.zoo.data import load
-from equispike.zoo.models import build
-from equispike.zoo.store import load_model
+from equispike.simulation.layerwise import observe
+from equispike.simulation.run import MEMORY
 
 
 def literal(network: Network, images: Tensor, timesteps: int) -> dict[str, Tensor]:
     """For each layer in order: run everything before it for all steps, and take the largest current."""
     thresholds: dict[str, Tensor] = {}
+    readout, indices = network.nodes[-1], torch.arange(len(images))
     for name in network.neurons:
-        source, largest = network[name].inputs[0], torch.zeros((), dtype=network.dtype)
         position = next(i for i, node in enumerate(network.nodes) if node.name == name)
-        readout = network.nodes[-1]
-        prefix = Network((*network.nodes[:position], type(readout)(readout.name, readout.op, (source,))))
+        prefix = Network((*network.nodes[:position], replace(readout, inputs=network[name].inputs)))
+        largest: list[Tensor] = []
 
-        def visit(seen: str, value: Tensor, source: str = source) -> None:
-            nonlocal largest
-            if seen == source:
-                largest = torch.maximum(largest, value.max())
+        def visit(current: Tensor, found: list[Tensor] = largest) -> None:
+            found.append(current.max())
 
-        chunk = steps_per_chunk(prefix, len(images), timesteps, 32 * 2**20)
-        propagate(prefix, images, torch.arange(len(images)), timesteps, Poisson(), 0, chunk, visit)
-        thresholds[name] = largest
-        network = with_thresholds(network, {name: largest}, "zero")
+        observe(prefix, images, indices, timesteps, Poisson(), 0, MEMORY, visit, {}, {})
+        thresholds[name] = torch.stack(largest).max().clamp(min=0.0)
+        network = with_thresholds(network, {name: thresholds[name]}, "zero")
     return thresholds
 
 
@@ -55,10 +51,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-literal", action="store_true", help="time the package alone, for the full case")
     arguments = parser.parse_args()
-    model_name, data_name = NETWORKS[arguments.network]
-    trained = arguments.weights or (model_name if arguments.network == "cnn7" else None)
-    model = load_model(trained)[0] if trained else build(model_name)
-    images = load(data_name).train.take(arguments.images).floats()
+    model, data, source = model_and_data(arguments.network, arguments.weights)
+    images = data.train.take(arguments.images).floats()
     network, _ = prepare(model, images)
     method = SpikeNorm(arguments.timesteps)
     seconds: dict[str, list[float]] = {"equispike": [], "literal": []}
@@ -76,8 +70,8 @@ def main() -> None:
     for name, taken in seconds.items():
         if taken:
             print(f"{name:>10}: median {sorted(taken)[len(taken) // 2]:.2f} s  ({min(taken):.2f} .. {max(taken):.2f})")
-    known = bench.conditions(network, images, arguments.timesteps, float("nan"))
-    print(json.dumps({"network": arguments.network, **known, "spike_rate": None, "seconds": seconds}))
+    known = bench.conditions(network, images, arguments.timesteps)
+    print(json.dumps({"network": arguments.network, "weights": source, **known, "seconds": seconds}))
 
 
 if __name__ == "__main__":

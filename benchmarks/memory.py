@@ -21,10 +21,9 @@ def peak() -> float:
 
 
 def measure(network: str, weights: str | None, batch: int, timesteps: int, name: str) -> dict[str, float]:
-    import peers
     from networks import network_and_images
 
-    from equispike import bench
+    from equispike import bench, peers
 
     converted, images, _ = network_and_images(network, batch, 3.5, weights)
     if name == "plain torch loop":

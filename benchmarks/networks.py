@@ -1,16 +1,16 @@
 """Networks and images to measure on."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equispike.bench import with_spike_rate
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.errors import DataError
 from equispike.graph.network import Network
-from equispike.zoo.data import load
+from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
-from equispike.zoo.store import load_model
+from equispike.zoo.store import bundled, load_model
 
 NETWORKS = {
     "vgg16": ("vgg16-cifar10", "cifar10"),
@@ -20,19 +20,23 @@ NETWORKS = {
 """Name -> model and data set. Weights are trained where the package or --weights has them, else random, and said so."""
 
 
-def network_and_images(name: str, batch: int, percent: float, weights: str | None) -> tuple[Network, Tensor, str]:
-    """A converted network whose layers spike at about this rate, real images, and where the weights come from."""
+def model_and_data(name: str, weights: str | None) -> tuple[nn.Module, Dataset, str]:
+    """The model, its data as it was trained on them, and where the weights come from."""
     model_name, data_name = NETWORKS[name]
     data = load(data_name)
-    if weights is None and name != "cnn7":
-        model, source = build(model_name), "random weights"
-    else:
-        model, card = load_model(weights or model_name)
-        source = f"trained: {weights}" if weights else "trained weights of the package"
-        data = data.normalised() if card.get("normalised") else data
+    if weights is None and not bundled(model_name).is_file():
+        return build(model_name), data, "random weights"
+    model, card = load_model(weights or model_name)
+    source = f"trained: {weights}" if weights else "trained weights of the package"
+    return model, data.normalised() if card.get("normalised") else data, source
+
+
+def network_and_images(name: str, batch: int, percent: float, weights: str | None) -> tuple[Network, Tensor, str]:
+    """A converted network whose layers spike at about this rate, real images, and where the weights come from."""
+    model, data, source = model_and_data(name, weights)
     calibration = data.train.take(32).floats()
     with torch.no_grad():
         network = convert(model, calibration, DataNorm(99.9))
     if batch > len(data.test):
-        raise DataError(f"batch: {batch} is more than the {len(data.test)} test images of {data_name}")
+        raise DataError(f"batch: {batch} is more than the {len(data.test)} test images of {data.name}")
     return with_spike_rate(network, calibration[:4], percent), data.test.take(batch).floats(), source

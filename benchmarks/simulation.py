@@ -33,37 +33,23 @@ def main() -> None:
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
 
-    import peers
     import torch
     from networks import network_and_images
 
-    from equispike import bench
-    from equispike.simulation.events import installed
-    from equispike.simulation.run import simulate
+    from equispike import bench, peers
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     network, images, source = network_and_images(arguments.network, arguments.batch, arguments.rate, arguments.weights)
     steps = arguments.timesteps
-    rate = float(simulate(network, images, steps).spike_rate[-1])
-    everyone = {
-        "plain torch loop": bench.plain_loop(network, images, steps),
-        "layerwise": bench.ours(network, images, steps, "layerwise"),
-        **({"events": bench.ours(network, images, steps, "events")} if installed() else {}),
-        "auto": bench.ours(network, images, steps, "auto"),
-        **peers.contenders(network, images, steps),
-    }
+    everyone = {**bench.contenders(network, images, steps), **peers.contenders(network, images, steps)}
     chosen = {name: everyone[name] for name in arguments.only or everyone}
     timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.01)
-    known = {
-        "network": arguments.network,
-        "weights": source,
-        **bench.conditions(network, images, steps, rate),
-        "peers": peers.installed(),
-    }
-    print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, spike rate {rate:.1f} %")
-    print(bench.table(timings, len(images) * steps))
-    print(json.dumps(bench.summary(timings, known)))
+    work = bench.work(network, images, steps)
+    own = {"network": arguments.network, "weights": source, "peers": peers.installed()}
+    print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, spike rate {work.spike_rate:.1f} %")
+    print(bench.table(timings, work))
+    print(json.dumps(bench.summary(timings, work, {**own, **bench.conditions(network, images, steps)})))
 
 
 if __name__ == "__main__":

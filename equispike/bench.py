@@ -1,22 +1,29 @@
 """Time several ways of running one network: in turns, and only after their spikes were found equal."""
 
+import dataclasses
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from equispike.analysis.operations import operations
 from equispike.errors import SimulationError
 from equispike.functional.coding import Constant
 from equispike.graph.exact import calibrated, rescale
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout
+from equispike.simulation import actions
+from equispike.simulation.events import installed, suits
 from equispike.simulation.run import EngineName, simulate
 from equispike.versions import versions
+
+IN_L2, IN_MEMORY = 256 * 2**10, 256 * 2**20
+"""Bytes that stay in the L2 cache of today's processors, and that no cache holds."""
 
 Spikes = Mapping[str, float]
 """Spikes of each neuron layer over all images and steps."""
@@ -42,10 +49,12 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Seconds of a repeat."""
         return statistics.median(self.seconds)
 
     @property
     def cpu(self) -> float:
+        """Processor seconds of a repeat."""
         return statistics.median(self.cpu_seconds)
 
 
@@ -89,6 +98,15 @@ def disagreement(reference: Spikes, spikes: Spikes) -> float:
     if reference.keys() != spikes.keys():
         return float("inf")
     return max(abs(spikes[name] - count) / max(count, 1) for name, count in reference.items())
+
+
+def contenders(
+    network: Network, images: Tensor, timesteps: int, engines: Iterable[EngineName] = ("layerwise", "events", "auto")
+) -> dict[str, Contender]:
+    """The plain torch loop, then this package's engines as far as they run here, by name."""
+    usable = installed() and suits(network)
+    found = {engine: ours(network, images, timesteps, engine) for engine in engines if usable or engine != "events"}
+    return {"plain torch loop": plain_loop(network, images, timesteps), **found}
 
 
 def ours(network: Network, images: Tensor, timesteps: int, engine: EngineName) -> Contender:
@@ -138,29 +156,83 @@ def plain_loop(network: Network, images: Tensor, timesteps: int) -> Contender:
     return run
 
 
-def table(timings: Mapping[str, Timing], work: int) -> str:
-    """One line per contender: median, range, throughput, processor time, and the latter over that of the fastest.
+def peak_additions(size: int, tries: int = 9) -> float:
+    """Additions of float32 per second that one thread manages on numbers of ``size`` bytes, read in order.
 
-    Args:
-        timings: of ``in_turns``.
-        work: images x steps of one run.
+    Each number is used once in every round, so that these are also the numbers per second that come from the cache
+    which holds them, or from memory. The best of some tries, by the core; without it by torch.
+    """
+    numbers, core = torch.ones(size // 4), actions.core
+    rounds = max(1, 2**24 // size)
+    best = float("inf")
+    for _ in range(tries):
+        began = time.process_time()
+        if core is not None:
+            core.add_up(numbers, rounds, actions.ISA)
+        else:
+            for _ in range(rounds):
+                numbers.sum()
+        best = min(best, time.process_time() - began)
+    return rounds * len(numbers) / best
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run of a contender has to do, and what the machine could.
+
+    Attributes:
+        image_steps: images x steps.
+        spike_rate: in percent, after all steps.
+        additions: synaptic operations (see ``analysis.operations``) of all images and steps.
+        cache, memory: additions per second that one thread manages on numbers in the L2 cache, and in main memory.
+    """
+
+    image_steps: int
+    spike_rate: float
+    additions: float
+    cache: float
+    memory: float
+
+    def share(self, timing: Timing) -> float:
+        """Synaptic operations per processor second over what a thread could add from the L2 cache."""
+        return self.additions / timing.cpu / self.cache
+
+
+def work(network: Network, images: Tensor, timesteps: int) -> Work:
+    """Run the images once, and count; constant input, as the contenders have it."""
+    run = simulate(network, images, timesteps)
+    each = operations(network, run.counts, timesteps).additions
+    cache, memory = peak_additions(IN_L2), peak_additions(IN_MEMORY)
+    return Work(len(images) * timesteps, float(run.spike_rate[-1]), each * len(images), cache, memory)
+
+
+def table(timings: Mapping[str, Timing], work: Work) -> str:
+    """One line per contender, then what the machine could do.
+
+    The columns: median and range, throughput, processor time, the latter over that of the fastest, share of what one
+    thread could add from the L2 cache, and the largest difference of a layer's spikes from the first contender's.
     """
     best = min(timing.cpu for timing in timings.values())
-    rows = [("", "median s", "min .. max s", "image-steps/s", "cpu s", "x fastest", "spikes differ")]
+    rows = [("", "median s", "min .. max s", "image-steps/s", "cpu s", "x fastest", "of L2 peak", "spikes differ")]
     for name, t in timings.items():
         spread = f"{min(t.seconds):.3f} .. {max(t.seconds):.3f}"
-        cells = f"{t.median:.3f}", spread, f"{work / t.median:,.0f}", f"{t.cpu:.3f}", f"{t.cpu / best:.1f}"
-        rows.append((name, *cells, f"{t.disagreement:.3%}"))
+        cells = f"{t.median:.3f}", spread, f"{work.image_steps / t.median:,.0f}", f"{t.cpu:.3f}", f"{t.cpu / best:.1f}"
+        rows.append((name, *cells, f"{work.share(t):.1%}", f"{t.disagreement:.3%}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    peaks = " and ".join(
+        f"{rate / 1e9:.1f} G/s ({rate * 4 / 1e9:.0f} GB/s) from {place}"
+        for place, rate in (("the L2 cache", work.cache), ("memory", work.memory))
+    )
+    lines.append(f"additions: {work.additions:,.0f} in a run; one thread manages {peaks}")
+    return "\n".join(lines)
 
 
-def conditions(network: Network, images: Tensor, timesteps: int, spike_rate: float) -> dict[str, object]:
+def conditions(network: Network, images: Tensor, timesteps: int) -> dict[str, object]:
     """What a time depends on, as JSON-able data."""
     return {
         "batch": len(images),
         "timesteps": timesteps,
-        "spike_rate": spike_rate,
         "neurons": sum(torch.Size(network.shapes[name]).numel() for name in network.neurons),
         "device": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
@@ -187,7 +259,7 @@ def with_spike_rate(network: Network, images: Tensor, percent: float, timesteps:
     return network
 
 
-def summary(timings: Mapping[str, Timing], known: Mapping[str, object]) -> dict[str, object]:
+def summary(timings: Mapping[str, Timing], work: Work, known: Mapping[str, object]) -> dict[str, object]:
     """Everything measured and under which conditions, as JSON-able data."""
     measured = {
         name: {
@@ -199,4 +271,5 @@ def summary(timings: Mapping[str, Timing], known: Mapping[str, object]) -> dict[
         }
         for name, t in timings.items()
     }
-    return {**known, "n": len(next(iter(timings.values())).seconds), "measured": measured}
+    n = len(next(iter(timings.values())).seconds)
+    return {**known, **dataclasses.asdict(work), "n": n, "measured": measured}

@@ -1,13 +1,17 @@
 """Contenders take turns, and none is timed whose spikes differ. No test here looks at a time."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import equispike as es
 from equispike import bench
+from equispike.analysis.operations import operations
 from equispike.graph.network import Network
+from equispike.simulation import actions
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -43,15 +47,39 @@ def test_whoever_spikes_differently_is_not_timed() -> None:
 
 def test_plain_loop_and_engines_spike_alike(digits: tuple[Network, torch.Tensor]) -> None:
     network, images = digits
-    contenders = {
-        "loop": bench.plain_loop(network, images, 8),
-        "layerwise": bench.ours(network, images, 8, "layerwise"),
-        "auto": bench.ours(network, images, 8, "auto"),
-    }
-    timings = bench.in_turns(contenders, 1, tolerance=0.01)
-    assert bench.table(timings, 16).splitlines()[1].split()[0] == "loop"
-    known = bench.conditions(network, images, 8, 3.0)
-    assert json.loads(json.dumps(bench.summary(timings, known)))["measured"]["auto"]["disagreement"] <= 0.01
+    timings = bench.in_turns(bench.contenders(network, images, 8, ("layerwise", "auto")), 1, tolerance=0.01)
+    work = bench.work(network, images, 8)
+    run = es.simulate(network, images, 8)
+    assert work.image_steps == 16
+    assert work.additions == pytest.approx(2 * operations(network, run.counts, 8).additions)
+    lines = bench.table(timings, work).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["plain", "layerwise", "auto", "additions:"]
+    known = bench.conditions(network, images, 8)
+    found = json.loads(json.dumps(bench.summary(timings, work, known)))
+    assert found["measured"]["auto"]["disagreement"] <= 0.01
+    assert found["spike_rate"] == float(run.spike_rate[-1])
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    spec = importlib.util.spec_from_file_location("page", Path(__file__).parents[1] / "benchmarks" / "page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    runs = [json.loads(line) for line in page.RESULTS.read_text().splitlines()]
+    text = page.PAGE.read_text()
+    assert page.page(text, runs) == text
+    assert all(f"| {run['network']} |" in text for run in runs)
+
+
+def test_numbers_are_added_up() -> None:
+    core = actions.core
+    if core is None:
+        pytest.skip("installed without a compiler: there is no core")
+    for isa in core.instruction_sets():
+        assert core.add_up(torch.arange(256, dtype=torch.float32), 3, isa) == 3 * 256 * 255 / 2
+    with pytest.raises(ValueError, match="does not have it"):
+        core.add_up(torch.ones(64), 1, "abacus")
 
 
 def test_thresholds_set_the_spike_rate(digits: tuple[Network, torch.Tensor]) -> None:

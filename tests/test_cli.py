@@ -17,7 +17,7 @@ from equispike.zoo.store import load_model
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
-    *("report", "export", "reproduce", "cite"),
+    *("report", "export", "reproduce", "cite", "bench"),
 )
 
 
@@ -120,6 +120,19 @@ def test_evaluate_rounds_and_stops_early(capsys: pytest.CaptureFixture[str]) -> 
     assert 8 <= steps < 40
     assert "bits: 3 is not between 4 and 16" in refused(capsys, "evaluate", "mnist-cnn", "--bits", "3")
     assert "steps 0" in refused(capsys, "evaluate", "mnist-cnn", "--stop", "0", "--images", "2")
+
+
+def test_bench_prints_a_table_and_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--timesteps", "4", "--batch", "2", "--repeats", "1", "--rate", "10", "--no-peers"]
+    code, out, err = run(capsys, "bench", "mnist-cnn", *options, "--engine", "layerwise", "auto")
+    assert (code, err) == (0, "")
+    found = json.loads(out.splitlines()[-1])
+    assert list(found["measured"]) == ["plain torch loop", "layerwise", "auto"]
+    assert (found["batch"], found["timesteps"], found["n"], found["data"]) == (2, 4, 1, "mnist-sample")
+    assert 2 < found["spike_rate"] < 20
+    assert "image-steps/s" in out
+    assert "--rate: 0.0 is not between 0 and 100 percent" in refused(capsys, "bench", "mnist-cnn", "--rate", "0")
+    assert "--repeats: 0 is less than 1" in refused(capsys, "bench", "--repeats", "0")
 
 
 def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,7 @@ def test_events_are_stepwise_spike_for_spike(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
+        patch.setattr(actions, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for name in ("events", "auto"):
@@ -89,7 +90,11 @@ WIDE = {
 @needs_core
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("coder", [es.Constant(), es.Poisson(scale=2.0)])
-def test_wide_layers_and_awkward_geometries_are_exact(name: str, coder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scattered", [0, 10**6])
+def test_wide_layers_and_awkward_geometries_are_exact(
+    name: str, coder: Any, scattered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "SCATTERED", scattered)
     network, images = image_network(*WIDE[name]), dyadic(7, 3, 3, 8, 8, dtype=torch.float32)
     reference = es.simulate(network, images, 6, coder, engine="stepwise")
     assert 0 < float(reference.spike_rate[-1]) < 100
@@ -127,10 +132,10 @@ def test_auto_computes_crowded_layers_densely() -> None:
     network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(network, spike)
-    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {})
+    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {}, timesteps=8)
     engine._advance(state, first, 8, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
-    state.fired["n"].append(torch.zeros(2, 8, dtype=torch.int32))
+    state.fired["n"].zero_()
     assert engine._crowded(first, state) == set()
     assert any(action.node.name == "out" for action in planning.plan(network, spike, frozenset({"out"})).actions)
 

@@ -20,6 +20,7 @@ LAYERS = (
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results"},
     {"report", "cluster", "demo", "diagnosis", "bench", "experiments"},
+    {"peers"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""

@@ -4,6 +4,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
+from equispike.cli.bench import bench
 from equispike.cli.catalogue import cite, reproduce
 from equispike.cli.conversion import check, convert, diagnose, evaluate
 from equispike.cli.demo import demo
@@ -24,7 +25,7 @@ app = App(
 )
 for command in (
     *(demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export),
-    *(reproduce, cite),
+    *(reproduce, cite, bench),
 ):
     app.command(command)
 

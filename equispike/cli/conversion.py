@@ -280,7 +280,7 @@ def evaluate(
 
     name = Path(source).name
     with progress():
-        loaded, splits = _converted(source, data, data_folder)
+        loaded, splits = converted(source, data, data_folder)
         test = splits.test if images is None else splits.test.take(images)
         coding = Constant() if coder == "constant" else Poisson()
         loaded = loaded if bits is None else quantize(loaded, bits)
@@ -290,7 +290,8 @@ def evaluate(
     method = short_method(loaded.provenance) + (f", {bits} bits" if bits else "")
     result = Result(method, str(coding), loaded, evaluation, closer)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
-    print_results([result], f"Accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}")
+    title = f"{name}: accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}"
+    print_results([result], title)
     if len(evaluation.seeds) > 1:
         out.print(f"mean of {len(evaluation.seeds)} seeds; deviation at T: {float(evaluation.std[-1]):.2%}")
     within = latency(evaluation.mean, evaluation.trained - 0.01)
@@ -316,7 +317,7 @@ def _lossy(max_pools: bool) -> "list[LossyPass]":
     return [max_pool_to_avg] if max_pools else []
 
 
-def _converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":
+def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":
     """A network from its file, or from a trained model with the default method; and its data set."""
     from dataclasses import replace
 

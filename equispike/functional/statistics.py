@@ -160,6 +160,7 @@ class Percentile:
         return Histogram(counts, torch.tensor(0.0, dtype=torch.float64, device=device))
 
     def update(self, state: Histogram, x: Tensor) -> Histogram:
+        """Counts the values of x in bins of equal relative width; negative ones count as 0."""
         if x.numel() == 0:
             return state
         _check(x, self.per_channel, limit=torch.finfo(torch.float32).max)

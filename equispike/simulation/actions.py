@@ -33,7 +33,12 @@ ISA: str = core.instruction_sets()[-1] if core else ""
 SLAB = 320 * 1024
 """Bytes of weights that are to stay in the L2 cache."""
 
-_WIDTHS = 64, 32, 16  # output channels of a slab, as in the core
+SCATTERED = 48
+"""Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
+each output adds up the weights of its events in registers: more work to find them, less to add."""
+
+_MOST_COLS = 65535  # of a source whose events are scattered
+_WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
 SIGNS = "+", "-"
 """Endings of the names of the input's two trains."""
 
@@ -47,8 +52,8 @@ class State:
         dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
         v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
-        fired: spikes of each chunk by image and step, (B, T'), int32, by layer.
-        readout: cumulative scores of each chunk, (T', B, classes), float64, behind those before the first step.
+        fired: spikes by step and image, (T, B), int32, by layer.
+        scores: cumulative, (T + 1, B, classes), float64; first those before the first step.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
 
@@ -60,6 +65,7 @@ class State:
         coder: Coder,
         seed: int,
         given: Mapping[str, Tensor],
+        timesteps: int,
         start: Moment | None = None,
     ) -> None:
         self.network, self.images, self.given = network, images.contiguous(), given
@@ -78,15 +84,24 @@ class State:
             if name in needed
         }
         self.counts = {name: torch.zeros_like(v) for name, v in self.v.items()}
-        self.fired: dict[str, list[Tensor]] = {name: [] for name in self.v}
-        self.readout = [start.scores[None]]
+        # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
+        # that the first leaves, and memory would grow with every chunk.
+        self.before, steps = start.step, timesteps - start.step
+        self.fired = {name: torch.empty(steps, len(images), dtype=torch.int32) for name in self.v}
+        self.scores = torch.empty(steps + 1, *start.scores.shape, dtype=torch.float64)
+        self.scores[0] = start.scores
 
     @property
     def moment(self) -> Moment:
         """Where the run can go on."""
         shapes = self.network.shapes
         potentials = {name: to_features(v[:, :, None], shapes[name])[0] for name, v in self.v.items()}
-        return Moment(self.steps.stop - 1, potentials, self.readout[-1][-1])
+        return Moment(self.steps.stop - 1, potentials, self.scores[self.rows.stop].clone())
+
+    @property
+    def rows(self) -> slice:
+        """Rows of ``fired`` that belong to the present chunk."""
+        return slice(self.steps.start - 1 - self.before, self.steps.stop - 1 - self.before)
 
     def value(self, name: str) -> Tensor:
         """Dense value of a node in this chunk."""
@@ -104,7 +119,9 @@ class Layer:
         depth = sum(term.weight.shape[0] * term.weight.shape[1] for term in current.gathers)
         fitting = (w for w in _WIDTHS if not self.channels % w and depth * w * dtype.itemsize <= SLAB)
         width = next(fitting, _WIDTHS[-1])
-        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width)
+        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(
+            rows, cols, self.channels, width, self._scatters(current)
+        )
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
         for term in current.gathers:
             self.core.gather(term.extent, term.rows, term.cols)
@@ -116,6 +133,10 @@ class Layer:
             self.core.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
         self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
+
+    def _scatters(self, current: Current) -> bool:
+        narrow = self.positions > 1 and self.channels <= SCATTERED
+        return narrow and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
 
     def inputs(self, state: State) -> tuple[list[Tensor], Tensor]:
         """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1."""
@@ -141,7 +162,7 @@ def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -
     train = torch.zeros(batch, positions, steps, size, dtype=torch.uint8)
     neurons = threshold, hard, state.v[name], state.counts[name], fired, train
     layer.core.fire(*layer.inputs(state), *neurons, torch.get_num_threads(), ISA)
-    state.fired[name].append(fired)
+    state.fired[name][state.rows] = fired.T
     state.trains[name] = train
 
 
@@ -180,4 +201,5 @@ def score(state: State, name: str, scale: float) -> None:
     """Scores of each step, summed up over time."""
     value = state.value(name).double() * scale
     value = value.expand(len(state.steps), *value.shape[1:])
-    state.readout.append(value.cumsum(0) + state.readout[-1][-1:])
+    first, last = state.rows.start, state.rows.stop
+    state.scores[first + 1 : last + 1] = value.cumsum(0) + state.scores[first]

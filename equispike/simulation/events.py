@@ -64,18 +64,18 @@ def events(
         )
     spike = input_spike(network, coder)
     present = first = plan(network, spike)
-    state = State(network, images, indices, coder, seed, {}, start)
+    state = State(network, images, indices, coder, seed, {}, timesteps, start)
     while state.steps.stop <= timesteps:
         _advance(state, present, timesteps, memory, {})
         if adapt:
             present = plan(network, spike, _crowded(first, state))
     return Record(
-        torch.cat(state.readout[1:]).to(images.dtype),
+        state.scores[1:].to(images.dtype),
         {
             name: to_features(count[:, :, None], network.shapes[name])[0].to(torch.int32).contiguous()
             for name, count in state.counts.items()
         },
-        {name: torch.cat(fired, dim=1).T.contiguous() for name, fired in state.fired.items()},
+        state.fired,
         state.moment,
     )
 
@@ -96,7 +96,7 @@ def observe(
     wanted = plan(network, input_spike(network, coder), given=frozenset(given))
     *before_scores, _ = wanted.actions
     wanted = replace(wanted, actions=tuple(before_scores))
-    state = State(network, images, indices, coder, seed, given)
+    state = State(network, images, indices, coder, seed, given, timesteps)
     while state.steps.stop <= timesteps:
         _advance(state, wanted, timesteps, memory, keep)
         visit(state.value(network.nodes[-1].inputs[0]))
@@ -119,7 +119,7 @@ def _advance(state: State, present: Plan, timesteps: int, memory: int, keep: Map
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
     rates = {
-        name: int(fired[-1].sum()) / (len(state.images) * len(state.steps) * prod(state.network.shapes[name]))
+        name: int(fired[state.rows].sum()) / (len(state.images) * len(state.steps) * prod(state.network.shapes[name]))
         for name, fired in state.fired.items()
     }
     return frozenset(

@@ -41,7 +41,9 @@ def layerwise(
     v = dict(start.potentials)
     counts: dict[str, Tensor] = {}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
-    last = network.nodes[-1].name
+    last = network.nodes[-1]
+    assert isinstance(last.op, Readout)
+    scale = last.op.scale
     readout = [start.scores[None]]
 
     def record(name: str, value: Tensor) -> None:
@@ -51,8 +53,8 @@ def layerwise(
             fired = _blocks(value, 2)
             _blocks(count, 1).add_(fired.sum(0, dtype=torch.float32))
             spikes[name].append(fired.sum(2, dtype=torch.float32).to(torch.int32))
-        elif name == last:
-            readout.append(value.cumsum(0) + readout[-1][-1:])
+        elif name == last.name:
+            readout.append((value.double() * scale).cumsum(0) + readout[-1][-1:])
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(network, images, indices, timesteps, coder, seed, chunk, record, v=v, done=start.step)
@@ -79,8 +81,8 @@ def propagate(
 ) -> None:
     """Run up to step T in chunks and show every value to ``visit(name, value)``, chunk by chunk.
 
-    A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, scores of one step in float64
-    of the readout. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
+    A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, of the readout what it reads,
+    before its scale. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
     need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
     Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
     """
@@ -109,7 +111,7 @@ def propagate(
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
                     value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
                 elif isinstance(op, Readout):
-                    value = inputs[0].expand(len(steps), *inputs[0].shape[1:]).double() * op.scale
+                    value = inputs[0].expand(len(steps), *inputs[0].shape[1:])
                 else:
                     value = apply_over_time(node, inputs, len(steps))
                 visit(node.name, value)
@@ -136,10 +138,10 @@ def observe(
     keep: Mapping[str, Tensor],
 ) -> None:
     """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``layerwise``."""
-    source, steps = network.nodes[-1].inputs[0], dict.fromkeys(keep, 0)
+    last, steps = network.nodes[-1].name, dict.fromkeys(keep, 0)
 
     def choose(name: str, value: Tensor) -> None:
-        if name == source:
+        if name == last:
             visit(value)
         if name in keep:
             first = steps[name]

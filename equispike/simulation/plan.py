@@ -126,6 +126,7 @@ class _Planner:
         self.events: dict[str, dict[str, float]] = {}
 
     def add(self, node: Node) -> None:
+        """Decide how this node's value comes about; its inputs are known."""
         op, name = node.op, node.name
         if isinstance(op, Neuron):
             self._fire(node, op)

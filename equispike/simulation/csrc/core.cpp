@@ -71,7 +71,10 @@ class Pool {
     for (auto *buffers : {scratch.channels, scratch.offsets, scratch.decoded}) {
       for (int i = 0; i < most_gathers; ++i) std::free(buffers[i].data);
     }
-    for (auto *buffer : {&scratch.segments, &scratch.events, &scratch.starts, &scratch.fired}) std::free(buffer->data);
+    for (auto *buffer : {&scratch.segments, &scratch.events, &scratch.starts, &scratch.fired, &scratch.taps, &scratch.open,
+                         &scratch.steps}) {
+      std::free(buffer->data);
+    }
   }
   std::mutex mutex_;
   std::vector<std::unique_ptr<Scratch>> free_;
@@ -97,14 +100,27 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
+constexpr char unknown_isa[] = "instruction set: this machine or build does not have it";
+
 template <class Real>
-Kernel<Real> kernel(const std::string &isa) {
+Kernel<Real> kernel(const std::string &isa, bool scatter) {
+  const auto choose = [&](Kernel<Real> gathering, Kernel<Real> scattering) { return scatter ? scattering : gathering; };
 #if defined(EQUISPIKE_X86)
-  if (isa == "avx512") return avx512::run;
-  if (isa == "avx2") return avx2::run;
+  if (isa == "avx512") return choose(avx512::gather, avx512::scatter);
+  if (isa == "avx2") return choose(avx2::gather, avx2::scatter);
 #endif
-  require(isa == "baseline", "instruction set: this machine or build does not have it");
-  return baseline::run;
+  require(isa == "baseline", unknown_isa);
+  return choose(baseline::gather, baseline::scatter);
+}
+
+// The numbers added up, again and again: what that takes is the machine's limit.
+float add_up(const Array<const float> &numbers, int repeats, const std::string &isa) {
+#if defined(EQUISPIKE_X86)
+  if (isa == "avx512") return avx512::add_up(numbers.data(), numbers.size(), repeats);
+  if (isa == "avx2") return avx2::add_up(numbers.data(), numbers.size(), repeats);
+#endif
+  require(isa == "baseline", unknown_isa);
+  return baseline::add_up(numbers.data(), numbers.size(), repeats);
 }
 
 using Ranges = nb::ndarray<std::int32_t, nb::c_contig, nb::device::cpu>;
@@ -113,12 +129,16 @@ using Ranges = nb::ndarray<std::int32_t, nb::c_contig, nb::device::cpu>;
 struct Reads {
   int channels, rows, cols, kernel_rows, kernel_cols;
   std::vector<Range> row_ranges, col_ranges;
+  std::vector<Target> row_targets, col_targets;
+  std::vector<std::int32_t> row_starts, col_starts;
 
   Reads(std::tuple<int, int, int> extent, const Ranges &row_table, const Ranges &col_table, int out_rows, int out_cols)
       : channels(std::get<0>(extent)), rows(std::get<1>(extent)), cols(std::get<2>(extent)) {
     require(rows > 0 && cols > 0 && channels > 0 && channels <= 65535, "source: an extent out of range");
     row_ranges = table(row_table, out_rows, rows, kernel_rows);
     col_ranges = table(col_table, out_cols, cols, kernel_cols);
+    invert(row_ranges, kernel_rows, rows, row_targets, row_starts);
+    invert(col_ranges, kernel_cols, cols, col_targets, col_starts);
   }
 
   int bytes() const { return (channels + 63) / 64 * 8; }
@@ -128,8 +148,8 @@ struct Reads {
                                 {static_cast<std::size_t>(images), static_cast<std::size_t>(rows) * cols,
                                  static_cast<std::size_t>(steps), static_cast<std::size_t>(bytes())},
                                 "train: not (images, positions, steps, bytes)");
-    return {train.data(), rows, cols, channels, bytes(), kernel_rows, kernel_cols, row_ranges.data(),
-            col_ranges.data()};
+    return {train.data(),       rows,         cols,        channels, bytes(), kernel_rows, kernel_cols, row_ranges.data(),
+            col_ranges.data(), row_targets.data(), col_targets.data(), row_starts.data(), col_starts.data()};
   }
 
  private:
@@ -145,22 +165,39 @@ struct Reads {
     }
     return ranges;
   }
+
+  // Who reads each of `size` source positions.
+  static void invert(const std::vector<Range> &ranges, int kernel, int size, std::vector<Target> &targets,
+                     std::vector<std::int32_t> &starts) {
+    std::vector<std::vector<Target>> readers(size);
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      const Target target{static_cast<std::int32_t>(i / kernel), static_cast<std::int32_t>(i % kernel)};
+      for (int source = ranges[i].first; source < ranges[i].last; ++source) readers[source].push_back(target);
+    }
+    starts.push_back(0);
+    for (const auto &own : readers) {
+      targets.insert(targets.end(), own.begin(), own.end());
+      starts.push_back(static_cast<std::int32_t>(targets.size()));
+    }
+  }
 };
 
 // The linear map in front of a neuron layer, or of the readout: gathers and taps over spike trains.
 template <class Real>
 class Layer {
  public:
-  Layer(int out_rows, int out_cols, int padded, int width)
-      : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width) {
+  Layer(int out_rows, int out_cols, int padded, int width, bool scatter)
+      : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width), scatter_(scatter) {
     require(out_rows > 0 && out_cols > 0 && padded > 0, "layer: an extent out of range");
-    require((width == 16 || width == 32 || width == 64) && padded % width == 0, "layer: channels not in whole slabs");
+    require((width == 16 || width == 32 || width == 48 || width == 64) && padded % width == 0,
+            "layer: channels not in whole slabs");
   }
 
   void gather(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &cols) {
     require(gathers_.size() < most_gathers, "layer: too many sources");
     gathers_.emplace_back(extent, rows, cols, out_rows_, out_cols_);
     const Reads &reads = gathers_.back();
+    require(!scatter_ || reads.cols <= 65535, "layer: a source is too wide to be scattered");
     firsts_.push_back(static_cast<std::uint32_t>(depth_));
     depth_ += static_cast<std::size_t>(reads.kernel_rows) * reads.kernel_cols * reads.channels;
     require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
@@ -265,7 +302,7 @@ class Layer {
     job.gather_count = static_cast<int>(gathers.size());
     job.taps = taps.data();
     job.tap_count = static_cast<int>(taps.size());
-    work(job, shares(job, threads), threads, kernel<Real>(isa));
+    work(job, shares(job, threads), threads, kernel<Real>(isa, scatter_));
   }
 
   // Rows go to threads in blocks of whole images where there are enough, or positions would be decoded twice; slabs
@@ -313,7 +350,7 @@ class Layer {
   std::vector<int> shifts_;
   std::vector<std::vector<Real>> tap_weights_;
   Array<const Real> weights_;
-  bool weighted_ = false;
+  bool scatter_, weighted_ = false;
 };
 
 template <class Real>
@@ -322,7 +359,7 @@ void bind(nb::module_ &module, const char *name) {
   using Self = Layer<Real>;
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<Self>(module, name)
-      .def(nb::init<int, int, int, int>(), "rows"_a, "cols"_a, "channels"_a, "width"_a)
+      .def(nb::init<int, int, int, int, bool>(), "rows"_a, "cols"_a, "channels"_a, "width"_a, "scatter"_a)
       .def("gather", &Self::gather, "extent"_a, "rows"_a, "cols"_a)
       .def("tap", &Self::tap, "extent"_a, "rows"_a, "cols"_a, "shift"_a, "weights"_a)
       .def("set_weights", &Self::set_weights, "weights"_a)
@@ -335,7 +372,10 @@ void bind(nb::module_ &module, const char *name) {
 }  // namespace equispike
 
 NB_MODULE(_core, module) {
+  using nb::literals::operator""_a;
   equispike::bind<float>(module, "Layer32");
   equispike::bind<double>(module, "Layer64");
+  module.def("add_up", &equispike::add_up, "numbers"_a, "repeats"_a, "isa"_a,
+             nb::call_guard<nb::gil_scoped_release>(), "Their sum, so many times.");
   module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");
 }

@@ -11,6 +11,11 @@ struct Range {
   std::int32_t first, last;  // half open; empty where a kernel reaches into the padding
 };
 
+// An output position along one axis that reads a given source position, and by which kernel element.
+struct Target {
+  std::int32_t output, element;
+};
+
 // A spike train, bit-packed with channels last, [images][rows * cols][steps][bytes], and where each output reads it.
 struct Window {
   const std::uint8_t *train;
@@ -18,6 +23,9 @@ struct Window {
   int kernel_rows, kernel_cols;
   const Range *row_ranges;  // [out_rows][kernel_rows]
   const Range *col_ranges;  // [out_cols][kernel_cols]
+  // The same the other way round: the targets of source row i are row_targets[row_starts[i]] up to row_starts[i + 1].
+  const Target *row_targets, *col_targets;
+  const std::int32_t *row_starts, *col_starts;
 };
 
 // Every output channel reads every input channel: row `first + (ky * kernel_cols + kx) * channels + c` of the weights.
@@ -34,7 +42,7 @@ struct Tap {
   const Real *weights;
 };
 
-// One layer over a chunk of steps. `padded` output channels (a multiple of `width`) in slabs of `width` (16, 32, 64).
+// One layer over a chunk of steps. `padded` output channels (a multiple of `width`) in slabs of `width` (16, 32, 48, 64).
 template <class Real>
 struct Job {
   int images, out_rows, out_cols, steps, padded, width;
@@ -71,7 +79,7 @@ struct Scratch {
   Buffer channels[most_gathers];  // per source: numbers of the active channels, uint16
   Buffer offsets[most_gathers];   // [rows * cols][steps + 1] into them
   Buffer decoded[most_gathers];   // [rows]: whether that row is decoded
-  Buffer segments, events, starts, fired;
+  Buffer segments, events, starts, fired, taps, open, steps;
 };
 
 // Output rows (numbered through all images) and slabs of channels of one job.
@@ -84,8 +92,11 @@ using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
 
 #define EQUISPIKE_DECLARE(isa)                                     \
   namespace isa {                                                  \
-  void run(const Job<float> &, const Share &, Scratch &);          \
-  void run(const Job<double> &, const Share &, Scratch &);         \
+  void gather(const Job<float> &, const Share &, Scratch &);       \
+  void gather(const Job<double> &, const Share &, Scratch &);      \
+  void scatter(const Job<float> &, const Share &, Scratch &);      \
+  void scatter(const Job<double> &, const Share &, Scratch &);     \
+  float add_up(const float *, std::size_t count, int repeats);     \
   }
 EQUISPIKE_DECLARE(baseline)
 EQUISPIKE_DECLARE(avx2)

@@ -1,10 +1,11 @@
-"""The same network in other packages: their neurons and their handling of time, this package's weights and operations.
+"""The same network in other packages, for comparing times: their neurons, their handling of time, our weights.
 
 Every peer runs the converted network in the balanced form (spikes of size 1), soft reset, constant input. Dense
 operations are torch's in all of them. A peer that is not installed is left out.
 """
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,9 +19,12 @@ from equispike.graph.ops import Input, Neuron, Readout
 
 
 def spikingjelly(step_mode: str) -> Callable[[float], torch.nn.Module]:
-    from spikingjelly.activation_based import neuron
+    neuron: Any = import_module("spikingjelly.activation_based.neuron")
 
-    return lambda threshold: neuron.IFNode(v_threshold=threshold, v_reset=None, step_mode=step_mode, detach_reset=True)
+    def make(threshold: float) -> torch.nn.Module:
+        return neuron.IFNode(v_threshold=threshold, v_reset=None, step_mode=step_mode, detach_reset=True)
+
+    return make
 
 
 class SnnTorch(torch.nn.Module):
@@ -28,8 +32,7 @@ class SnnTorch(torch.nn.Module):
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
-        import snntorch
-
+        snntorch: Any = import_module("snntorch")
         self.neuron: Any = snntorch.Leaky(beta=1.0, threshold=threshold, reset_mechanism="subtract", init_hidden=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,11 +47,12 @@ class Sinabs(torch.nn.Module):
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
-        from sinabs.activation import MembraneSubtract, SingleSpike
-        from sinabs.layers import IAF
-
-        self.neuron: Any = IAF(
-            spike_threshold=torch.tensor(threshold), spike_fn=SingleSpike, reset_fn=MembraneSubtract(), min_v_mem=None
+        activation: Any = import_module("sinabs.activation")
+        self.neuron: Any = import_module("sinabs.layers").IAF(
+            spike_threshold=torch.tensor(threshold),
+            spike_fn=activation.SingleSpike,
+            reset_fn=activation.MembraneSubtract(),
+            min_v_mem=None,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +65,8 @@ class Sinabs(torch.nn.Module):
 def peer(network: Network, images: Tensor, timesteps: int, make: Callable[[float], Any], multi_step: bool) -> Contender:
     """A peer's neurons in the network: step by step, or with all steps through each layer before the next."""
     balanced = rescale(network, "balanced")
-    neurons = {name: make(float(op.threshold)).eval() for name, op in balanced.neurons.items()}
+    thresholds = {name: threshold.item() for name, threshold in balanced.thresholds.items()}
+    neurons = {name: make(threshold).eval() for name, threshold in thresholds.items()}
     x = balanced.check_images(images) / balanced.input.scale
 
     @torch.inference_mode()
@@ -93,7 +98,7 @@ def peer(network: Network, images: Tensor, timesteps: int, make: Callable[[float
 def over_time(op: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
     """All steps as one large batch, as SpikingJelly's seq_to_ann_forward does."""
     value = op(*(x.flatten(0, 1) for x in inputs))
-    return value.unflatten(0, inputs[0].shape[:2])
+    return value.view(*inputs[0].shape[:2], *value.shape[1:])
 
 
 MAKERS: Mapping[str, tuple[str, Callable[[], Callable[[float], Any]], bool]] = {

@@ -1,0 +1,135 @@
+// Vectors of the instruction set that a kernel is compiled for. Everything is local to the kernel's file (see kernel.h).
+#pragma once
+
+#include <cstring>
+
+#include "kernel.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace equispike {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class Real>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  using Int = std::int32_t;
+  typedef float Vector __attribute__((vector_size(vector_bytes)));
+  typedef Int Mask __attribute__((vector_size(vector_bytes)));
+};
+
+template <>
+struct Lanes<double> {
+  using Int = std::int64_t;
+  typedef double Vector __attribute__((vector_size(vector_bytes)));
+  typedef Int Mask __attribute__((vector_size(vector_bytes)));
+};
+
+template <class Real>
+using Vector = typename Lanes<Real>::Vector;
+template <class Real>
+using Mask = typename Lanes<Real>::Mask;
+template <class Real>
+constexpr int lanes = vector_bytes / static_cast<int>(sizeof(Real));
+
+template <class Real>
+Vector<Real> load(const Real *from) {
+  Vector<Real> x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+
+template <class Real>
+void store(Real *to, Vector<Real> x) {
+  std::memcpy(to, &x, sizeof x);
+}
+
+template <class Real>
+Vector<Real> where(Mask<Real> mask, Vector<Real> x) {
+  return (Vector<Real>)((Mask<Real>)x & mask);
+}
+
+// Lanes in which x >= y. Intrinsics where GCC 12 fails on the plain comparison of doubles.
+#if defined(__SSE2__) && !defined(__AVX2__)
+[[maybe_unused]] Mask<float> at_least(Vector<float> x, Vector<float> y) { return (Mask<float>)_mm_cmpge_ps(x, y); }
+[[maybe_unused]] Mask<double> at_least(Vector<double> x, Vector<double> y) { return (Mask<double>)_mm_cmpge_pd(x, y); }
+#else
+template <class V>
+auto at_least(V x, V y) {
+  return x >= y;
+}
+#endif
+
+// One bit per lane.
+[[maybe_unused]] std::uint64_t bits_of(Mask<float> mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif defined(__AVX2__)
+  return static_cast<unsigned>(_mm256_movemask_ps((__m256)mask));
+#elif defined(__SSE2__)
+  return static_cast<unsigned>(_mm_movemask_ps((__m128)mask));
+#else
+  std::uint64_t bits = 0;
+  for (int i = 0; i < lanes<float>; ++i) bits |= static_cast<std::uint64_t>(mask[i] & 1) << i;
+  return bits;
+#endif
+}
+
+[[maybe_unused]] std::uint64_t bits_of(Mask<double> mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask);
+#elif defined(__AVX2__)
+  return static_cast<unsigned>(_mm256_movemask_pd((__m256d)mask));
+#elif defined(__SSE2__)
+  return static_cast<unsigned>(_mm_movemask_pd((__m128d)mask));
+#else
+  std::uint64_t bits = 0;
+  for (int i = 0; i < lanes<double>; ++i) bits |= static_cast<std::uint64_t>(mask[i] & 1) << i;
+  return bits;
+#endif
+}
+
+// All lanes whose bit is set.
+template <class Real>
+Mask<Real> mask_of(std::uint64_t bits) {
+  using Int = typename Lanes<Real>::Int;
+  Mask<Real> lane;
+#if defined(__AVX2__)
+  for (int i = 0; i < lanes<Real>; ++i) lane[i] = Int{1} << i;
+  return ((Mask<Real>{} + static_cast<Int>(bits & ((1u << lanes<Real>)-1))) & lane) == lane;
+#else
+  for (int i = 0; i < lanes<Real>; ++i) lane[i] = -static_cast<Int>(bits >> i & 1);
+  return lane;
+#endif
+}
+
+// Bits first ... first + 63 of a mask of `bytes` bytes (a multiple of 8), zero outside of it.
+[[maybe_unused]] std::uint64_t bits_at(const std::uint8_t *mask, int bytes, int first) {
+  const int word = first >> 6, shift = first & 63, words = bytes / 8;
+  std::uint64_t low = 0, high = 0;
+  if (word >= 0 && word < words) std::memcpy(&low, mask + 8 * word, 8);
+  if (shift == 0) return low;
+  if (word + 1 >= 0 && word + 1 < words) std::memcpy(&high, mask + 8 * (word + 1), 8);
+  return low >> shift | high << (64 - shift);
+}
+
+template <class T>
+T *reserve(Buffer &buffer, std::size_t count) {
+  if (buffer.bytes < count * sizeof(T)) grow(buffer, 2 * count * sizeof(T));
+  return static_cast<T *>(buffer.data);
+}
+
+}  // namespace
+}  // namespace equispike
