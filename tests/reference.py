@@ -91,6 +91,11 @@ def linear(op: Any, x: Array) -> Array:
 
 
 def pad(op: Any, x: Array) -> Array:
+    if any(op.between):
+        spread = np.zeros([len(x), *((n - 1) * (zeros + 1) + 1 for n, zeros in zip(x.shape[1:], op.between))])
+        for index in np.ndindex(x.shape):
+            spread[(index[0], *(i * (zeros + 1) for i, zeros in zip(index[1:], op.between)))] = x[index]
+        x = spread
     before, after = (0, *op.before), (0, *op.after)
     y = np.zeros([n + b + a for n, b, a in zip(x.shape, before, after)])
     for index in np.ndindex(*x.shape):

@@ -443,7 +443,7 @@ def test_models_come_back_bit_for_bit(tmp_path: Path) -> None:
     save_model(tmp_path / "m", "mnist-cnn-bn", model, {"seed": 3})
     loaded, card = load_model(tmp_path / "m")
     assert {"seed": 3, "name": "mnist-cnn-bn"}.items() <= card.items()
-    assert card.keys() <= {"seed", "name", "commit"}
+    assert {"seed", "name", "versions"} <= card.keys() <= {"seed", "name", "versions", "commit"}
     assert not loaded.training
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())

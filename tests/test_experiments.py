@@ -204,6 +204,7 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     digits = load("mnist-sample")
     few = Dataset(digits.name, digits.train.take(256), digits.validation.take(100), digits.test.take(50))
     monkeypatch.setattr(networks, "read_data", lambda *_: few)
+    monkeypatch.setattr(networks, "bundled", lambda name: tmp_path / name)  # there are none, so one is trained
     monkeypatch.setitem(RECIPES, "demo", Recipe(epochs=1, lr=0.1))
     setting = quick(tmp_path, timesteps=16)
     content, _ = result(CATALOGUE["ding-table-2"], setting)

@@ -70,11 +70,9 @@ def sizes(name: str) -> tuple[int, int, int]:
 
 def depth(name: str) -> int:
     """Layers with weights that the name promises; projections are not counted, extra front layers are."""
-    family = name.split("-")[0]
-    number = int("".join(filter(str.isdigit, family)) or 0)
-    if family == "mnist":
-        return {"cnn": 5, "alexnet": 8}[name.split("-")[1]]
-    return number + 2 if family.startswith("resnet") else number
+    family, *variant = name.removeprefix("mnist-").split("-")
+    number = int("".join(filter(str.isdigit, family)) or {"cnn": 5, "alexnet": 8}[family])
+    return number + 2 if family.startswith("resnet") and not {"basic", "junctions"} & set(variant) else number
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -113,7 +111,7 @@ def test_dropout_stands_after_every_relu_but_those_before_a_pool_and_in_paths_on
     drops = [m for m in model.modules() if isinstance(m, nn.Dropout)]
     blocks = [m for m in model.modules() if isinstance(m, Residual)]
     if not drops:
-        assert name.startswith("preact") or "bn" in name.split("-") or name == "vgg11-half-rnl-cifar10"
+        assert name.startswith(("preact", "mnist-resnet8")) or {"bn", "half", "narrow"} & set(name.split("-"))
         return
     if blocks:
         assert [kinds(block.path) for block in blocks] == [["Conv2d", "ReLU", "Dropout", "Conv2d"]] * len(blocks)

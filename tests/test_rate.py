@@ -37,7 +37,8 @@ def test_rate_norm_is_its_formula_to_the_last_bit(seed: int, value: float, dtype
     assert 0 <= float(found.min()) <= float(found.max()) == 1
 
 
-@given(seeds, st.floats(0.1, 5))
+# 2 is what a full rate becomes in between: at a threshold of 2 it stands on the kink, where there is no gradient
+@given(seeds, st.floats(0.1, 5).filter(lambda theta: theta != 2.0))
 @settings(max_examples=30)
 def test_gradients_are_those_of_the_formula(seed: int, value: float) -> None:
     results: list[tuple[Tensor, ...]] = []
