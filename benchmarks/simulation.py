@@ -43,6 +43,8 @@ def main() -> None:
     network, images, source = network_and_images(arguments.network, arguments.batch, arguments.rate, arguments.weights)
     steps = arguments.timesteps
     everyone = {**bench.contenders(network, images, steps), **peers.contenders(network, images, steps)}
+    if unknown := set(arguments.only or ()) - everyone.keys():
+        parser.error(f"--only: {', '.join(sorted(unknown))}: not among {', '.join(everyone)}")
     chosen = {name: everyone[name] for name in arguments.only or everyone}
     timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.01)
     work = bench.work(network, images, steps)
