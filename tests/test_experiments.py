@@ -14,7 +14,16 @@ import equispike as es
 from equispike.bibliography import METHODS, PAPERS, bibtex, page, papers_of
 from equispike.cli import main
 from equispike.errors import EquispikeError, FileError
-from equispike.experiments import ding, ding_figure_7, ding_tables, entry, networks, rows, sengupta_tables
+from equispike.experiments import (
+    ding,
+    ding_figure_7,
+    ding_tables,
+    entry,
+    networks,
+    rows,
+    sengupta_figure_5,
+    sengupta_tables,
+)
 from equispike.experiments.catalogue import CATALOGUE
 from equispike.experiments.compare import column, sooner
 from equispike.experiments.entry import command, result, table
@@ -220,6 +229,15 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     assert power["lines"][-1]["published"] in ({}, {"times sooner": 8.6, "energy": 0.265})
     learnt, lowered = (content["numbers"]["rows"][label]["thresholds"] for label in ("RNL", "RNL + RIL"))
     assert all(lowered[name] < threshold for name, threshold in learnt.items())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_spikes_of_the_input_are_additions_not_macs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sengupta_figure_5, "NETWORKS", sengupta_figure_5.NETWORKS[:1])
+    content, _ = result(CATALOGUE["sengupta-operations"], quick(tmp_path, images=4, timesteps=8))
+    (line,) = content["lines"]
+    assert line["ours"]["MACs that remain (millions)"] == 0
+    assert 0 < line["ours"]["additions (millions)"] < 8 * line["ours"]["MACs (millions)"]
 
 
 def test_without_names_the_catalogue_is_shown_and_pages_are_written(

@@ -6,21 +6,15 @@ the spiking network per multiplication of the trained one, in the layers that sp
 fewer synapses.
 """
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
-
+from equispike.analysis.accuracy import evaluate
 from equispike.analysis.energy import INT8_45NM
 from equispike.analysis.operations import operations
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.compare import rows_of, told
 from equispike.experiments.entry import Entry, Line, Outcome
-from equispike.experiments.networks import Amount, Ready, Setting, Wanted, ready
-from equispike.experiments.rows import BATCH, Way, converted
+from equispike.experiments.networks import Amount, Setting, Wanted, ready
+from equispike.experiments.rows import BATCH, converted
 from equispike.experiments.sengupta_tables import SPIKES, UNITY
-from equispike.graph.network import Network
-from equispike.simulation.run import simulate
 
 NETWORKS = (
     ("VGG-16 on ImageNet", Wanted("vgg16-imagenet", "mnist-cnn", Amount(256, 500, 256, 2500)), SPIKES, 1.975),
@@ -56,8 +50,10 @@ def ratios(setting: Setting) -> Outcome:
     conditions: dict[str, object] = {}
     for title, wanted, way, published in NETWORKS:
         network = ready(wanted, setting)
-        spiking, counts = counted(way, network)
-        found = operations(spiking, counts, network.amount.timesteps)
+        spiking, timesteps = converted(way, network, {}), network.amount.timesteps
+        test = network.data.test.take(network.amount.images or len(network.data.test))
+        measured = evaluate(spiking, test.batches(BATCH), timesteps, way.coder, label=title)
+        found = operations(spiking, measured.counts, timesteps, measured.inputs)
         ours = {
             "additions per MAC": found.ratio,
             "MACs (millions)": found.macs / 1e6,
@@ -76,19 +72,6 @@ def ratios(setting: Setting) -> Outcome:
     )
     remark = "Energy: 32-bit floating point at 45 nm, memory left out; an assumption, not a measurement."
     return Outcome(tuple(lines), (figure,), "; ".join(notes), (remark,), conditions)
-
-
-def counted(way: Way, network: Ready) -> tuple[Network, Mapping[str, Tensor]]:
-    """The converted network, and the spikes of each of its neurons over all T steps, mean over the images."""
-    spiking = converted(way, network, {})
-    total: dict[str, Tensor] = {}
-    test = network.data.test.take(network.amount.images or len(network.data.test))
-    for number, (images, _) in enumerate(test.batches(BATCH)):
-        indices = torch.arange(number * BATCH, number * BATCH + len(images))
-        run = simulate(spiking, images, network.amount.timesteps, way.coder, indices=indices)
-        for name, counts in run.counts.items():
-            total[name] = total.get(name, torch.zeros(())) + counts.double().sum(0)
-    return spiking, {name: spikes / len(test) for name, spikes in total.items()}
 
 
 ENTRIES = (
