@@ -23,12 +23,11 @@ NETWORKS = {
 def model_and_data(name: str, weights: str | None) -> tuple[nn.Module, Dataset, str]:
     """The model, its data as it was trained on them, and where the weights come from."""
     model_name, data_name = NETWORKS[name]
-    data = load(data_name)
     if weights is None and not bundled(model_name).is_file():
-        return build(model_name), data, "random weights"
+        return build(model_name), load(data_name), "random weights"
     model, card = load_model(weights or model_name)
     source = f"trained: {weights}" if weights else "trained weights of the package"
-    return model, data.normalised() if card.get("normalised") else data, source
+    return model, load(data_name, normalised=card.get("normalised", False)), source
 
 
 def network_and_images(name: str, batch: int, percent: float, weights: str | None) -> tuple[Network, Tensor, str]:

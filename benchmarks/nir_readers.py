@@ -23,8 +23,7 @@ HEADER = ("network", "profile", "tool", "as it reads the file", "with correction
 
 def rows(name: str, data_folder: Path | None) -> list[tuple[str, ...]]:
     model, card = load_model(name)
-    data = load(NETWORKS[name], data_folder)
-    data = data.normalised() if card.get("normalised") else data
+    data = load(NETWORKS[name], data_folder, card.get("normalised", False))
     network = es.convert(model, data.train.take(CALIBRATION).batches(32), es.DataNorm(99.9))
     images = data.test.take(IMAGES).floats()
     found: list[tuple[str, ...]] = []

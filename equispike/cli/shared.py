@@ -112,8 +112,7 @@ def read_data(
     own = known.get("data", "mnist-sample")
     name = data or ("mnist-sample" if own == "mnist" else str(own))
     normalised = bool(known.get("normalised", False)) if normalise is None else normalise
-    read = load(name, folder)
-    return read.normalised() if normalised else read, {"data": name, "normalised": normalised}
+    return load(name, folder, normalised), {"data": name, "normalised": normalised}
 
 
 def up_to(part: "Part", n: int) -> "Part":

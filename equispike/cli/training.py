@@ -83,8 +83,7 @@ def train(
     from equispike.zoo.train import train as run
 
     how = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
-    splits = load(data, data_folder)
-    splits = splits.normalised() if how.normalise else splits
+    splits = load(data, data_folder, how.normalise)
     checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
     with progress() as show, processes(device) as place:
         name, untrained, history = _beginning(model, start, how, seed, splits.train)

@@ -10,6 +10,7 @@ import math
 import torch
 
 from equispike.analysis.accuracy import latency
+from equispike.analysis.energy import energy_until, power
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.compare import told
 from equispike.experiments.ding import MAX_NORM, STAGE_2, VGG, stages
@@ -33,31 +34,35 @@ def spikes(one: Row) -> torch.Tensor:
 def run(setting: Setting) -> Outcome:
     both = stages(VGG, setting)
     rows = both.rows(WAYS, setting)
-    slow, fast = rows.values()
-    power = {label: spikes(one) / 1e-3 for label, one in rows.items()}
+    slow, _ = rows.values()
+    each = {label: spikes(one) for label, one in rows.items()}
+    accuracies = [torch.tensor(mean(one["accuracy"])) for one in rows.values()]
     trained = float(slow["trained_accuracy"])
     points: list[tuple[float, float, float]] = []
     lines: list[Line] = []
     for below in BELOW:
-        steps = [latency(torch.tensor(mean(one["accuracy"])), trained - below) for one in (slow, fast)]
-        if steps[0] is None or steps[1] is None:
-            continue
-        used = [float(spikes(one)[:t].sum()) for one, t in zip((slow, fast), steps, strict=True)]
-        if not all(used):  # chance is reached without a spike
+        steps = [latency(accuracy, trained - below) for accuracy in accuracies]
+        used = [energy_until(s.cumsum(0), a, trained - below) for s, a in zip(each.values(), accuracies, strict=True)]
+        if not (steps[0] and steps[1] and used[0] and used[1]):  # not reached, or chance, without a spike
             continue
         ours = {"Max Norm (steps)": steps[0], "RNL + RIL (steps)": steps[1]}
         ratios = {"times sooner": steps[0] / steps[1], "energy": used[1] / used[0]}
         lines.append(Line(f"{100 * (trained - below):.1f} %", {**ours, **ratios}, PUBLISHED if below == CHOSEN else {}))
         points.append((100 * (trained - below), math.log2(ratios["times sooner"]), math.log2(ratios["energy"])))
-    accuracies, sooner, energy = ([point[i] for point in points] for i in range(3))
+    levels, sooner, energy = ([point[i] for point in points] for i in range(3))
     t = range(1, slow["timesteps"] + 1)
     figure = (
-        Panel("", "time-steps T", "alpha / s for one image", tuple(Series(k, t, numbers(p)) for k, p in power.items())),
+        Panel(
+            "",
+            "time-steps T",
+            "alpha / s for one image",
+            tuple(Series(k, t, numbers(power(s))) for k, s in each.items()),
+        ),
         Panel(
             "RNL + RIL against Max Norm",
             "accuracy (%)",
             "log2 of the ratio",
-            (Series("times sooner", accuracies, sooner), Series("energy", accuracies, energy)),
+            (Series("times sooner", levels, sooner), Series("energy", levels, energy)),
             level=(0.0, "equal"),
         ),
     )

@@ -132,11 +132,8 @@ def ready(wanted: Wanted, setting: Setting) -> Ready:
     return Ready(name, model, card, data, amount, note)
 
 
-@lru_cache(maxsize=2)
-def read_data(name: str, folder: Path | None = None, normalised: bool = False) -> Dataset:
-    """A data set; the last two are kept, since entry after entry asks for the same."""
-    data = load(name, folder)
-    return data.normalised() if normalised else data
+read_data = lru_cache(maxsize=2)(load)
+"""``zoo.data.load``; the last two are kept, since entry after entry asks for the same."""
 
 
 def _source(name: str, setting: Setting) -> str:

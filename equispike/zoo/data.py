@@ -207,7 +207,7 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return images.float().div_(255).sub_(shift).div_(scale)
 
 
-def load(name: str, folder: str | Path | None = None) -> Dataset:
+def load(name: str, folder: str | Path | None = None, normalised: bool = False) -> Dataset:
     """The data set of that name: "mnist-sample" (in the package), "mnist", "cifar10", "cifar100" or "imagenet".
 
     Args:
@@ -217,12 +217,14 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
             and val/CLASS/ (``folder.py``): val is the test part, and a tenth of train, at most 10,000, the validation
             part; nothing is downloaded.
         folder: where the full sets are or shall be downloaded to; see the top of this module.
+        normalised: as :meth:`Dataset.normalised` gives it.
     Raises:
         DataError: unknown name, damaged file, or files that are missing and cannot be downloaded.
     """
     if name not in _LOADERS:
         raise DataError(f"data set {name!r}: unknown name. Known names: {', '.join(_LOADERS)}")
-    return _LOADERS[name](Path(folder) if folder is not None else default_folder())
+    dataset = _LOADERS[name](Path(folder) if folder is not None else default_folder())
+    return dataset.normalised() if normalised else dataset
 
 
 def default_folder() -> Path:
