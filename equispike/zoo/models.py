@@ -336,6 +336,8 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
         for data, n in _CLASSES.items()
     },
     "vgg11-half-rnl-cifar10": partial(_rate_norm, vgg, 11, constrained=False, width=0.5, hidden=1024, dropout=0.0),
+    "vgg13-half-bn-cifar10": partial(vgg, 13, constrained=False, width=0.5, hidden=1024, dropout=0.0),
+    "vgg13-half-rnl-cifar10": partial(_rate_norm, vgg, 13, constrained=False, width=0.5, hidden=1024, dropout=0.0),
     "vgg13-narrow-bn-cifar10": partial(vgg, 13, constrained=False, width=0.375, hidden=1024, dropout=0.0),
     "vgg13-narrow-rnl-cifar10": partial(_rate_norm, vgg, 13, constrained=False, width=0.375, hidden=1024, dropout=0.0),
     **{f"vgg{d}-imagenet": partial(vgg, d, 224, 1000, dropout=0.5) for d in _VGG},
