@@ -43,6 +43,7 @@ def literal(network: Network, images: Tensor, timesteps: int) -> dict[str, Tenso
 
 
 def main() -> None:
+    """Measure, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=list(NETWORKS), default="cnn7")
     parser.add_argument("--weights")

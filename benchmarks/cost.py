@@ -32,6 +32,7 @@ VARIED: dict[str, tuple[float, ...]] = {
 
 
 def cases() -> Iterator[tuple[str, float, Network, Tensor, int]]:
+    """What is varied, its value, and the network, images and steps of each case."""
     data = load("cifar10")
     calibration = data.train.take(16).floats()
     for quantity, values in VARIED.items():
@@ -44,6 +45,7 @@ def cases() -> Iterator[tuple[str, float, Network, Tensor, int]]:
 
 
 def main() -> None:
+    """Measure, draw, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("cost.png"))
     parser.add_argument("--repeats", type=int, default=3)

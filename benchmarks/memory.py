@@ -38,6 +38,7 @@ def measure(network: str, weights: str | None, batch: int, timesteps: int, name:
 
 
 def main() -> None:
+    """Measure each case in a process of its own, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
     parser.add_argument("--weights")

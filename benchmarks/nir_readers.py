@@ -41,6 +41,7 @@ def rows(name: str, data_folder: Path | None) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
+    """Compare, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--data-folder", type=Path)

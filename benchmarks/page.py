@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.jsonl", HERE.parent / "docs" / "speed.md"
 BEGIN, END = "<!-- table: benchmarks/page.py -->", "<!-- end of the table -->"
 OURS = "auto", "events", "layerwise"
+OTHERS = "plain torch loop", "spikingjelly-multi", "spikingjelly-single", "sinabs", "snntorch"
 
 
 def row(run: dict[str, Any]) -> str:
@@ -32,9 +33,6 @@ def row(run: dict[str, Any]) -> str:
     )
     cells = *own, f"{run['spike_rate']:.1f} %", f"{steps:,.0f}", f"{share:.0%}", *ratios
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-OTHERS = "plain torch loop", "spikingjelly-multi", "spikingjelly-single", "sinabs", "snntorch"
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -57,6 +55,7 @@ def page(text: str, runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Write the table into the page."""
     runs = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
 

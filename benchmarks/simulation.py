@@ -20,6 +20,7 @@ ALLOCATOR = {
 
 
 def main() -> None:
+    """Measure, and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
     parser.add_argument("--weights", help="trained model of that network, a file from 'equispike train'")

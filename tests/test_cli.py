@@ -254,6 +254,7 @@ def test_a_factory_takes_weights_from_a_file(
     source = "import torch.nn as nn\ndef small(): return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))\n"
     (tmp_path / "my_networks.py").write_text(source)
     monkeypatch.chdir(tmp_path)
+    assert "is none of the networks" in refused(capsys, "lower-thresholds", "my_networks:small")
     weights = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(3), "2.weight": torch.ones(2, 3)}
     save_file({**weights, "2.bias": torch.full((2,), 7.0)}, "whole.safetensors")
     save_file(weights, "part.safetensors")

@@ -93,6 +93,7 @@ def read_model(source: str) -> "tuple[nn.Module | Network, dict[str, Any]]":
 
 
 def is_nir(source: str) -> bool:
+    """Whether a file is read as NIR: by its name."""
     return Path(source).suffix == ".nir"
 
 
@@ -116,10 +117,12 @@ def read_data(
 
 
 def up_to(part: "Part", n: int) -> "Part":
+    """The first n images, or all if there are fewer."""
     return part.take(min(n, len(part)))
 
 
 def require_positive(**values: int | None) -> None:
+    """EquispikeError, naming the option, for a number below 1."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise EquispikeError(f"--{name}: {value} is less than 1")
@@ -140,6 +143,7 @@ def require_writable(*paths: Path | None) -> None:
 
 
 def print_results(results: list[Any], title: str) -> None:
+    """The table of several evaluations."""
     from equispike.results import table
 
     header, *rows = table(results)

@@ -183,6 +183,11 @@ def lower_thresholds(
     model, card = read_model(source)
     if not isinstance(model, nn.Module):
         raise EquispikeError(f"{source}: holds a network that cannot be trained. Give a file from 'equispike train'")
+    if "name" not in card:  # a file of weights names the network that they belong to
+        raise EquispikeError(
+            f"{source}: is none of the networks that 'equispike models' lists, so no file could say what its weights "
+            "belong to. In Python, zoo.rate_inference.lower_thresholds takes any module with Rate Norm layers"
+        )
     splits, stated = read_data(card, data, None, data_folder)
     with progress() as show:
         curve = run(

@@ -27,6 +27,7 @@ WANTED = Wanted("mnist-cnn", "mnist-cnn", Amount(1, TIMESTEPS, 256, 256))
 
 
 def run(setting: Setting) -> Outcome:
+    """Rates of the output neuron against T, for both codings."""
     network = ready(WANTED, setting)
     timesteps = setting.timesteps or TIMESTEPS
     calibration = network.data.train.take(network.amount.calibration).batches(BATCH)

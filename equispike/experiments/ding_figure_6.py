@@ -29,6 +29,7 @@ PUBLISHED: dict[str, Figures] = {
 
 
 def run(setting: Setting) -> Outcome:
+    """K, accuracy, thresholds and Omega, before and after the thresholds were lowered."""
     both = stages(VGG, setting)
     rows = both.rows(WAYS, setting)
     level = rows[MAX_NORM.label]["trained_accuracy"] - LEVEL

@@ -61,6 +61,7 @@ def line(reset: Reset, rate: float) -> list[float]:
 
 
 def run(setting: Setting) -> Outcome:
+    """Figures 3(d) and 4(c): one neuron, simulated, beside the formulas."""
     lines: list[Line] = []
     parts: list[Panel] = []
     spikes: dict[str, object] = {}

@@ -75,6 +75,7 @@ DATA = {1: "CIFAR-10", 2: "CIFAR-100", 3: "ImageNet"}
 
 
 def figure(number: int) -> Entry:
+    """The entry of a figure: one network, every way."""
     title, wanted = NETWORKS[number]
     trained, hard, soft, times, where = FIGURES[number]
     published: dict[str, Figures] = {
@@ -88,6 +89,7 @@ def figure(number: int) -> Entry:
 
 
 def table(number: int) -> Entry:
+    """The entry of a table: its networks, hard and soft reset at scale 1."""
     cases = [
         Case(title, wanted, ways(title)[:2], {label: _columns(*row) for label, row in rows.items()})
         for (title, wanted), rows in ((NETWORKS[figure], rows) for figure, rows in TABLES[number].items())

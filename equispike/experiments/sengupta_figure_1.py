@@ -37,6 +37,7 @@ def mean_and_scale(images: Tensor) -> tuple[Tensor, float]:
 
 
 def run(setting: Setting) -> Outcome:
+    """The image, its spikes in one step, and those of all steps beside what is expected of them."""
     data = load(DATA[setting.size], setting.data_folder)
     train, test = cast("Split", data.train), cast("Split", data.test)
     timesteps = setting.timesteps or TIMESTEPS

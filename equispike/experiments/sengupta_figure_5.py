@@ -28,6 +28,7 @@ NETWORKS = (
 
 
 def sparsity(setting: Setting) -> Outcome:
+    """Figure 5: spikes of a neuron for an image, by layer."""
     lines: list[Line] = []
     parts: list[Panel] = []
     notes: list[str] = []
@@ -45,6 +46,7 @@ def sparsity(setting: Setting) -> Outcome:
 
 
 def ratios(setting: Setting) -> Outcome:
+    """Section 7.4: additions of the spiking network for each MAC of the trained one."""
     lines: list[Line] = []
     notes: list[str] = []
     conditions: dict[str, object] = {}

@@ -27,11 +27,13 @@ ERRORS = ("trained error", "spiking error", "loss")
 
 
 def table(name: str, place: str, case: Case) -> Entry:
+    """The entry of a table: errors of one network."""
     title = f"{case.title}: what conversion adds to the error"
     return Entry(name, title, partial(compare, [case], ERRORS), "sengupta2019", place, ("diehl2015",))
 
 
 def convergence(name: str, data: str, cases: list[Case]) -> Entry:
+    """The entry of a panel of figure 4: accuracy against T."""
     run = partial(compare, cases, ("T=64", "T=128", "T=256", "T=500", "T=1000", "trained", "spiking"))
     return Entry(name, f"{data}: accuracy against T", run, "sengupta2019", "figure 4", networks=len(cases))
 
