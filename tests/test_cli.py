@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import exit_code
 from safetensors.torch import save_file
 
 import equispike.demo
-from equispike.cli import main
 from equispike.cli.shared import read_model
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.store import load_model
@@ -23,11 +23,7 @@ VERBS = (
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a call."""
-    try:
-        main(list(arguments))
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
+    code = exit_code(*arguments)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

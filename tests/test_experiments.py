@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import exit_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,11 +48,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Standard output of a command that succeeds, and the one line of one that does not."""
-    try:
-        main(list(arguments))
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
+    code = exit_code(*arguments)
     captured = capsys.readouterr()
     assert (code, captured.err == "") in ((0, True), (2, False))
     return captured.out if code == 0 else captured.err

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from browser import Page, browser, installed
+from command import exit_code
 from torch import nn
 
 import equispike as es
 from equispike.analysis.closer import look_closer
 from equispike.calibrate.method import with_thresholds
-from equispike.cli import main
 from equispike.errors import FileError
 from equispike.report.data import page_data
 from equispike.report.page import in_script, write_report
@@ -25,15 +25,6 @@ from equispike.zoo.data import load
 T = 20
 NASTY = "</script><script>throw 1</script><!-- \u2028 &amp; {{style}}"
 METHODS = (es.DataNorm(99.9), es.Constant()), (es.DataNorm(80.0), es.Constant()), (es.DataNorm(99.9), es.Poisson())
-
-
-def run(*arguments: str) -> int:
-    """Exit code of a command."""
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +161,11 @@ def test_a_run_that_stopped_early_has_no_closer_look_and_still_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--images", "6", "--timesteps", "4", "--stop", "2", "--json", str(tmp_path / "r.json")]
-    assert run("evaluate", "mnist-cnn", *options) == 0
-    assert run("report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")) == 0
+    assert exit_code("evaluate", "mnist-cnn", *options) == 0
+    assert exit_code("report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")) == 0
     assert "r.html: 1 run." in capsys.readouterr().out
     assert '"network":"mnist-cnn"' in (tmp_path / "r.html").read_text()
-    assert run("report", str(tmp_path / "none.json"), "--out", str(tmp_path / "s.html")) == 2
+    assert exit_code("report", str(tmp_path / "none.json"), "--out", str(tmp_path / "s.html")) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

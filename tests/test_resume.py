@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import exit_code
 from torch import Tensor, nn
 
-from equispike.cli import main
 from equispike.errors import EquispikeError, FileError
 from equispike.export import checkpoint as files
 from equispike.nn import with_rate_norm
@@ -250,13 +250,6 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(FEW, {})
 
 
-def called(*arguments: str) -> int:
-    """The exit code of a call."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    return int(stop.value.code or 0)
-
-
 @pytest.mark.usefixtures("few_images")
 def test_kill_9_in_the_middle_of_an_epoch_then_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A process is killed after 4 of 10 steps of its second epoch; what goes on ends where an undisturbed run does."""
@@ -270,8 +263,8 @@ def test_kill_9_in_the_middle_of_an_epoch_then_resume(tmp_path: Path, capsys: py
     assert process.returncode == -signal.SIGKILL
     assert len(files.read(file, "equispike.training")[0]["history"]) == 1
     assert not killed.exists()
-    assert called("train", "--out", str(killed), *options) == 0
-    assert called("train", "--out", str(whole), *options) == 0
+    assert exit_code("train", "--out", str(killed), *options) == 0
+    assert exit_code("train", "--out", str(whole), *options) == 0
     assert equal(load_model(killed)[0].state_dict(), load_model(whole)[0].state_dict())
     assert [epoch.number for epoch in read_history(killed.with_suffix(".jsonl"))] == [1, 2, 3]
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".jsonl", ".safetensors", ".safetensors"]
@@ -294,14 +287,14 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(
     call = ("train", "--out", str(out), "--epochs", "2")
     with monkeypatch.context() as patch:
         patch.setattr(Split, "shuffled", pressed_in_second_epoch)
-        assert called(*call) == 130
+        assert exit_code(*call) == 130
     assert "interrupted" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.jsonl", "model.training"]
-    assert called(*call) == 2
+    assert exit_code(*call) == 2
     error = capsys.readouterr().err
     assert "Resume it, or remove it" in error
     assert error.count("\n") == 1
-    assert called(*call, "--resume") == 0
+    assert exit_code(*call, "--resume") == 0
     assert [epoch.number for epoch in read_history(out.with_suffix(".jsonl"))] == [1, 2]
 
 
@@ -317,7 +310,7 @@ def test_test_images_are_read_when_training_is_over(tmp_path: Path, monkeypatch:
 
     seen: list[int] = []
     monkeypatch.setattr(Split, "batches", watched)
-    assert called("train", "--out", str(tmp_path / "model.safetensors"), "--epochs", "2") == 0
+    assert exit_code("train", "--out", str(tmp_path / "model.safetensors"), "--epochs", "2") == 0
     assert seen == [100]
 
 
