@@ -1,16 +1,19 @@
 """convert(): from a trained model to a network with thresholds; and check(): would it work?"""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from equispike.batches import Batches, hold
+from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.data_norm import DataNorm, input_scale
 from equispike.calibrate.method import Method, ReadoutKind, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
+from equispike.calibrate.spike_norm import RMP, rescaled
 from equispike.errors import ConversionError
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
@@ -74,7 +77,8 @@ def convert(
         method = RateNorm() if learnt else DataNorm(percentile=99.9)
     held = hold(held, network.input.shape)
     reset, readout = reset or method.reset, readout or method.readout
-    _check_options(reset, readout, v_init)
+    _check_options(reset, readout)
+    check_v_init(v_init)
     if readout == "spikes":
         network = _with_output_neurons(network)
     scale = input_scale(held)
@@ -82,21 +86,78 @@ def convert(
     network = network.replace_ops({network.nodes[0].name: entrance})
     thresholds = method(network, held)
     network = with_thresholds(network, thresholds, reset)
-    network = network.replace_ops(
-        {name: dataclasses.replace(op, v_init=v_init) for name, op in network.neurons.items()}
-    )
     provenance = {
         "model": type(model).__name__,
         "method": repr(method),
         "scale": thresholds.scale,
         "reset": reset,
         "readout": readout,
-        "v_init": v_init,
         "calibration_images": sum(len(batch.images) for batch in held),
         "changes": [f"{change.layer}: {change.text}" for change in changes],
         "versions": versions(),
     }
-    return dataclasses.replace(network, provenance=provenance)
+    return with_v_init(dataclasses.replace(network, provenance=provenance), v_init)
+
+
+class Converter:
+    """:func:`convert` for one model and one set of images; what several ways to convert share is measured once.
+
+    The thresholds that RMP measures serve all its scales, and nothing that is measured depends on initial potentials.
+    """
+
+    def __init__(self, model: Model, batches: Batches | Tensor, lossy: Iterable[LossyPass] = ()) -> None:
+        self._model, self._batches, self._lossy = model, batches, tuple(lossy)
+        self._measured: dict[str, Network] = {}
+
+    def __call__(
+        self,
+        method: Method | None = None,
+        *,
+        reset: Reset | None = None,
+        readout: ReadoutKind | None = None,
+        v_init: float | str = 0.0,
+    ) -> Network:
+        """The network; arguments and errors as for :func:`convert`."""
+        scaled = method if isinstance(method, RMP) and method.scale is not None else None
+        base = method if scaled is None else dataclasses.replace(scaled, scale=1.0)
+        key = f"{base!r}, {reset}, {readout}"
+        if key not in self._measured:
+            self._measured[key] = convert(
+                self._model, self._held, base, reset=reset, readout=readout, lossy=self._lossy
+            )
+        network = self._measured[key]
+        network = network if scaled is None else rescaled(network, scaled)
+        return with_v_init(network, v_init)
+
+    @cached_property
+    def _held(self) -> list[Batch]:
+        return hold(self._batches)
+
+
+def with_v_init(network: Network, v_init: float | str) -> Network:
+    """The network with another initial potential: a fraction of the threshold, or "uniform" in [0, theta)."""
+    check_v_init(v_init)
+    started = {name: dataclasses.replace(op, v_init=v_init) for name, op in network.neurons.items()}
+    provenance = {**network.provenance, "v_init": v_init}
+    return dataclasses.replace(network.replace_ops(started), provenance=provenance)
+
+
+def digest(model: Model) -> str:
+    """Eight digits that tell one training of a network from another."""
+    total = hashlib.sha256()
+    for name, value in sorted(_tensors(model).items()):
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:8]
+
+
+def _tensors(model: Model) -> Mapping[str, Tensor]:
+    if isinstance(model, nn.Module):
+        return model.state_dict()
+    if isinstance(model, ExportedProgram):
+        return model.state_dict
+    fields = ((node.name, field, value) for node in model.nodes for field, value in vars(node.op).items())
+    return {f"{name}.{field}": value for name, field, value in fields if isinstance(value, Tensor)}
 
 
 def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
@@ -155,7 +216,7 @@ def _findings(network: Network) -> list[Finding]:
     return [Finding(node.name, type(node.op).__name__, *VERDICTS[type(node.op)]) for node in known]
 
 
-def _check_options(reset: str, readout: str, v_init: float | str) -> None:
+def _check_options(reset: str, readout: str) -> None:
     choices: Sequence[tuple[str, str, tuple[str, ...]]] = (
         ("reset", reset, ("subtract", "zero")),
         ("readout", readout, ("potential", "spikes")),
@@ -163,6 +224,10 @@ def _check_options(reset: str, readout: str, v_init: float | str) -> None:
     for name, value, allowed in choices:
         if value not in allowed:
             raise ConversionError(f"{name}: {value!r} is not known. Choose from {', '.join(allowed)}")
+
+
+def check_v_init(v_init: float | str) -> None:
+    """ConversionError for an initial potential that there is not."""
     if v_init != "uniform" and not (isinstance(v_init, int | float) and 0 <= v_init < 1):
         raise ConversionError(f'v_init: {v_init!r} is neither a fraction of the threshold in [0, 1) nor "uniform"')
 

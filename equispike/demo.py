@@ -1,7 +1,6 @@
 """The main job on embedded data: train on real digits, convert with every method, simulate, show what was kept."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from equispike.analysis.closer import look_closer
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method
-from equispike.calibrate.spike_norm import RMP, SpikeNorm, rescaled
-from equispike.conversion import convert
+from equispike.calibrate.spike_norm import RMP, SpikeNorm
+from equispike.conversion import Converter
 from equispike.export.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
@@ -33,15 +32,14 @@ SCALES = (1.0, 0.8, 0.6, 0.4)
 
 def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Method, Coder, Network]]:
     """Every method of the demo, its input coding, and the network that it gives."""
-    soft = RMP(1.0, CALIBRATION_STEPS)
+    convert = Converter(model, calibration)
     for method in (ModelNorm(), DataNorm(), DataNorm(99.9)):
-        yield method, Constant(), convert(model, calibration, method)
+        yield method, Constant(), convert(method)
     hard = SpikeNorm(CALIBRATION_STEPS)
-    yield hard, Poisson(), convert(model, calibration, hard)
-    measured = convert(model, calibration, soft)
-    for scale in SCALES:  # one measurement serves all scales
-        method = replace(soft, scale=scale)
-        yield method, Constant(), rescaled(measured, method)
+    yield hard, Poisson(), convert(hard)
+    for scale in SCALES:
+        soft = RMP(scale, CALIBRATION_STEPS)
+        yield soft, Constant(), convert(soft)
 
 
 def demo(

@@ -44,16 +44,12 @@ class Result:
         e = self.evaluation
         timesteps = e.accuracy.shape[1]
         return {
-            "method": self.method,
-            "coder": self.coder,
-            "reset": self.network.provenance.get("reset"),
+            **self.curves,
             "readout": self.network.provenance.get("readout"),
             "trained_accuracy": e.trained,
             "timesteps": list(range(1, timesteps + 1)),
-            "accuracy": _rounded(e.mean, 6),
             "accuracy_std": _rounded(e.std, 6),
             "top5_accuracy": None if e.top5 is None else _rounded(e.top5.mean(0), 6),
-            "spike_rate": _rounded(e.spike_rate.mean(0), 5),
             "ties": _rounded(e.ties.mean(0), 6),
             "spikes_per_image": {name: round(count, 3) for name, count in e.spikes.items()},
             "thresholds": {name: _rounded(t, 7) for name, t in self.network.thresholds.items()},
@@ -62,6 +58,17 @@ class Result:
             "steps": list(steps_looked_at(timesteps)),
             **self._costs(steps_looked_at(timesteps)),
             "closer": None if self.closer is None else _closer(self.closer),
+        }
+
+    @property
+    def curves(self) -> dict[str, Any]:
+        """What a table shows of it: how it was converted and run, accuracy and spike rate after each step."""
+        return {
+            "method": self.method,
+            "coder": self.coder,
+            "reset": self.network.provenance.get("reset"),
+            "accuracy": _rounded(self.evaluation.mean, 6),
+            "spike_rate": _rounded(self.evaluation.spike_rate.mean(0), 5),
         }
 
     def _costs(self, steps: Sequence[int]) -> dict[str, Any]:
@@ -161,19 +168,23 @@ def chosen_steps(timesteps: int) -> list[int]:
     return powers if powers and powers[-1] == timesteps else [*powers, timesteps]
 
 
-def table(results: Sequence[Result]) -> list[list[str]]:
-    """Header and rows: method, coding, reset, accuracy in percent at the chosen steps, spike rate at T."""
-    steps = chosen_steps(results[0].evaluation.accuracy.shape[1])
+def table(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and rows: method, coding, reset, accuracy in percent at the chosen steps, spike rate at T.
+
+    Args:
+        runs: of one T, as ``Result.curves`` or ``Result.to_json`` gives them.
+    """
+    steps = chosen_steps(len(runs[0]["accuracy"]))
     header = ["method", "input", "reset", *(f"T={t}" for t in steps), "spike rate"]
     rows = [
         [
-            r.method,
-            r.coder.partition("(")[0].lower(),
-            {"subtract": "soft", "zero": "hard"}.get(str(r.network.provenance.get("reset")), "-"),
-            *(f"{100 * float(r.evaluation.mean[t - 1]):.1f}" for t in steps),
-            f"{float(r.evaluation.spike_rate[:, -1].mean()):.2f} %",
+            run["method"],
+            run["coder"].partition("(")[0].lower(),
+            {"subtract": "soft", "zero": "hard"}.get(str(run["reset"]), "-"),
+            *(f"{100 * run['accuracy'][t - 1]:.1f}" for t in steps),
+            f"{run['spike_rate'][-1]:.2f} %",
         ]
-        for r in results
+        for run in runs
     ]
     return [header, *rows]
 

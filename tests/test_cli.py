@@ -17,7 +17,7 @@ from equispike.zoo.store import load_model
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
-    *("report", "export", "reproduce", "cite", "bench"),
+    *("report", "export", "sweep", "reproduce", "cite", "bench"),
 )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 import equispike as es
 from equispike.bibliography import METHODS, PAPERS, bibtex, page, papers_of
 from equispike.cli import main
+from equispike.conversion import digest
 from equispike.errors import EquispikeError, FileError
 from equispike.experiments import (
     ding,
@@ -282,9 +283,9 @@ def test_spikes_of_each_step_follow_from_the_spike_rate(spikes: list[int]) -> No
 
 def test_another_training_of_a_network_has_rows_of_its_own(tmp_path: Path) -> None:
     network = ready(ding.VGG.__class__("mnist-cnn", "mnist-cnn", ding.AMOUNT), quick(tmp_path))
-    digests = {rows.digest(network.model), rows.digest(build("mnist-cnn", 0)), rows.digest(build("mnist-cnn", 1))}
+    digests = {digest(network.model), digest(build("mnist-cnn", 0)), digest(build("mnist-cnn", 1))}
     assert len(digests) == 3
-    assert rows.digest(build("mnist-cnn", 1)) in digests
+    assert digest(build("mnist-cnn", 1)) in digests
 
 
 def test_bibtex_of_all_papers_is_complete(capsys: pytest.CaptureFixture[str]) -> None:

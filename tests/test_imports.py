@@ -18,8 +18,8 @@ LAYERS = (
     {"graph"},
     {"simulation"},
     {"calibrate", "analysis", "export"},
-    {"zoo", "conversion", "results"},
-    {"report", "cluster", "demo", "diagnosis", "bench", "experiments"},
+    {"zoo", "conversion", "results", "points"},
+    {"report", "cluster", "demo", "diagnosis", "bench", "experiments", "sweep"},
     {"peers"},
     {"cli"},
 )

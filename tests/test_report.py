@@ -55,7 +55,7 @@ def changed(made: Path, tmp_path: Path, **fields: Any) -> Path:
 
 
 def test_every_number_of_a_run_is_that_of_its_file(made: Path) -> None:
-    page = page_data(read_runs([made]), [made])
+    page = page_data(read_runs([made]))
     filed = json.loads(made.read_text())["runs"]
     assert page["steps"] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
     assert [run["label"] for run in page["runs"]] == ["DataNorm(99.9)", "DataNorm(80)", "DataNorm(99.9), poisson"]
@@ -80,7 +80,7 @@ def test_every_number_of_a_run_is_that_of_its_file(made: Path) -> None:
 
 
 def test_the_front_is_what_no_other_point_beats(made: Path) -> None:
-    page = page_data(read_runs([made]), [made])
+    page = page_data(read_runs([made]))
     for cost, (front,) in enumerate(page["fronts"]):
         points = [
             (run["energy"][cost]["spiking"][n], run["accuracy"][n])
@@ -95,11 +95,11 @@ def test_the_front_is_what_no_other_point_beats(made: Path) -> None:
 
 def test_runs_of_different_networks_share_a_page_that_says_so(made: Path, tmp_path: Path) -> None:
     other = changed(made, tmp_path, network="another", images=7)
-    page = page_data(read_runs([made, other]), [made, other])
+    page = page_data(read_runs([made, other]))
     assert page["mixed"] == ["networks", "numbers of images"]
     assert len(page["fronts"][0]) == 2
     assert [run["label"] for run in page["runs"]][-1] == "another: DataNorm(99.9), poisson"
-    same = page_data(read_runs([made, made]), [made, made])
+    same = page_data(read_runs([made, made]))
     assert same["mixed"] == []
     assert same["runs"][3]["label"] == "DataNorm(99.9) (2)"
 

@@ -11,6 +11,7 @@ from equispike.cli.demo import demo
 from equispike.cli.export import export
 from equispike.cli.report import report
 from equispike.cli.shared import err
+from equispike.cli.sweep import sweep
 from equispike.cli.training import lower_thresholds, models, train
 from equispike.errors import EquispikeError
 
@@ -25,7 +26,7 @@ app = App(
 )
 for command in (
     *(demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export),
-    *(reproduce, cite, bench),
+    *(sweep, reproduce, cite, bench),
 ):
     app.command(command)
 

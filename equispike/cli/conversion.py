@@ -15,7 +15,7 @@ from equispike.cli.shared import (
     Source,
     is_nir,
     out,
-    print_results,
+    print_runs,
     progress,
     read_data,
     read_model,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from equispike.graph.network import Network
     from equispike.zoo.data import Dataset
 
-_OWNERS = {
+OWNERS = {
     "percentile": ("datanorm",),
     "per_channel": ("datanorm",),
     "scale": ("rmp",),
@@ -72,13 +72,13 @@ class Thresholds:
     @property
     def owner(self) -> str | None:
         """The method asked for; datanorm if its options are given alone."""
-        asked = [name for name in _OWNERS if getattr(self, name) is not None]
-        return self.method or ("datanorm" if any("datanorm" in _OWNERS[name] for name in asked) else None)
+        asked = [name for name in OWNERS if getattr(self, name) is not None]
+        return self.method or ("datanorm" if any("datanorm" in OWNERS[name] for name in asked) else None)
 
     def check(self) -> None:
         """EquispikeError for an option of another method, or one out of range."""
         require_positive(observe=self.observe)
-        for name, owners in _OWNERS.items():
+        for name, owners in OWNERS.items():
             if getattr(self, name) is not None and self.owner not in owners:
                 raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {' or '.join(owners)}")
 
@@ -172,9 +172,9 @@ def convert(
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, lossy=_lossy(max_pool_to_avg),
+            readout=readout, lossy=lossy_passes(max_pool_to_avg),
         )  # fmt: skip
-    network = replace(network, provenance={**network.provenance, "name": _name(card, source), **stated})
+    network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)
     out.print(str(network))
     for change in cast("list[str]", network.provenance["changes"]):
@@ -215,7 +215,7 @@ def diagnose(
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
-            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=_lossy(max_pool_to_avg),
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy_passes(max_pool_to_avg),
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:
@@ -291,7 +291,7 @@ def evaluate(
     result = Result(method, str(coding), loaded, evaluation, closer)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
     title = f"{name}: accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}"
-    print_results([result], title)
+    print_runs([result.curves], title)
     if len(evaluation.seeds) > 1:
         out.print(f"mean of {len(evaluation.seeds)} seeds; deviation at T: {float(evaluation.std[-1]):.2%}")
     within = latency(evaluation.mean, evaluation.trained - 0.01)
@@ -311,7 +311,8 @@ def evaluate(
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
 
 
-def _lossy(max_pools: bool) -> "list[LossyPass]":
+def lossy_passes(max_pools: bool) -> "list[LossyPass]":
+    """The passes that the option asks for."""
     from equispike.graph.lossy import max_pool_to_avg
 
     return [max_pool_to_avg] if max_pools else []
@@ -330,8 +331,9 @@ def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Netw
     model, card = read_model(source)
     splits, stated = read_data(card, data, None, folder)
     network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
-    return replace(network, provenance={**network.provenance, "name": _name(card, source), **stated}), splits
+    return replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated}), splits
 
 
-def _name(card: "dict[str, Any]", source: str) -> str:
+def name_of(card: "dict[str, Any]", source: str) -> str:
+    """The network's own name, or that of its file."""
     return str(card.get("name", Path(source).name))

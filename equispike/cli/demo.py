@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from equispike.cli.shared import Seed, out, print_results, progress, require_positive, require_writable, training_to
+from equispike.cli.shared import Seed, out, print_runs, progress, require_positive, require_writable, training_to
 
 
 def demo(
@@ -30,7 +30,10 @@ def demo(
 
     with progress() as show:
         trained, results = run(out_folder, images, timesteps, seed, training_to(show))
-    print_results(results, f"Accuracy (%) on {images:,} test digits after T steps; trained network: {trained:.1%}")
+    print_runs(
+        [result.curves for result in results],
+        f"Accuracy (%) on {images:,} test digits after T steps; trained network: {trained:.1%}",
+    )
     out.print(
         "A spiking network answers at every step: more steps, more spikes, better answers. Lower thresholds (RMP with "
         "a smaller scale) answer sooner and spike more, until neurons fire in every step and accuracy falls."

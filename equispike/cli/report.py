@@ -12,7 +12,7 @@ def report(
     runs: Annotated[
         list[Path],
         Parameter(
-            help="Files from 'equispike evaluate --json', or folders that 'equispike demo' filled.",
+            help="Files from 'equispike evaluate --json' or 'equispike sweep', or folders from 'equispike demo'.",
             negative="",
             consume_multiple=True,
         ),

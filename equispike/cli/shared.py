@@ -142,11 +142,11 @@ def require_writable(*paths: Path | None) -> None:
             raise FileError(f"{path}: is a folder. Give a file name")
 
 
-def print_results(results: list[Any], title: str) -> None:
-    """The table of several evaluations."""
+def print_runs(runs: list[dict[str, Any]], title: str) -> None:
+    """The table of several evaluations, as ``Result.curves`` or a file has them."""
     from equispike.results import table
 
-    header, *rows = table(results)
+    header, *rows = table(runs)
     grid = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
         grid.add_column(name, justify="left" if number < 3 else "right", no_wrap=True)

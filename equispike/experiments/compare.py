@@ -9,8 +9,7 @@ from equispike.analysis.accuracy import latency
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.entry import Figures, Line, Outcome
 from equispike.experiments.networks import Ready, Setting, Wanted, ready
-from equispike.experiments.rows import Row, Way, mean, row
-from equispike.graph.network import Network
+from equispike.experiments.rows import Row, Way, converter, mean, row
 
 BELOW = 0.01
 """How far below the last accuracy of the first way the level lies at which ways are compared for speed."""
@@ -63,8 +62,8 @@ def compare(cases: Sequence[Case], columns: Sequence[str], setting: Setting, fas
 
 def rows_of(ways: Sequence[Way], network: Ready, setting: Setting) -> list[Row]:
     """The rows of all ways, from their files where they are there."""
-    measured: dict[str, Network] = {}
-    return [row(way, network, setting.out / "rows", measured) for way in ways]
+    convert = converter(network)
+    return [row(way, network, setting.out / "rows", convert) for way in ways]
 
 
 def told(network: Ready) -> dict[str, object]:

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import equispike as es
+from equispike.conversion import digest
 from equispike.experiments.compare import rows_of
 from equispike.experiments.networks import SMALL, Amount, Ready, Setting, Wanted, ready
-from equispike.experiments.rows import Row, Way, digest
+from equispike.experiments.rows import Row, Way
 from equispike.results import read_json, write_json
 from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds
 

@@ -35,7 +35,7 @@ def fit(network: Ready, spiking: Network, setting: Setting) -> RateFit:
 def layers(setting: Setting) -> Outcome:
     """Figure 4: K of each layer against T, with thresholds as they are and smaller."""
     network = ready(WANTED, setting)
-    spiking = converted(MAX_NORM, network, {})
+    spiking = converted(MAX_NORM, network)
     smaller = with_thresholds(spiking, scaled(Thresholds(spiking.thresholds), SCALE))
     steps = range(1, network.amount.timesteps + 1)
     lines: list[Line] = []
@@ -54,7 +54,7 @@ def layers(setting: Setting) -> Outcome:
 def bound(setting: Setting) -> Outcome:
     """Theorem 2: K of each layer beside 2 Omega / t."""
     network = ready(WANTED, setting)
-    found = fit(network, converted(MAX_NORM, network, {}), setting)
+    found = fit(network, converted(MAX_NORM, network), setting)
     chosen = [t for t in (8, 32, 128) if t <= network.amount.timesteps]
     lines = [
         Line(f"{row.layer}, T={row.step}", {"K": row.k, "2 Omega / t": row.bound, "images below (%)": 100 * row.within})

@@ -48,7 +48,7 @@ def run(setting: Setting) -> Outcome:
         for label, here, one in ((label, steps[label], one) for label, one in rows.items())
     ]
     measured = {
-        way.label: (network, converted(way, network, {}))
+        way.label: (network, converted(way, network))
         for way, network in ((MAX_NORM, both.trained), (STAGE_2, both.lowered))
     }
     test = both.trained.data.test.take(IMAGES)

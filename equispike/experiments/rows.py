@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.method import Method, ReadoutKind
-from equispike.calibrate.spike_norm import RMP, rescaled
-from equispike.conversion import convert
+from equispike.conversion import Converter, digest
 from equispike.experiments.entry import numbers
 from equispike.experiments.networks import Ready
 from equispike.functional.coding import Coder, Constant, Poisson
@@ -60,27 +58,19 @@ class Way:
         return changed
 
 
-def converted(way: Way, ready: Ready, measured: dict[str, Network]) -> Network:
-    """The network with thresholds.
+def converter(ready: Ready) -> Converter:
+    """What gives this network's thresholds, from its calibration images."""
+    return Converter(ready.model, ready.data.train.take(ready.amount.calibration).batches(BATCH))
 
-    Args:
-        measured: networks of this call's ways by method, filled here: one measurement serves all scales of RMP.
-    """
+
+def converted(way: Way, ready: Ready, convert: Converter | None = None) -> Network:
+    """The network with thresholds; a converter that is shared measures once for several ways."""
     method = way.sized(ready.amount.observe)
-    base = dataclasses.replace(method, scale=1.0) if isinstance(method, RMP) else method
-    key = f"{base!r}, {way.reset}, {way.readout}"
-    if key not in measured:
-        images = ready.data.train.take(ready.amount.calibration).batches(BATCH)
-        measured[key] = convert(ready.model, images, base, reset=way.reset, readout=way.readout)
-    network = measured[key]
-    if isinstance(method, RMP) and method.scale not in (None, 1.0):
-        network = rescaled(network, method)
-    started = {name: dataclasses.replace(op, v_init=way.v_init) for name, op in network.neurons.items()}
-    network = network.replace_ops(started)
-    return dataclasses.replace(network, provenance={**network.provenance, "v_init": way.v_init})
+    convert = convert or converter(ready)
+    return convert(method, reset=way.reset, readout=way.readout, v_init=way.v_init)
 
 
-def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> Row:
+def row(way: Way, ready: Ready, folder: Path, convert: Converter) -> Row:
     """The row from its file in ``folder``; converted, simulated and written first if it is not there."""
     amount = ready.amount
     available = len(ready.data.test)
@@ -104,7 +94,7 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
     path = folder / f"{words}-{number}.json"
     if path.exists():
         return read_json(path)
-    network = converted(way, ready, measured)
+    network = converted(way, ready, convert)
     test = ready.data.test.take(images)
     e = evaluate(
         network, test.batches(BATCH), amount.timesteps, way.coder, runs=amount.seeds, label=f"{ready.name}, {way.label}"
@@ -126,15 +116,6 @@ def row(way: Way, ready: Ready, folder: Path, measured: dict[str, Network]) -> R
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
     return content
-
-
-def digest(model: nn.Module) -> str:
-    """Eight digits that tell one training of a network from another."""
-    total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:8]
 
 
 def mean(runs: list[list[float]]) -> list[float]:

@@ -25,7 +25,7 @@ AROUND_ONE = "about 1 after a few layers"
 def run(setting: Setting) -> Outcome:
     """Thresholds by layer, in units of the spikes that enter the layer."""
     network = ready(WANTED, setting)
-    balanced = rescale(converted(WAY, network, {}), "balanced")
+    balanced = rescale(converted(WAY, network), "balanced")
     thresholds = {name: float(value.max()) for name, value in balanced.thresholds.items()}
     names, values = list(thresholds), list(thresholds.values())
     later = sorted(values[len(values) // 2 :])

@@ -52,7 +52,7 @@ def ratios(setting: Setting) -> Outcome:
     conditions: dict[str, object] = {}
     for title, wanted, way, published in NETWORKS:
         network = ready(wanted, setting)
-        spiking, timesteps = converted(way, network, {}), network.amount.timesteps
+        spiking, timesteps = converted(way, network), network.amount.timesteps
         test = network.data.test.take(network.amount.images or len(network.data.test))
         measured = evaluate(spiking, test.batches(BATCH), timesteps, way.coder, label=title)
         found = operations(spiking, measured.counts, timesteps, measured.inputs)

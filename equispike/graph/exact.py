@@ -184,6 +184,12 @@ def fold_affine(network: Network) -> Network:
     return network
 
 
+def check_bits(bits: int) -> None:
+    """ConversionError for a number of bits that :func:`quantize` does not take."""
+    if not 4 <= bits <= 16:
+        raise ConversionError(f"bits: {bits} is not between 4 and 16. 12 keep the accuracy of most networks")
+
+
 def quantize(network: Network, bits: int = 12, timesteps: int = 1, per_channel: bool = True) -> Network:
     r"""The network on integer grids, where every engine gives the same spikes and scores to the last bit.
 
@@ -214,8 +220,7 @@ def quantize(network: Network, bits: int = 12, timesteps: int = 1, per_channel: 
         ConversionError: bits out of range, no thresholds, an average pool of windows that differ in size, or sums that
             not even float64 holds.
     """
-    if not 4 <= bits <= 16:
-        raise ConversionError(f"bits: {bits} is not between 4 and 16. 12 keep the accuracy of most networks")
+    check_bits(bits)
     unit = fold_amplitudes(network.to(torch.float64))
     rounded = to_grid(unit if per_channel else fold_thresholds(unit), bits, per_channel)
     needed = sum_bits(rounded, timesteps)

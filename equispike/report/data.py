@@ -20,21 +20,21 @@ Page = dict[str, Any]
 _COPIED = "method", "reset", "readout", "seeds", "steps", "not_counted", "additions_per_mac"
 
 
-def page_data(documents: Sequence[Document], sources: Sequence[Path]) -> Page:
-    """Everything on the page, of all runs in these documents.
+def page_data(documents: Sequence[tuple[Document, Path]]) -> Page:
+    """Everything on the page, of all runs in these documents, each with the file that it comes from.
 
     Raises:
         FileError: a document lacks something, or it does not fit together; its path is named.
     """
     runs: list[dict[str, Any]] = []
-    for document, path in zip(documents, sources, strict=True):
+    for document, path in documents:
         try:
             runs += [_run(document, run) for run in document["runs"]]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise FileError(f"{path}: does not hold the results that it should: {reason}. Run it again") from error
     if not runs:
-        raise FileError(f"{sources[0]}: holds no runs. Run the evaluation again")
+        raise FileError(f"{documents[0][1]}: holds no runs. Run the evaluation again")
     _label(runs)
     costs = runs[0].pop("costs")
     for run in runs[1:]:
@@ -50,7 +50,7 @@ def page_data(documents: Sequence[Document], sources: Sequence[Path]) -> Page:
         "within": WITHIN,
         "made": [
             {"file": str(path), **{k: d[k] for k in ("versions", "device", "threads") if k in d}}
-            for d, path in zip(documents, sources, strict=True)
+            for d, path in documents
         ],
     }
 

@@ -20,14 +20,14 @@ def write_report(runs: Sequence[Path], out: Path) -> int:
     """Write the page of these run files, atomically.
 
     Args:
-        runs: files from ``equispike evaluate --json``, or folders that ``equispike demo`` filled.
+        runs: files from ``equispike evaluate --json`` or ``equispike sweep``, or folders from ``equispike demo``.
         out: the HTML file.
     Returns:
         number of runs on the page.
     Raises:
         FileError: a file cannot be used, or the page cannot be written.
     """
-    data = page_data(read_runs(runs), runs)
+    data = page_data(read_runs(runs))
     page = render(data)
     for run in reversed(data["runs"]):
         if len(page) <= LARGEST:

@@ -1,4 +1,4 @@
-"""Run files, as ``equispike evaluate --json`` and ``equispike demo`` write them: read, checked, never trusted."""
+"""Run files, as ``evaluate --json``, ``sweep`` and ``demo`` write them: read, checked, never trusted."""
 
 import json
 from collections.abc import Sequence
@@ -6,24 +6,29 @@ from pathlib import Path
 from typing import Any, cast
 
 from equispike.errors import FileError
+from equispike.points import documents, is_points
 from equispike.results import FORMAT, VERSION
 
 Document = dict[str, Any]
-REMEDY = "Give files that 'equispike evaluate --json' or 'equispike demo' wrote"
+REMEDY = "Give files that 'equispike evaluate --json', 'equispike sweep' or 'equispike demo' wrote"
 
 
-def read_runs(paths: Sequence[Path]) -> list[Document]:
-    """The documents in these files, or in ``results.json`` of these folders.
+def read_runs(paths: Sequence[Path]) -> list[tuple[Document, Path]]:
+    """The documents in these files, or in ``results.json`` of these folders, each with where it comes from.
+
+    A file of ``equispike sweep`` holds a document for each network and images.
 
     Raises:
         FileError: a file is missing, empty, truncated, of another kind or another version.
     """
     if not paths:
         raise FileError(f"no run files. {REMEDY}")
-    return [_read(path / "results.json" if path.is_dir() else path) for path in paths]
+    files = [path / "results.json" if path.is_dir() else path for path in paths]
+    found = [(content, file) for file in files for content in (documents(file) if is_points(file) else [_read(file)])]
+    return [(_checked(content, file), file) for content, file in found]
 
 
-def _read(path: Path) -> Document:
+def _read(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -36,6 +41,10 @@ def _read(path: Path) -> Document:
         content: object = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise FileError(f"{path}: is not JSON, or is cut off: {error}. {REMEDY}") from error
+    return content
+
+
+def _checked(content: object, path: Path) -> Document:
     document = cast("Document", content) if isinstance(content, dict) else {}
     if document.get("format") != FORMAT:
         raise FileError(f"{path}: is no run file. {REMEDY}")

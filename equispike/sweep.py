@@ -1,0 +1,145 @@
+"""A grid of ways to convert and run one network; each point is stored when it is done, so that nothing runs twice."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equispike.analysis.accuracy import evaluate
+from equispike.calibrate.method import Method
+from equispike.conversion import Converter, Model, check_v_init, digest
+from equispike.errors import EquispikeError
+from equispike.functional.coding import Coder, Constant
+from equispike.functional.integrate import Reset
+from equispike.graph.exact import check_bits, quantize
+from equispike.graph.lossy import LossyPass
+from equispike.points import Conditions, add, documents, missing
+from equispike.progress import track
+from equispike.results import Result, document, short_method
+from equispike.versions import versions
+from equispike.zoo.data import Part
+
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to convert and run a network. ConversionError for ``v_init`` or ``bits`` out of range.
+
+    Fields:
+        method: how thresholds are set.
+        coder: of the images that are simulated.
+        reset, v_init: as for ``convert``; the reset's default is the method's own.
+        bits: weights and thresholds are rounded to integers of so many bits first; None leaves them as they are.
+        seed: of what is drawn in the simulation.
+    """
+
+    method: Method
+    coder: Coder = field(default_factory=Constant)
+    reset: Reset | None = None
+    v_init: float | str = 0.0
+    bits: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_v_init(self.v_init)
+        if self.bits is not None:
+            check_bits(self.bits)
+
+    @property
+    def conditions(self) -> Conditions:
+        """All that tells it from other points of the same network and images."""
+        return {
+            "method": repr(self.method),
+            "coder": repr(self.coder),
+            "reset": self.reset or self.method.reset,
+            "v_init": self.v_init,
+            "bits": self.bits,
+            "seed": self.seed,
+        }
+
+
+def sweep(
+    model: Model,
+    calibration: Part,
+    judged: Part,
+    points: Iterable[Point],
+    timesteps: int,
+    file: Path,
+    name: str,
+    lossy: Sequence[LossyPass] = (),
+    report: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Simulate the points that the file does not hold yet, and store each as soon as it is done.
+
+    Points that differ by nothing but a seed from which nothing is drawn count once. Thresholds are measured once for
+    all points that share them.
+
+    Args:
+        model: the trained network.
+        calibration: images to set thresholds with, all of them.
+        judged: labelled images to simulate, all of them; validation images, if a setting is to be chosen.
+        timesteps: T; every smaller T comes with it.
+        file: SQLite, made if it is not there; see ``points``.
+        name: of the network, for the report.
+        lossy: passes that change the trained function, as for ``convert``.
+        report: hears how many points there are, and how many of them the file held.
+    Returns:
+        results of all the points, with seeds put together (see ``points.documents``).
+    Raises:
+        EquispikeError: there are no points.
+        FileError: the file is of another kind, or cannot be written.
+        ConversionError, CalibrationError, ...: a point is impossible; those before it are stored.
+    """
+    points = _distinct(points)
+    if not points:
+        raise EquispikeError("sweep: no points. Give at least one method")
+    about: Conditions = {
+        "network": name,
+        "weights": digest(model),
+        "data": judged.name,
+        "images": len(judged),
+        "calibration_images": len(calibration),
+        "timesteps": timesteps,
+    }
+    conditions = [{**about, **point.conditions} for point in points]
+    to_do = missing(file, conditions)
+    if report is not None:
+        report(len(points), len(points) - len(to_do))
+    convert = Converter(model, calibration.batches(BATCH), lossy)
+    for number in track(to_do, "points", len(to_do)):
+        result = _simulated(points[number], convert, judged, timesteps)
+        stated = {"versions": versions(), "device": "cpu", "threads": torch.get_num_threads()}
+        add(file, conditions[number], document([result], name, judged.name, judged.classes, **stated))
+    return documents(file, conditions)
+
+
+def _simulated(point: Point, convert: Converter, judged: Part, timesteps: int) -> Result:
+    network = convert(point.method, reset=point.reset, v_init=point.v_init)
+    network = network if point.bits is None else quantize(network, point.bits)
+    label = _label(point, network.provenance)
+    found = evaluate(network, judged.batches(BATCH), timesteps, point.coder, point.seed, label=f"simulating {label}")
+    return Result(label, str(point.coder), network, found)
+
+
+def _label(point: Point, provenance: Mapping[str, object]) -> str:
+    """The method, and what of the rest is not as usual."""
+    words = [short_method(provenance)]
+    if point.reset not in (None, point.method.reset):
+        words.append("hard reset" if point.reset == "zero" else "soft reset")
+    if point.v_init:
+        words.append(f"v_init {point.v_init}")
+    if point.bits is not None:
+        words.append(f"{point.bits} bits")
+    return ", ".join(words)
+
+
+def _distinct(points: Iterable[Point]) -> list[Point]:
+    """Without those that repeat another; where nothing is drawn, the first seed stands for all."""
+    found: dict[str, Point] = {}
+    for point in points:
+        drawn = not point.coder.constant or point.v_init == "uniform"
+        found.setdefault(repr((point if drawn else replace(point, seed=0)).conditions), point)
+    return list(found.values())
