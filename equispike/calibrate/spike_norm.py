@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -229,7 +229,7 @@ def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
 def rescaled(network: Network, method: RMP) -> Network:
     """The network that a method with a scale of its own gives, from one that it measured with scale 1."""
     assert method.scale is not None
-    (reset,) = {cast("Reset", op.reset) for op in network.neurons.values()}
+    reset = next(iter(network.neurons.values())).reset
     changed = with_thresholds(network, scaled(Thresholds(network.thresholds), method.scale), reset)
     provenance = {**network.provenance, "method": repr(method), "scale": method.scale}
     return replace(changed, provenance=provenance)
