@@ -93,7 +93,7 @@ class Network:
         assert isinstance(op, Input)
         return op
 
-    @property
+    @cached_property
     def neurons(self) -> dict[str, Neuron]:
         """The neuron layers by name, from input to output."""
         return {node.name: node.op for node in self.nodes if isinstance(node.op, Neuron)}

@@ -79,7 +79,7 @@ class State:
         self.bases: dict[Layer, Tensor] = {}
         needed = upstream(network, given) - given.keys()
         self.v = {
-            name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].contiguous()
+            name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].clone(memory_format=torch.contiguous_format)
             for name, v in start.potentials.items()
             if name in needed
         }

@@ -72,7 +72,9 @@ def events(
     return Record(
         state.scores[1:].to(images.dtype),
         {
-            name: to_features(count[:, :, None], network.shapes[name])[0].to(torch.int32).contiguous()
+            name: to_features(count[:, :, None], network.shapes[name])[0].to(
+                torch.int32, memory_format=torch.contiguous_format
+            )
             for name, count in state.counts.items()
         },
         state.fired,

@@ -37,9 +37,10 @@ def widen(x: Tensor, channels: int, value: float = 0.0) -> Tensor:
 
 
 def to_positions(value: Tensor, channels: int) -> Tensor:
-    """From (T', B, C, *space) to (B, positions, T', channels), filled up with zeros."""
+    """From (T', B, C, *space) to (B, positions, T', channels), filled up with zeros; a view where it can be."""
     time, batch, own = value.shape[:3]
-    return F.pad(value.reshape(time, batch, own, -1).permute(1, 3, 0, 2), (0, channels - own))
+    moved = value.reshape(time, batch, own, -1).permute(1, 3, 0, 2)
+    return moved if own == channels else F.pad(moved, (0, channels - own))
 
 
 def to_features(value: Tensor, shape: tuple[int, ...]) -> Tensor:

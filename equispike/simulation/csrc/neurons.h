@@ -9,18 +9,21 @@ namespace {
 // The bits that one tap reads from one source position, and what each of them adds.
 template <class Real>
 struct TapRead {
-  const std::uint8_t *train;  // of the first step
+  const std::uint8_t *train;  // of the first step; if `whole`, where the bits begin
   const Real *weights;
   int bytes, first;  // of a step; bit that belongs to the first channel
+  bool whole;        // the bits of all channels are bytes of the train
 };
 
-// All that the taps read for output (y, x), from this channel on. Returns how many reads these are.
+// All that the taps read for output (y, x) and `width` channels from this one on. Returns how many reads these are.
 template <class Real>
-int tap_reads(const Job<Real> &job, int image, int y, int x, int channel, Buffer &buffer) {
+int tap_reads(const Job<Real> &job, int image, int y, int x, int channel, int width, Buffer &buffer) {
   int count = 0;
   for (int k = 0; k < job.tap_count; ++k) {
     const Tap<Real> &tap = job.taps[k];
     const Window &window = tap.window;
+    const int bit = channel - tap.shift;
+    const bool whole = bit >= 0 && bit % 8 == 0 && bit + width <= 8 * window.bytes;
     const std::size_t first = static_cast<std::size_t>(image) * window.rows * window.cols;
     for (int ky = 0; ky < window.kernel_rows; ++ky) {
       const Range rows = window.row_ranges[static_cast<std::size_t>(y) * window.kernel_rows + ky];
@@ -31,7 +34,7 @@ int tap_reads(const Job<Real> &job, int image, int y, int x, int channel, Buffer
           for (int col = cols.first; col < cols.last; ++col) {
             const std::size_t position = first + static_cast<std::size_t>(row) * window.cols + col;
             const std::uint8_t *train = window.train + position * job.steps * window.bytes;
-            reserve<TapRead<Real>>(buffer, count + 1)[count] = {train, weights, window.bytes, channel - tap.shift};
+            reserve<TapRead<Real>>(buffer, count + 1)[count] = {train + (whole ? bit / 8 : 0), weights, window.bytes, bit, whole};
             ++count;
           }
         }
@@ -49,13 +52,19 @@ void integrate(const Job<Real> &job, int image, int here, int slab, int first, i
   constexpr int L = lanes<Real>, width = N * L;
   const int channel = slab * width;
   const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
-  const int reads = job.tap_count ? tap_reads(job, image, here / job.out_cols, here % job.out_cols, channel, buffer) : 0;
+  const int reads = job.tap_count ? tap_reads(job, image, here / job.out_cols, here % job.out_cols, channel, width, buffer) : 0;
   const auto *read = static_cast<const TapRead<Real> *>(buffer.data);
   Vector<Real> sum[N];
   auto whole = [&](int t) {
     current(t, sum);
     for (int r = 0; r < reads; ++r) {
-      const std::uint64_t bits = bits_at(read[r].train + static_cast<std::size_t>(t) * read[r].bytes, read[r].bytes, read[r].first);
+      const std::uint8_t *mask = read[r].train + static_cast<std::size_t>(t) * read[r].bytes;
+      std::uint64_t bits = 0;
+      if (read[r].whole) {
+        std::memcpy(&bits, mask, width / 8);
+      } else {
+        bits = bits_at(mask, read[r].bytes, read[r].first);
+      }
       for (int n = 0; n < N; ++n) sum[n] += where<Real>(mask_of<Real>(bits >> (n * L)), load(read[r].weights + n * L));
     }
   };

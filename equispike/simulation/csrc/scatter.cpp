@@ -10,7 +10,7 @@ namespace equispike {
 namespace {
 
 constexpr int slack = 4;                       // the decoder writes four events at a time, past the end
-constexpr std::size_t open_bytes = 48 * 1024;  // of the currents that are kept
+constexpr std::size_t open_bytes = 96 * 1024;  // of the currents that are kept
 
 using Event = std::uint32_t;  // column, then channel in the lower half
 
