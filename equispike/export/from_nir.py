@@ -217,11 +217,12 @@ def _operation(kind: str, fields: Fields, shape: tuple[int, ...]) -> Op | None:
     if kind in ("SumPool2d", "AvgPool2d"):
         kernel, stride = (_sizes(fields, key, 2, 1) for key in ("kernel_size", "stride"))
         padding = _sizes(fields, "padding", 2, 0)
+        pool = AvgPool(kernel, stride, padding)
         if kind == "AvgPool2d":
-            return AvgPool(kernel, stride, padding)
+            return pool
         if math.prod(kernel) * shape[0] > 2**24:
             raise ValueError(f"kernel_size {kernel} is out of proportion")
-        return Conv(torch.ones(shape[0], 1, *kernel), None, stride, padding, (1, 1), groups=shape[0])
+        return pool.sums(shape[0])
     if kind == "Flatten":
         first, end = (int(_array(fields, key).item()) for key in ("start_dim", "end_dim"))
         if range(len(shape))[first] != 0 or range(len(shape))[end] != len(shape) - 1:
