@@ -85,6 +85,11 @@ def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "export", str(network), "--to", "torch", "--out", str(tmp_path / "net.py"))
     assert (code, err) == (0, "")
     assert {"net.py", "net.pt"} <= {path.name for path in tmp_path.iterdir()}
+    pytest.importorskip("onnx")
+    code, out, err = run(capsys, "export", str(network), "--to", "onnx", "--out", str(tmp_path / "net.onnx"))
+    assert (code, err) == (0, "")
+    assert "Needs onnxruntime alone" in out
+    assert (tmp_path / "net.onnx").stat().st_size > 1e5
     assert "is for --to nir" in refused(capsys, "export", str(network), "--to", "torch", "--profile", "compact")
     code, out, err = run(capsys, "export", str(network), "--to", "nir", "--bits", "8", "--out", str(exported))
     assert (code, err) == (0, "")

@@ -12,7 +12,7 @@ import equispike
 
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
-    {"errors", "progress", "versions"},
+    {"errors", "extras", "progress", "versions"},
     {"functional", "batches", "bibliography"},
     {"nn"},
     {"graph"},

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from strategies import dyadic, images_for, networks
 
 import equispike as es
-from equispike.export import from_nir, hdf5, nir
+from equispike import extras
+from equispike.export import from_nir, nir
 from equispike.export.lowering import lower
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
@@ -426,7 +427,7 @@ def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(hdf5, "import_module", missing)
+    monkeypatch.setattr(extras, "import_module", missing)
     for act in (lambda: nir.write(small(), tmp_path / "n"), lambda: from_nir.read(tmp_path / "n")):
         with pytest.raises(es.EquispikeError, match=r"Install equispike\[nir\]"):
             act()

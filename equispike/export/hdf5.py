@@ -1,12 +1,12 @@
 """Reading HDF5 files of strangers: plain values only, and memory bounded by the size of the file."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from equispike.errors import EquispikeError, FileError
+from equispike.errors import FileError
+from equispike.extras import extra
 
 MOST_COMPRESSED = 1032
 """Bytes that one byte can stand for in deflate; a file that claims more holds nothing behind its shapes."""
@@ -16,11 +16,8 @@ Fields = dict[str, Any]
 
 
 def hdf5() -> Any:
-    """The package h5py, an extra. EquispikeError if it is missing."""
-    try:
-        return import_module("h5py")
-    except ImportError as error:
-        raise EquispikeError("NIR files need the package h5py. Install equispike[nir]") from error
+    """The package h5py. EquispikeError if it is missing."""
+    return extra("h5py", "nir", "NIR files")
 
 
 class Reader:

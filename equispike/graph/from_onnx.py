@@ -4,7 +4,6 @@ Nothing in a file is executed, and no other file is opened.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError, EquispikeError, FileError
+from equispike.errors import ConversionError, FileError
+from equispike.extras import extra
 from equispike.graph.aten import TRANSLATIONS, Untranslatable, Value, remedy, reshape
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Linear, Op, Pad, Readout
@@ -47,10 +47,7 @@ def read(path: str | PathLike[str]) -> Network:
 
 
 def _onnx(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise EquispikeError("ONNX files need the package onnx. Install equispike[onnx]") from error
+    return extra(name, "onnx", "ONNX files")
 
 
 def _graph(path: Path) -> Any:
