@@ -12,15 +12,15 @@ import equispike
 
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
-    {"errors", "extras", "progress", "versions"},
-    {"functional", "batches", "bibliography"},
+    {"errors", "progress", "versions"},
+    {"functional", "batches", "bibliography", "extras"},
     {"nn"},
     {"graph"},
     {"simulation"},
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results"},
     {"report", "cluster", "demo", "diagnosis", "bench", "experiments"},
-    {"peers"},
+    {"converters", "peers"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""
