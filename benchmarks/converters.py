@@ -13,8 +13,8 @@ from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
 NETWORKS = {
-    "mnist-cnn": ("mnist-sample", 500),
-    "mnist-cnn-bn": ("mnist-sample", 500),
+    "mnist-cnn": ("mnist-sample", 200),
+    "mnist-cnn-bn": ("mnist-sample", 200),
     "resnet20-cifar10": ("cifar10", 20),
 }
 TIMESTEPS, SHOWN, CALIBRATION, PERCENTILE = 128, (8, 16, 32, 64, 128), 256, 99.9

@@ -120,6 +120,7 @@ class _Assembly:
         self.r: float | None = None
 
     def add(self, name: str, fields: Fields, sources: list[str]) -> None:
+        """Append what a node of the file does; those that lead to it have been added. ValueError names it."""
         kind = fields.get("type")
         self.names[name] = own = str(_mapping(self.own, "names").get(name, name))
         try:
