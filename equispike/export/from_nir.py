@@ -17,6 +17,7 @@ from equispike.export.hdf5 import Fields, Reader
 from equispike.export.nir import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
+from equispike.graph.from_onnx import LARGEST
 from equispike.graph.network import Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
@@ -159,7 +160,9 @@ class _Assembly:
         return total
 
     def _append(self, node: Node) -> None:
-        self.shapes[node.name] = shape_of(node, [self.shapes[source] for source in node.inputs])
+        self.shapes[node.name] = shape = shape_of(node, [self.shapes[source] for source in node.inputs])
+        if math.prod(shape) > LARGEST:
+            raise ValueError(f"features of shape {shape} are out of proportion")
         self.nodes.append(node)
 
     def _add(self, name: str, own: str, kind: str, fields: Fields, source: str) -> None:

@@ -11,6 +11,10 @@ from equispike.extras import extra
 MOST_COMPRESSED = 1032
 """Bytes that one byte can stand for in deflate; a file that claims more holds nothing behind its shapes."""
 
+MOST = 2**31
+"""Bytes that a file may unfold to, or four times its own size if that is more: zeros between groups and in kernels pack
+well, but what unfolds further is made to fill the memory."""
+
 Fields = dict[str, Any]
 """Values of a group by name: a string, or an array of numbers or strings."""
 
@@ -30,7 +34,8 @@ class Reader:
         self._h5py = hdf5()
         if not path.is_file():
             raise FileError(f"{path}: no such file")
-        self._left = MOST_COMPRESSED * path.stat().st_size
+        size = path.stat().st_size
+        self._left = min(MOST_COMPRESSED * size, max(MOST, 4 * size))
         self.file: Any = self._h5py.File(path, "r")
 
     def close(self) -> None:
@@ -70,7 +75,7 @@ class Reader:
             raise ValueError(f"{name}: holds no value")
         self._left -= dataset.size * dataset.dtype.itemsize
         if self._left < 0:
-            raise ValueError(f"{name}: its shape {dataset.shape} claims more than a file of this size can hold")
+            raise ValueError(f"{name}: its shape {dataset.shape} claims more than a file of this size may hold")
         if self._h5py.check_string_dtype(dataset.dtype) is not None:
             value: Any = dataset.asstr()[()]
             return value
