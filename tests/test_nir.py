@@ -204,6 +204,17 @@ def test_the_file_says_what_nir_cannot(tmp_path: Path) -> None:
     assert (again.reset, again.v_init) == ("zero", 0.5)
 
 
+@pytest.mark.parametrize("profile", ["portable", "compact"])
+def test_weights_of_a_quantized_network_are_whole_numbers_of_its_bits(tmp_path: Path, profile) -> None:
+    nir.write(small(), tmp_path / "n.nir", profile)
+    with h5py.File(tmp_path / "n.nir") as file:
+        weights = [node["weight"][()] for node in file["node/nodes"].values() if "weight" in node]
+        biases = [node["bias"][()] for node in file["node/nodes"].values() if "bias" in node]
+    assert weights
+    assert all((values == values.round()).all() for values in (*weights, *biases))
+    assert max(np.abs(values).max() for values in weights) <= 127
+
+
 def test_a_network_without_thresholds_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     nodes = (Node("input", Input((3,))), Node("n", Neuron(), ("input",)), Node("readout", Readout(), ("n",)))
     with pytest.raises(es.ConversionError, match="n: has no threshold yet"):

@@ -16,7 +16,7 @@ import equispike as es
 from equispike.export import onnx_model
 from equispike.graph.from_onnx import read
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Affine, AvgPool, Input, Linear, Neuron, Readout
+from equispike.graph.ops import Affine, AvgPool, Conv, Input, Linear, Neuron, Readout
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -70,6 +70,16 @@ def test_real_digits_spike_alike_neuron_by_neuron(tmp_path: Path) -> None:
     for name, count in run.counts.items():
         assert int(count.sum()) > 0
         assert torch.equal(found[f"spikes.{name}"], count)
+
+
+def test_weights_of_a_quantized_network_are_stored_as_integers(tmp_path: Path) -> None:
+    network, _ = digits()
+    for bits, kind in ((8, onnx.TensorProto.INT8), (12, onnx.TensorProto.INT16)):
+        onnx_model.write(es.quantize(network, bits), tmp_path / "n.onnx")
+        stored = onnx.load(tmp_path / "n.onnx").graph.initializer
+        large = [tensor.data_type for tensor in stored if np.prod(tensor.dims) > 200]
+        assert len(large) == sum(isinstance(node.op, Conv | Linear) for node in network)
+        assert set(large) == {kind}
 
 
 def test_real_digits_score_closely_without_rounding(tmp_path: Path) -> None:

@@ -150,10 +150,10 @@ class _Writer:
             self._conv(op, inputs[0], op.padding, result)
         elif isinstance(op, Linear):
             product = self._put(
-                "MatMul", inputs[0], self._tensor(op.weight.t()), result=None if op.bias is not None else result
+                "MatMul", inputs[0], self._weight(op.weight.t()), result=None if op.bias is not None else result
             )
             if op.bias is not None:
-                self._put("Add", product, self._tensor(op.bias), result=result)
+                self._put("Add", product, self._weight(op.bias), result=result)
         elif isinstance(op, AvgPool):
             self._average(op, inputs[0], self.network.shapes[node.inputs[0]], result)
         elif isinstance(op, Flatten):
@@ -178,7 +178,7 @@ class _Writer:
 
     def _conv(self, op: Conv, x: str, behind: Sequence[int], result: str | None = None) -> str:
         """A convolution with this much padding behind the features, and its own in front."""
-        weights = [self._tensor(t) for t in (op.weight, op.bias) if t is not None]
+        weights = [self._weight(t) for t in (op.weight, op.bias) if t is not None]
         return self._put(
             "Conv", x, *weights, result=result, strides=list(op.stride), dilations=list(op.dilation), group=op.groups,
             pads=[*op.padding, *behind],
@@ -255,6 +255,16 @@ class _Writer:
 
     def _integers(self, *values: int) -> str:
         return self._tensor(torch.tensor(values, dtype=torch.int64))
+
+    def _weight(self, value: Tensor) -> str:
+        """A weight: whole numbers as integers of 8 or 16 bits, which runtimes turn into floats when they load it."""
+        for kind in (torch.int8, torch.int16):
+            if bool((value.to(kind) == value).all()):
+                place, self.place = self.place, self.before
+                name = self._put("Cast", self._tensor(value.to(kind)), to=self.float)
+                self.place = place
+                return name
+        return self._tensor(value)
 
     def _tensor(self, value: Tensor) -> str:
         """A constant; its name."""
