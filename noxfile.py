@@ -1,12 +1,13 @@
 """The other packages in environments of their own.
 
 `nox -s benchmark -- simulation --network vgg16 --batch 64`: one benchmark beside them. `nox -s nir`: do they read our
-NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them?
+NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them? `nox -s compare`: our
+conversion beside SpikingJelly's.
 """
 
 import nox
 
-PEERS = "spikingjelly", "snntorch", "sinabs"
+PEERS = "spikingjelly", "snntorch", "sinabs", "norse"
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)
@@ -19,9 +20,23 @@ def benchmark(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv", reuse_venv=True)
 def nir(session: nox.Session) -> None:
-    """Load NIR files in SpikingJelly and sinabs and compare every neuron; arguments go to benchmarks/nir_readers.py."""
+    """Load NIR files in SpikingJelly, sinabs and Norse and compare every neuron.
+
+    Arguments go to benchmarks/nir_readers.py.
+    """
     with_peers(session)
     session.run("python", "benchmarks/nir_readers.py", *session.posargs)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def compare(session: nox.Session) -> None:
+    """Set this package's conversion beside SpikingJelly's: MODEL and options go to equispike compare.
+
+    Without arguments, benchmarks/converters.py writes the table of the pages.
+    """
+    with_peers(session)
+    command = ["equispike", "compare"] if session.posargs else ["python", "benchmarks/converters.py"]
+    session.run(*command, *session.posargs)
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)
@@ -36,4 +51,4 @@ def with_peers(session: nox.Session) -> None:
     session.install("-c", "constraints.txt", ".", "matplotlib")
     # Without their dependencies, which would replace torch or need hardware: these are the ones that simulations use.
     session.install("-c", "constraints.txt", "--no-deps", *PEERS, "nirtorch")
-    session.install("-c", "constraints.txt", "h5py", "loguru", "nir", "pbr", "scipy", "tqdm")
+    session.install("-c", "constraints.txt", "h5py", "loguru", "nir", "pbr", "requests", "scipy", "tqdm")

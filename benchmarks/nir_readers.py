@@ -4,8 +4,10 @@ Writes docs/tables/nir_readers.md. The tools have to be installed: nox -s nir
 """
 
 import argparse
+import itertools
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,25 +19,29 @@ from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
 NETWORKS = {"mnist-cnn": "mnist-sample", "mnist-cnn-bn": "mnist-sample", "resnet20-cifar10": "cifar10"}
+RESETS = {"spikingjelly": "subtract", "sinabs": "subtract", "norse": "zero"}
 BITS, IMAGES, TIMESTEPS, CALIBRATION = 8, 8, 32, 128
-HEADER = ("network", "profile", "tool", "as it reads the file", "with corrections", "scores with corrections")
+HEADER = ("network", "profile", "reset", "tool", "as it reads the file", "with corrections", "scores with corrections")
 
 
 def rows(name: str, data_folder: Path | None) -> list[tuple[str, ...]]:
     model, card = load_model(name)
     data = load(NETWORKS[name], data_folder, card.get("normalised", False))
-    network = es.convert(model, data.train.take(CALIBRATION).batches(32), es.DataNorm(99.9))
+    calibration = data.train.take(CALIBRATION).batches(32)
+    networks = {r: es.convert(model, calibration, es.DataNorm(99.9), reset=r) for r in set(RESETS.values())}
     images = data.test.take(IMAGES).floats()
     found: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for profile in ("portable", "compact"):
-            path = Path(folder, "network.nir")
-            nir.write(es.quantize(network, BITS, per_channel=False), path, profile)
-            for reader in READERS:
+        for profile, reader in itertools.product(("portable", "compact"), READERS):
+            path, reset = Path(folder, "network.nir"), RESETS[reader]
+            nir.write(es.quantize(networks[reset], BITS, per_channel=False), path, profile)
+            if find_spec(reader):
                 plain, corrected = (verify(path, images, TIMESTEPS, reader, c) for c in (False, True))
                 cells = (f"{c.differing:,} of {c.neurons:,} neurons differ" for c in (plain, corrected))
                 scores = "equal" if corrected.scores_differ == 0 else f"{100 * corrected.scores_differ:.2f} % differ"
-                found.append((name, profile, corrected.reader, *cells, scores))
+                found.append(
+                    (name, profile, "soft" if reset == "subtract" else "hard", corrected.reader, *cells, scores)
+                )
                 print(" | ".join(found[-1]), flush=True)
     return found
 
@@ -53,7 +59,7 @@ def main() -> None:
         lines += rows(name, arguments.data_folder)
     conditions = (
         f"Written by `benchmarks/nir_readers.py`: {IMAGES} test images, constant input, T = {TIMESTEPS}, "
-        f"`DataNorm(99.9)` on {CALIBRATION} training images, soft reset, "
+        f"`DataNorm(99.9)` on {CALIBRATION} training images, "
         f"`quantize(bits={BITS}, per_channel=False)`, CPU, torch {torch.__version__}. A neuron of one image differs if "
         "its spikes over all steps differ in number."
     )

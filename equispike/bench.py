@@ -125,35 +125,65 @@ def plain_loop(network: Network, images: Tensor, timesteps: int) -> Contender:
     Constant input, soft reset, spikes of size 1; nothing is recorded but the sum of each layer's spikes.
     """
     balanced = rescale(network, "balanced")
+    thresholds = {name: calibrated(name, op)[0] for name, op in balanced.neurons.items()}
 
     @torch.inference_mode()
     def run() -> Spikes:
         x = Constant().encode(
             balanced.check_images(images), torch.arange(len(images)), range(1, 2), 0, balanced.input.scale, 1.0
         )[0]
-        potentials = {name: x.new_zeros(len(x), *balanced.shapes[name]) for name in balanced.neurons}
-        totals = dict.fromkeys(potentials, 0.0)
-        score = x.new_zeros(())
-        for _ in range(timesteps):
-            values: dict[str, Tensor] = {}
-            for node in balanced.nodes:
-                op, inputs = node.op, [values[name] for name in node.inputs]
-                if isinstance(op, Input):
-                    values[node.name] = x
-                elif isinstance(op, Neuron):
-                    threshold, _ = calibrated(node.name, op)
-                    v = potentials[node.name].add_(inputs[0])
-                    spikes = (v >= threshold).to(v.dtype)
-                    v.sub_(threshold * spikes)
-                    totals[node.name] += float(spikes.sum(dtype=torch.float64))
-                    values[node.name] = spikes
-                elif isinstance(op, Readout):
-                    score = score + inputs[0]
-                else:
-                    values[node.name] = op(*inputs)
-        return totals
+        potentials = {name: x.new_zeros(len(x), *balanced.shapes[name]) for name in thresholds}
+
+        def fire(name: str, current: Tensor) -> Tensor:
+            v = potentials[name].add_(current)
+            spikes = (v >= thresholds[name]).to(v.dtype)
+            v.sub_(thresholds[name] * spikes)
+            return spikes
+
+        return loop(balanced, [x] * timesteps, fire)
 
     return run
+
+
+def call(op: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
+    """The value of an operation in one step."""
+    return op(*inputs)
+
+
+def loop(
+    network: Network,
+    blocks: Iterable[Tensor],
+    fire: Callable[[str, Tensor], Tensor],
+    apply: Callable[[Callable[..., Tensor], list[Tensor]], Tensor] = call,
+) -> Spikes:
+    """Run a network layer after layer, for one block of steps after the other; a value is freed once nobody needs it.
+
+    Args:
+        network: in the balanced form.
+        blocks: what its input gives: (B, *features) for each step, or all of them at once.
+        fire: from a layer's name and its current in a block to its spikes.
+        apply: from any other operation and its inputs in a block to its value.
+    """
+    last = {name: readers[-1].name for name, readers in network.consumers.items() if readers}
+    totals = dict.fromkeys(network.neurons, 0.0)
+    score = torch.zeros(())
+    for block in blocks:
+        values: dict[str, Tensor] = {}
+        for node in network.nodes:
+            op, inputs = node.op, [values[name] for name in node.inputs]
+            if isinstance(op, Input):
+                values[node.name] = block
+            elif isinstance(op, Neuron):
+                values[node.name] = spikes = fire(node.name, inputs[0])
+                totals[node.name] += float(spikes.sum(dtype=torch.float64))
+            elif isinstance(op, Readout):
+                score = score + inputs[0]
+            else:
+                values[node.name] = apply(op, inputs)
+            for name in dict.fromkeys(node.inputs):
+                if last[name] == node.name:
+                    del values[name]
+    return totals
 
 
 def peak_additions(size: int, tries: int = 9) -> float:

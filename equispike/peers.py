@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.bench import Contender, Spikes
+from equispike.bench import Contender, Spikes, call, loop
 from equispike.graph.exact import rescale
 from equispike.graph.network import Network
-from equispike.graph.ops import Input, Neuron, Readout
 
 
 def spikingjelly(step_mode: str) -> Callable[[float], torch.nn.Module]:
@@ -73,24 +72,9 @@ def peer(network: Network, images: Tensor, timesteps: int, make: Callable[[float
     def run() -> Spikes:
         for neuron in neurons.values():
             neuron.reset()
-        totals = dict.fromkeys(neurons, 0.0)
         blocks = [x.expand(timesteps, *x.shape)] if multi_step else [x] * timesteps
-        for block in blocks:
-            values: dict[str, Tensor] = {}
-            for node in balanced.nodes:
-                op, inputs = node.op, [values[name] for name in node.inputs]
-                if isinstance(op, Input):
-                    values[node.name] = block
-                elif isinstance(op, Neuron):
-                    spikes = neurons[node.name](inputs[0])
-                    totals[node.name] += float(spikes.sum(dtype=torch.float64))
-                    values[node.name] = spikes
-                elif not isinstance(op, Readout):
-                    values[node.name] = over_time(op, inputs) if multi_step else op(*inputs)
-                for name in dict.fromkeys(node.inputs):
-                    if network.consumers[name][-1] is network[node.name]:
-                        del values[name]
-        return totals
+        apply = over_time if multi_step else call
+        return loop(balanced, blocks, lambda name, current: neurons[name](current), apply)
 
     return run
 

@@ -10,6 +10,7 @@ float64 and, in simulations of some dozen steps, in float32. (What divides by a 
 ...     images = data.draw(images_for(network))
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +35,32 @@ def dyadic(seed: int, *shape: int, low: int = -8, high: int = 8, dtype: torch.dt
 
 
 seeds = st.integers(0, 2**32 - 1)
+
+EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "100"))
+"""Damaged files to read; thousands are for a search of their own."""
+
+
+@st.composite
+def damaged(draw: Draw, whole: Callable[[], bytes]) -> bytes:
+    """A file with one to four wounds: a byte changed; a stretch filled, cut out or copied over another; no end."""
+    data = bytearray(whole())
+    for _ in range(draw(st.integers(1, 4))):
+        if not data:
+            break
+        place, length = draw(st.integers(0, len(data) - 1)), draw(st.sampled_from([1, 2, 4, 8, 64, 512]))
+        match draw(st.sampled_from(["change", "change", "change", "fill", "cut", "move", "end"])):
+            case "change":
+                data[place] ^= draw(st.integers(1, 255))
+            case "fill":
+                data[place : place + length] = bytes([draw(st.sampled_from([0, 1, 127, 128, 255]))] * length)
+            case "cut":
+                del data[place : place + length]
+            case "move":
+                other = draw(st.integers(0, len(data) - 1))
+                data[other : other + length] = data[place : place + length]
+            case _:
+                del data[place:]
+    return bytes(data)
 
 
 @st.composite

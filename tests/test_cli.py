@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from equispike.zoo.store import load_model
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
-    *("report", "export", "sweep", "reproduce", "cite", "bench"),
+    *("report", "export", "sweep", "reproduce", "cite", "bench", "compare"),
 )
 
 
@@ -81,6 +82,11 @@ def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "export", str(network), "--to", "torch", "--out", str(tmp_path / "net.py"))
     assert (code, err) == (0, "")
     assert {"net.py", "net.pt"} <= {path.name for path in tmp_path.iterdir()}
+    pytest.importorskip("onnx")
+    code, out, err = run(capsys, "export", str(network), "--to", "onnx", "--out", str(tmp_path / "net.onnx"))
+    assert (code, err) == (0, "")
+    assert "Needs onnxruntime alone" in out
+    assert (tmp_path / "net.onnx").stat().st_size > 1e5
     assert "is for --to nir" in refused(capsys, "export", str(network), "--to", "torch", "--profile", "compact")
     code, out, err = run(capsys, "export", str(network), "--to", "nir", "--bits", "8", "--out", str(exported))
     assert (code, err) == (0, "")
@@ -306,3 +312,25 @@ def test_train_and_demo_write_what_they_promise(
     names = {path.name for path in folder.iterdir()}
     assert names == {"accuracy.png", "model.safetensors", "network.safetensors", "report.html", "results.json"}
     assert run(capsys, "evaluate", str(folder / "network.safetensors"), "--images", "10", "--timesteps", "4")[0] == 0
+
+
+@pytest.mark.skipif(find_spec("spikingjelly") is None, reason="spikingjelly is not installed")
+def test_compare_shows_both_converters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--timesteps", "32", "--images", "20", "--calibration", "32", "--json", str(tmp_path / "c.json")]
+    code, out, err = run(capsys, "compare", "mnist-cnn", *options)
+    assert (code, err) == (0, "")
+    assert "equispike 0" in out
+    assert "spikingjelly 2" in out
+    assert "with our thresholds, 0 of 659,200 neurons" in out
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert (content["images"], len(content["theirs"]["accuracy"])) == (20, 32)
+
+
+@pytest.mark.skipif(find_spec("spikingjelly") is not None, reason="spikingjelly is installed")
+def test_compare_names_the_environment_where_spikingjelly_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'nox -s compare' makes" in refused(capsys, "compare", "mnist-cnn", "--images", "2", "--timesteps", "2")
+
+
+def test_compare_refuses_options_out_of_range(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--percentile" in refused(capsys, "compare", "mnist-cnn", "--percentile", "0")
+    assert "--timesteps" in refused(capsys, "compare", "mnist-cnn", "--timesteps", "0")

@@ -13,14 +13,14 @@ import equispike
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
     {"errors", "progress", "versions"},
-    {"functional", "batches", "bibliography"},
+    {"functional", "batches", "bibliography", "extras"},
     {"nn"},
     {"graph"},
     {"simulation"},
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results", "points"},
     {"report", "cluster", "demo", "diagnosis", "bench", "experiments", "sweep"},
-    {"peers"},
+    {"converters", "peers"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""

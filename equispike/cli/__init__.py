@@ -6,6 +6,7 @@ from cyclopts import App, CycloptsError
 
 from equispike.cli.bench import bench
 from equispike.cli.catalogue import cite, reproduce
+from equispike.cli.compare import compare
 from equispike.cli.conversion import check, convert, diagnose, evaluate
 from equispike.cli.demo import demo
 from equispike.cli.export import export
@@ -26,7 +27,7 @@ app = App(
 )
 for command in (
     *(demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export),
-    *(sweep, reproduce, cite, bench),
+    *(sweep, reproduce, cite, bench, compare),
 ):
     app.command(command)
 

@@ -12,11 +12,14 @@ from equispike.errors import EquispikeError
 def export(
     source: Annotated[str, Parameter(help="A file from 'equispike convert', or a NIR file.")],
     to: Annotated[
-        Literal["nir", "torch"],
-        Parameter(help="nir: the exchange format of neuromorphic tools. torch: a Python file that needs torch alone."),
+        Literal["nir", "onnx", "torch"],
+        Parameter(
+            help="nir: the exchange format of neuromorphic tools. onnx: a file that ONNX Runtime runs, all steps. "
+            "torch: a Python file that needs torch alone."
+        ),
     ] = "nir",
     out_file: Annotated[
-        Path | None, Parameter(name="--out", help="Default: SOURCE's name with the ending .nir, or .py.")
+        Path | None, Parameter(name="--out", help="Default: SOURCE's name with the ending .nir, .onnx or .py.")
     ] = None,
     profile: Annotated[
         Literal["portable", "compact"] | None,
@@ -38,15 +41,21 @@ def export(
     """
     if profile is not None and to != "nir":
         raise EquispikeError("--profile: is for --to nir")
-    path = out_file or Path(source).with_suffix({"nir": ".nir", "torch": ".py"}[to])
+    path = out_file or Path(source).with_suffix({"nir": ".nir", "onnx": ".onnx", "torch": ".py"}[to])
     require_writable(path)
-    from equispike.export import nir, torch_module
+    from equispike.export import nir, onnx_model, torch_module
     from equispike.graph.exact import quantize
 
     network = read_network(source)
     if bits is not None:
-        network = quantize(network, bits, per_channel=to == "torch" or profile == "compact")
-    notes = torch_module.write(network, path) if to == "torch" else nir.write(network, path, profile or "portable")
+        network = quantize(network, bits, per_channel=to != "nir" or profile == "compact")
+    match to:
+        case "nir":
+            notes = nir.write(network, path, profile or "portable")
+        case "onnx":
+            notes = onnx_model.write(network, path)
+        case "torch":
+            notes = torch_module.write(network, path)
     for note in notes:
         out.print(note, markup=False)
     out.print(f"{path}: written.", markup=False)

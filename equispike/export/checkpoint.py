@@ -22,6 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from equispike.errors import FileError
+from equispike.graph.from_onnx import LARGEST
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
@@ -68,7 +69,11 @@ def load(path: str | os.PathLike[str]) -> Network:
     description, tensors = read(path, "equispike.network")
     try:
         nodes = tuple(_node(item, tensors) for item in description["nodes"])
-        return Network(nodes, _mapping("provenance", description["provenance"]))
+        network = Network(nodes, _mapping("provenance", description["provenance"]))
+        for name, shape in network.shapes.items():
+            if math.prod(shape) > LARGEST:
+                raise ValueError(f"{name}: features of shape {shape} are out of proportion")
+        return network
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise FileError(f"{path}: does not describe a network: {type(error).__name__}: {reason}") from error

@@ -17,7 +17,8 @@ from equispike.export.hdf5 import Fields, Reader
 from equispike.export.nir import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
-from equispike.graph.network import Network, Node
+from equispike.graph.from_onnx import LARGEST
+from equispike.graph.network import Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
 NEURONS = "LIF", "CubaLIF", "LI", "CubaLI", "I", "Threshold"
@@ -115,11 +116,13 @@ class _Assembly:
     def __init__(self, own: dict[str, Any], reset: Reset | None) -> None:
         self.own, self.reset = own, reset
         self.nodes: list[Node] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.last: list[Node] = []
         self.names: dict[str, str] = {}
         self.r: float | None = None
 
     def add(self, name: str, fields: Fields, sources: list[str]) -> None:
+        """Append what a node of the file does; those that lead to it have been added. ValueError names it."""
         kind = fields.get("type")
         self.names[name] = own = str(_mapping(self.own, "names").get(name, name))
         try:
@@ -141,7 +144,7 @@ class _Assembly:
         own = _mapping(self.own, "input")
         step = own.get("step")
         scale, amplitude = (_positive(own.get(key, 1.0)) for key in ("scale", "amplitude"))
-        self.nodes.append(Node(name, Input(shape, scale, amplitude, None if step is None else _positive(step))))
+        self._append(Node(name, Input(shape, scale, amplitude, None if step is None else _positive(step))))
 
     def _source(self, name: str, sources: list[str]) -> str:
         """What leads to a node, as one node: terms of a sum are added up."""
@@ -153,14 +156,17 @@ class _Assembly:
         total = f"{name}.sum"
         while total in taken:
             total += "_"
-        self.nodes.append(Node(total, Add((1.0,) * len(sources)), tuple(self.names[s] for s in sources)))
+        self._append(Node(total, Add((1.0,) * len(sources)), tuple(self.names[s] for s in sources)))
         return total
 
-    def _shape(self, source: str) -> tuple[int, ...]:
-        return Network((*self.nodes, Node("a readout for the shape", Readout(), (source,)))).shapes[source]
+    def _append(self, node: Node) -> None:
+        self.shapes[node.name] = shape = shape_of(node, [self.shapes[source] for source in node.inputs])
+        if math.prod(shape) > LARGEST:
+            raise ValueError(f"features of shape {shape} are out of proportion")
+        self.nodes.append(node)
 
     def _add(self, name: str, own: str, kind: str, fields: Fields, source: str) -> None:
-        shape = self._shape(source)
+        shape = self.shapes[source]
         if kind == "Output":
             if self.last:
                 raise ValueError("is a second output. Only one can be read")
@@ -171,8 +177,7 @@ class _Assembly:
             return
         op = self._neuron(name, fields, shape) if kind == "IF" else _operation(kind, fields, shape)
         if op is not None:
-            self.nodes.append(Node(own, op, (source,)))
-            self._shape(own)
+            self._append(Node(own, op, (source,)))
         else:
             self.names[name] = source
 
@@ -217,11 +222,12 @@ def _operation(kind: str, fields: Fields, shape: tuple[int, ...]) -> Op | None:
     if kind in ("SumPool2d", "AvgPool2d"):
         kernel, stride = (_sizes(fields, key, 2, 1) for key in ("kernel_size", "stride"))
         padding = _sizes(fields, "padding", 2, 0)
+        pool = AvgPool(kernel, stride, padding)
         if kind == "AvgPool2d":
-            return AvgPool(kernel, stride, padding)
+            return pool
         if math.prod(kernel) * shape[0] > 2**24:
             raise ValueError(f"kernel_size {kernel} is out of proportion")
-        return Conv(torch.ones(shape[0], 1, *kernel), None, stride, padding, (1, 1), groups=shape[0])
+        return pool.sums(shape[0])
     if kind == "Flatten":
         first, end = (int(_array(fields, key).item()) for key in ("start_dim", "end_dim"))
         if range(len(shape))[first] != 0 or range(len(shape))[end] != len(shape) - 1:

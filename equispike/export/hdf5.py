@@ -1,26 +1,27 @@
 """Reading HDF5 files of strangers: plain values only, and memory bounded by the size of the file."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from equispike.errors import EquispikeError, FileError
+from equispike.errors import FileError
+from equispike.extras import extra
 
 MOST_COMPRESSED = 1032
 """Bytes that one byte can stand for in deflate; a file that claims more holds nothing behind its shapes."""
+
+MOST = 2**31
+"""Bytes that a file may unfold to, or four times its own size if that is more: zeros between groups and in kernels pack
+well, but what unfolds further is made to fill the memory."""
 
 Fields = dict[str, Any]
 """Values of a group by name: a string, or an array of numbers or strings."""
 
 
 def hdf5() -> Any:
-    """The package h5py, an extra. EquispikeError if it is missing."""
-    try:
-        return import_module("h5py")
-    except ImportError as error:
-        raise EquispikeError("NIR files need the package h5py. Install equispike[nir]") from error
+    """The package h5py. EquispikeError if it is missing."""
+    return extra("h5py", "nir", "NIR files")
 
 
 class Reader:
@@ -33,7 +34,8 @@ class Reader:
         self._h5py = hdf5()
         if not path.is_file():
             raise FileError(f"{path}: no such file")
-        self._left = MOST_COMPRESSED * path.stat().st_size
+        size = path.stat().st_size
+        self._left = min(MOST_COMPRESSED * size, max(MOST, 4 * size))
         self.file: Any = self._h5py.File(path, "r")
 
     def close(self) -> None:
@@ -73,7 +75,7 @@ class Reader:
             raise ValueError(f"{name}: holds no value")
         self._left -= dataset.size * dataset.dtype.itemsize
         if self._left < 0:
-            raise ValueError(f"{name}: its shape {dataset.shape} claims more than a file of this size can hold")
+            raise ValueError(f"{name}: its shape {dataset.shape} claims more than a file of this size may hold")
         if self._h5py.check_string_dtype(dataset.dtype) is not None:
             value: Any = dataset.asstr()[()]
             return value

@@ -82,6 +82,7 @@ class _Builder:
     expanded: list[str] = field(default_factory=list[str])
 
     def add(self, node: Node) -> None:
+        """Append what this node of the old network becomes. ConversionError if it has no such form."""
         op = node.op
         if isinstance(op, Input):
             self._put(node, op)

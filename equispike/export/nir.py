@@ -90,15 +90,18 @@ def _instructions(network: Network) -> list[str]:
         ]
     if any(isinstance(node.op, Add) for node in network):
         notes.append(
-            "sinabs runs branches that meet in the wrong order: sort the model's execution_order so that each node "
-            "comes behind those that lead to it."
+            "sinabs and Norse run branches that meet in the wrong order: sort the model's execution_order so that each "
+            "node comes behind those that lead to it."
         )
     if "zero" in resets:
         notes.append(
             "Neurons reset to zero, as SpikingJelly reads them; in sinabs set spike_fn = SingleSpike, min_v_mem = None "
-            "and reset_fn = MembraneReset() on every IAFSqueeze."
+            "and reset_fn = MembraneReset() on every IAFSqueeze. Norse reads them so too."
         )
-    notes.append("Neurons fire at their threshold. NIR says above it; SpikingJelly and sinabs fire at it too.")
+    notes.append(
+        "Neurons fire at their threshold, as in SpikingJelly and sinabs. NIR says above it, and so does Norse: take "
+        "the next smaller number for v_th on every IAFCell."
+    )
     if any(neuron.v_init != 0.0 for neuron in network.neurons.values()):
         notes.append("Potentials start above zero here (v_init), and at zero in every reader: set them before the run.")
     return notes

@@ -75,7 +75,7 @@ def write(network: Network, path: str | PathLike[str]) -> list[str]:
         shape = network.shapes[node.inputs[0]]
         step.append(f"{_line(node, numbers[node.name], inputs, shape, tensors)}  # {node.name!r}")
         if isinstance(node.op, Neuron):
-            before.append(f"v{numbers[node.name]} = {_start(node)} * self.threshold{numbers[node.name]}")
+            before.append(f"v{numbers[node.name]} = {start(node.name, node.op)} * self.threshold{numbers[node.name]}")
     source = TEMPLATE.format(
         version=version("equispike"),
         weights=ascii(path.with_suffix(".pt").name),
@@ -97,12 +97,15 @@ def _entrance(network: Network) -> str:
     return f"images.to({network.dtype}){grid}.mul({op.amplitude / op.scale!r})"
 
 
-def _start(node: Node) -> float:
-    op = node.op
-    assert isinstance(op, Neuron)
-    calibrated(node.name, op)
+def start(name: str, op: Neuron) -> float:
+    """Potential of a neuron layer before the first step, as a fraction of the threshold.
+
+    Raises:
+        ConversionError: it has no threshold yet, or starts at random.
+    """
+    calibrated(name, op)
     if op.v_init == "uniform":
-        raise ConversionError(f"{node.name}: its potentials start at random. Convert with a fixed v_init")
+        raise ConversionError(f"{name}: its potentials start at random. Convert with a fixed v_init")
     return float(op.v_init)
 
 

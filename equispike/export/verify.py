@@ -52,11 +52,12 @@ def verify(
         path: written by ``equispike.export.nir.write``.
         images: (B, *features), preprocessed as in training; constant input.
         timesteps: T.
-        reader: "spikingjelly" or "sinabs", which must be installed.
+        reader: "spikingjelly", "sinabs" or, for networks that reset to zero, "norse"; it must be installed.
         corrected: with what ``write`` says has to be set, or as the tool reads the file.
     Raises:
         FileError: the file is not one of these.
-        SimulationError: potentials start above zero, which no reader knows; or the images do not fit.
+        SimulationError: potentials start above zero, which no reader knows; soft reset, of which norse knows nothing;
+            or the images do not fit.
         EquispikeError: no such reader, or it is not installed.
     """
     if reader not in READERS:
@@ -115,7 +116,47 @@ def _sinabs(path: str, network: Network, currents: Tensor, timesteps: int, soft:
             module.reset_fn = activation.MembraneSubtract() if soft else activation.MembraneReset()
     model = model.to(network.dtype)
     counts = _counted(model, network, timesteps)
-    if corrected:  # its loader runs a branch that meets another one too late
+    outputs = _outputs(model, network, corrected)
+    model(currents.repeat_interleave(timesteps, 0))  # sinabs takes the steps of an image together
+    scores = outputs[-1].double().flatten(1)
+    return counts, scores.view(-1, timesteps, scores.shape[1]).sum(1)
+
+
+def _norse(path: str, network: Network, currents: Tensor, timesteps: int, soft: bool, corrected: bool) -> Outcome:
+    """Image by image, without a dimension for the batch, which its ``Flatten`` would take for one of the features."""
+    if soft and corrected:
+        raise SimulationError(
+            "norse resets to zero alone, and this network subtracts. Convert with reset='zero' to compare"
+        )
+    nir: Any = import_module("nir")
+    model = import_module("norse.torch").from_nir(nir.read(path), dt=1.0).to(network.dtype)
+    cell: Any = import_module("norse.torch.module.iaf").IAFCell
+    for module in model.modules():
+        if isinstance(module, cell):
+            below = module.p.v_th.to(network.dtype)
+            if corrected:  # it fires above the threshold
+                below = torch.nextafter(below, torch.zeros_like(below))
+            module.p = module.p._replace(v_th=below, v_reset=torch.zeros_like(below))
+    found: list[dict[str, Tensor]] = []
+    totals: list[Tensor] = []
+    counts, outputs = _counted(model, network), _outputs(model, network, corrected)
+    for image in currents:
+        state = None
+        for _ in range(timesteps):
+            _, state = model(image, state)
+        found.append(dict(counts))
+        totals.append(torch.stack(outputs).double().sum(0))
+        counts.clear()
+        outputs.clear()
+    return {name: torch.stack([counts[name] for counts in found]) for name in found[0]}, torch.stack(totals)
+
+
+def _outputs(model: Any, network: Network, corrected: bool) -> list[Tensor]:
+    """What the node for the output gives, which fills up when the model runs; the model returns the node that ran last.
+
+    nirtorch's loader runs a branch that meets another one too late; corrected, nodes come behind those they read.
+    """
+    if corrected:
         names = identifiers(network)
         places = {names[node.name]: place for place, node in enumerate(network) if node.name in names}
         order: list[Any] = list(model.execution_order)
@@ -125,10 +166,8 @@ def _sinabs(path: str, network: Network, currents: Tensor, timesteps: int, soft:
     def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
         outputs.append(output)
 
-    model.get_submodule("output").register_forward_hook(keep)  # the model returns the node that ran last
-    model(currents.repeat_interleave(timesteps, 0))  # sinabs takes the steps of an image together
-    scores = outputs[-1].double().flatten(1)
-    return counts, scores.view(-1, timesteps, scores.shape[1]).sum(1)
+    model.get_submodule("output").register_forward_hook(keep)
+    return outputs
 
 
 def _counted(model: torch.nn.Module, network: Network, steps: int = 1) -> dict[str, Tensor]:
@@ -152,4 +191,5 @@ def _counted(model: torch.nn.Module, network: Network, steps: int = 1) -> dict[s
 READERS: Mapping[str, Callable[[str, Network, Tensor, int, bool, bool], Outcome]] = {
     "spikingjelly": _spikingjelly,
     "sinabs": _sinabs,
+    "norse": _norse,
 }

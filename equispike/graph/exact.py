@@ -166,8 +166,7 @@ def sum_pools(network: Network) -> Network:
         size = math.prod(op.kernel)
         if window_sizes(op, tuple(space)) != {size}:
             raise ConversionError(f"{name} (AvgPool): its windows differ in size. Train without padding in the pool")
-        ones = torch.ones(channels, 1, *op.kernel, dtype=network.dtype, device=network.device)
-        return Conv(ones, None, op.stride, op.padding, (1,) * len(space), groups=channels), unit * size
+        return op.sums(channels, network.dtype, network.device), unit * size
 
     return change_units(network, network.input, 1.0, change, pool=pool)
 

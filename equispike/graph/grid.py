@@ -108,15 +108,14 @@ def _rounded_weights(op: Conv | Linear, unit: Tensor, bits: int, per_channel: bo
 
 def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor) -> tuple[Op, Tensor]:
     """Averages over powers of two stay; over others they become sums, and the division goes to whoever reads them."""
-    divisors = window_sizes(op, shape[1:])
-    if all(n & (n - 1) == 0 for n in divisors):
+    sizes = window_sizes(op, shape[1:])
+    if all(n & (n - 1) == 0 for n in sizes):
         return op, unit
     size = math.prod(op.kernel)
-    if divisors == {size}:
-        ones = torch.ones(shape[0], 1, *op.kernel, dtype=torch.float64, device=unit.device)
-        return Conv(ones, None, op.stride, op.padding, (1,) * len(op.kernel), groups=shape[0]), unit / size
+    if sizes == {size}:
+        return op.sums(shape[0], torch.float64, unit.device), unit / size
     raise ConversionError(
-        f"{name} (AvgPool): its windows hold {', '.join(map(str, sorted(divisors)))} elements, and sums of their "
+        f"{name} (AvgPool): its windows hold {', '.join(map(str, sorted(sizes)))} elements, and sums of their "
         "averages are not exact. Train with windows of a power of two elements, or without padding in the pool"
     )
 
@@ -183,7 +182,19 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
 
 
 def window_sizes(op: AvgPool, space: tuple[int, ...]) -> set[int]:
-    """What an average pool divides by: the elements of its windows, those of the padding included where it does so."""
+    """What an average pool divides by somewhere (see :func:`divisors`)."""
+    return {int(n) for n in divisors(op, space).flatten()}
+
+
+def divisors(op: AvgPool, space: tuple[int, ...]) -> Tensor:
+    """What an average pool divides by at each place: the elements of the window, of the padding too where it does so.
+
+    Args:
+        op: the pool.
+        space: sizes of its input in space.
+    Returns:
+        integers, of the sizes of its output in space.
+    """
     windows = torch.ones((), dtype=torch.int64)
     axes = zip(op.kernel, op.stride, op.padding, space, strict=True)
     for kernel, stride, padding, size in axes:
@@ -192,7 +203,7 @@ def window_sizes(op: AvgPool, space: tuple[int, ...]) -> set[int]:
         starts = starts[starts < size]  # in ceil mode, torch drops a window that would begin behind the features
         low, high = (0, size) if not op.count_include_pad else (-padding, size + padding)
         windows = windows[..., None] * ((starts + kernel).clamp(max=high) - starts.clamp(min=low))
-    return {int(n) for n in windows.flatten()}
+    return windows
 
 
 def _levels(op: Neuron) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,11 @@ class AvgPool:
         pool = F.avg_pool1d if len(self.kernel) == 1 else F.avg_pool2d
         return pool(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
+    def sums(self, channels: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Conv:
+        """The sums over these windows, as a depthwise convolution; without those that only ``ceil_mode`` adds."""
+        ones = torch.ones(channels, 1, *self.kernel, dtype=dtype, device=device)
+        return Conv(ones, None, self.stride, self.padding, (1,) * len(self.kernel), groups=channels)
+
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:

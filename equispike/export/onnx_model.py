@@ -1,0 +1,274 @@
+"""A converted network as an ONNX file with the time loop inside, for runtimes that know nothing of spikes.
+
+What comes before the first neurons is the same in every step, and computed once. The rest is the body of a ``Loop``,
+which carries potentials, spike counts and scores from step to step.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError
+from equispike.export.checkpoint import write_bytes
+from equispike.export.torch_module import start
+from equispike.extras import extra
+from equispike.graph.exact import calibrated
+from equispike.graph.grid import divisors
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout
+
+OPSET, IR_VERSION = 17, 8
+"""Of 2022: what runtimes from then on read."""
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights; an ONNX file with its weights inside ends at 2 GiB."""
+
+METADATA = "equispike"
+"""Name of the metadata entry that holds the provenance as JSON."""
+
+
+def write(network: Network, path: str | PathLike[str]) -> list[str]:
+    """Write a converted network as an ONNX file, atomically.
+
+    Its inputs are ``images``, (B, *features), preprocessed as in training, as a current in every step; and
+    ``timesteps``, T, one integer. Its outputs are ``scores``, (T, B, classes), added up over the steps as those of
+    ``simulate`` are, and for each neuron layer ``spikes.NAME``, (B, *features), its spikes over all steps. On a
+    quantized network in float32 both are exact. Runtimes have no convolutions in float64: a network that holds some is
+    written in float32, and the sentences say so.
+
+    Args:
+        network: converted.
+        path: file to write; usually named ``.onnx``.
+    Returns:
+        sentences for the user.
+    Raises:
+        ConversionError: no thresholds, potentials that start at random, an operation that does not run on spikes, or
+            weights beyond the 2 GiB of such a file.
+        FileError: the file cannot be written.
+    """
+    notes = [
+        "Needs onnxruntime alone: onnxruntime.InferenceSession(FILE).run(['scores'], {'images': images, "
+        "'timesteps': numpy.array(64)}) gives the scores after each step; outputs spikes.NAME, the spikes of a layer."
+    ]
+    if network.dtype == torch.float64 and any(isinstance(node.op, Conv | AvgPool) for node in network):
+        network = network.to(torch.float32)
+        notes.append(
+            "This network is in float64, in which runtimes have no convolutions: it was written in float32, where "
+            "its sums are rounded. Quantize with fewer bits for the same spikes."
+        )
+    tensors = [value for node in network for value in vars(node.op).values() if isinstance(value, Tensor)]
+    if sum(t.numel() * t.element_size() for t in tensors) > LARGEST:
+        raise ConversionError("its weights take more than the 2 GiB that an ONNX file holds. Export to torch instead")
+    write_bytes(Path(path), _Writer(network).model().SerializeToString())
+    return notes
+
+
+class _Carried(NamedTuple):
+    """What goes from step to step: its name in a step, its type, sizes, and the value before the first step."""
+
+    name: str
+    type: int
+    sizes: list[str | int]
+    start: str
+
+
+class _Writer:
+    """The file as it grows. ``x3`` is the value of node 3, ``v3`` and ``n3`` are its potentials and spike counts.
+
+    Attributes:
+        before: operations in front of the loop, and then behind it.
+        step: operations inside.
+        place, layer: where the next operation goes, and whose it is.
+        stored: weights and other constants.
+        carried: what goes from step to step.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.helper = extra("onnx.helper", "onnx", "ONNX files")
+        self.types = extra("onnx", "onnx", "ONNX files").TensorProto
+        self.float: int = {torch.float32: self.types.FLOAT, torch.float64: self.types.DOUBLE}[network.dtype]
+        self.numbers = {node.name: number for number, node in enumerate(network.nodes)}
+        self.before: list[Any] = []
+        self.step: list[Any] = []
+        self.place, self.layer = self.before, "input"
+        self.stored: list[Any] = []
+        self.carried: list[_Carried] = []
+
+    def model(self) -> Any:
+        """The file, ready to be serialized."""
+        self._images()
+        moving: set[str] = set()
+        for node in self.network.nodes[1:]:
+            if isinstance(node.op, Neuron | Readout) or not moving.isdisjoint(node.inputs):
+                moving.add(node.name)
+            self.place, self.layer = self.step if node.name in moving else self.before, node.name
+            self._node(node)
+        results = self._loop()
+        given = [
+            self._info("images", self.float, ["batch", *self.network.input.shape]),
+            self._info("timesteps", self.types.INT64, []),
+        ]
+        graph = self.helper.make_graph(self.before, "network", given, results, self.stored)
+        model = self.helper.make_model(
+            graph, opset_imports=[self.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+            producer_name="equispike", producer_version=version("equispike"),
+        )  # fmt: skip
+        self.helper.set_model_props(model, {METADATA: json.dumps(dict(self.network.provenance), sort_keys=True)})
+        return model
+
+    def _images(self) -> None:
+        """The images as they enter; and what is carried, before the first step."""
+        op, x = self.network.input, "images"
+        if op.step is not None:
+            x = self._put("Round", self._put("Div", x, self._number(op.step)))
+            x = self._put("Mul", x, self._number(op.step))
+            x = self._put("Clip", x, self._number(-op.scale), self._number(op.scale))
+        self._put("Mul", x, self._number(op.amplitude / op.scale), result="x0")
+        batch = self._put("Shape", "images", start=0, end=1)
+
+        def carry(name: str, kind: int, shape: tuple[int, ...], value: Tensor) -> None:
+            sizes = self._put("Concat", batch, self._integers(*shape), axis=0)
+            start = self._put("Expand", self._tensor(value), sizes, result=f"{name}.start")
+            self.carried.append(_Carried(name, kind, ["batch", *shape], start))
+
+        for name, neuron in self.network.neurons.items():
+            shape, number, threshold = self.network.shapes[name], self.numbers[name], calibrated(name, neuron)[0]
+            carry(f"v{number}", self.float, shape, threshold * start(name, neuron))
+            carry(f"n{number}", self.float, shape, threshold.new_zeros(()))
+        carry("total", self.types.DOUBLE, self.network.shapes[self.network.nodes[-1].name], torch.zeros(()).double())
+
+    def _node(self, node: Node) -> None:
+        op, inputs, result = node.op, [f"x{self.numbers[name]}" for name in node.inputs], f"x{self.numbers[node.name]}"
+        if isinstance(op, Conv):
+            self._conv(op, inputs[0], op.padding, result)
+        elif isinstance(op, Linear):
+            product = self._put(
+                "MatMul", inputs[0], self._weight(op.weight.t()), result=None if op.bias is not None else result
+            )
+            if op.bias is not None:
+                self._put("Add", product, self._weight(op.bias), result=result)
+        elif isinstance(op, AvgPool):
+            self._average(op, inputs[0], self.network.shapes[node.inputs[0]], result)
+        elif isinstance(op, Flatten):
+            self._put("Flatten", *inputs, result=result, axis=1)
+        elif isinstance(op, Pad):
+            self._pad(op, inputs[0], self.network.shapes[node.inputs[0]], result)
+        elif isinstance(op, Add | Concat):
+            pairs = zip(inputs, op.coefficients, strict=True)
+            terms = [x if c == 1.0 else self._put("Mul", x, self._number(c)) for x, c in pairs]
+            if isinstance(op, Add):
+                self._put("Sum", *terms, result=result)
+            else:
+                self._put("Concat", *terms, result=result, axis=1)
+        elif isinstance(op, Neuron):
+            self._fire(op, inputs[0], self.numbers[node.name])
+        elif isinstance(op, Readout):
+            scale = self._tensor(torch.tensor(op.scale, dtype=torch.float64))
+            score = self._put("Mul", self._put("Cast", *inputs, to=self.types.DOUBLE), scale)
+            self._put("Add", "total", score, result="total.next")
+        else:
+            raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+
+    def _conv(self, op: Conv, x: str, behind: Sequence[int], result: str | None = None) -> str:
+        """A convolution with this much padding behind the features, and its own in front."""
+        weights = [self._weight(t) for t in (op.weight, op.bias) if t is not None]
+        return self._put(
+            "Conv", x, *weights, result=result, strides=list(op.stride), dilations=list(op.dilation), group=op.groups,
+            pads=[*op.padding, *behind],
+        )  # fmt: skip
+
+    def _average(self, op: AvgPool, x: str, shape: tuple[int, ...], result: str) -> None:
+        """Sums over windows, divided: on windows that reach over the end, runtimes' own pools differ from torch's."""
+        sizes = divisors(op, shape[1:])
+        axes = zip(sizes.shape, op.stride, op.kernel, shape[1:], op.padding, strict=True)
+        behind = [max(p, (n - 1) * s + k - size - p) for n, s, k, size, p in axes]
+        sums = self._conv(op.sums(shape[0], self.network.dtype), x, behind)
+        self._put("Div", sums, self._tensor(sizes.to(self.network.dtype)), result=result)
+
+    def _pad(self, op: Pad, x: str, shape: tuple[int, ...], result: str) -> None:
+        """Zeros between neighbours are put behind each, along an axis of its own; those behind the last are cut off."""
+        after = op.after
+        if any(op.between):
+            x = self._put("Reshape", x, self._integers(0, *(n for size in shape for n in (size, 1))))
+            behind = [n for zeros in op.between for n in (0, zeros)]
+            x = self._put("Pad", x, self._integers(*[0] * (2 + len(behind)), *behind))
+            sizes = zip(shape, op.between, strict=True)
+            x = self._put("Reshape", x, self._integers(0, *(size * (zeros + 1) for size, zeros in sizes)))
+            after = tuple(n - zeros for n, zeros in zip(after, op.between, strict=True))
+        self._put("Pad", x, self._integers(0, *op.before, 0, *after), result=result)
+
+    def _fire(self, op: Neuron, x: str, number: int) -> None:
+        threshold, amplitude = calibrated(self.layer, op)
+        theta, unit = self._tensor(threshold), bool((amplitude == 1).all())
+        u = self._put("Add", f"v{number}", x)
+        fires = self._put("GreaterOrEqual", u, theta)
+        left = self._put("Sub", u, theta) if op.reset == "subtract" else self._number(0.0)
+        self._put("Where", fires, left, u, result=f"v{number}.next")
+        spikes = self._put("Cast", fires, to=self.float, result=f"x{number}" if unit else None)
+        self._put("Add", f"n{number}", spikes, result=f"n{number}.next")
+        if not unit:
+            self._put("Mul", spikes, self._tensor(amplitude), result=f"x{number}")
+
+    def _loop(self) -> list[Any]:
+        """Close the loop, make counts integers; what comes out."""
+        self.place, self.layer = self.step, "step"
+        self._put("Identity", "more", result="more.next")
+        self._put("Identity", "total.next", result="score")
+        total = self.carried[-1]
+        given = [self._info("number", self.types.INT64, []), self._info("more", self.types.BOOL, [])]
+        given += [self._info(state.name, state.type, state.sizes) for state in self.carried]
+        taken = [self._info("more.next", self.types.BOOL, [])]
+        taken += [self._info(f"{state.name}.next", state.type, state.sizes) for state in self.carried]
+        taken.append(self._info("score", total.type, total.sizes))
+        body = self.helper.make_graph(self.step, "step", given, taken)
+        self.place, self.layer = self.before, "time"
+        ends = [f"{state.name}.end" for state in self.carried]
+        starts = [state.start for state in self.carried]
+        self.before.append(
+            self.helper.make_node("Loop", ["timesteps", "", *starts], [*ends, "scores"], "time", body=body)
+        )
+        results = [self._info("scores", total.type, ["timesteps", *total.sizes])]
+        for name in self.network.neurons:
+            self._put("Cast", f"n{self.numbers[name]}.end", to=self.types.INT64, result=f"spikes.{name}")
+            results.append(self._info(f"spikes.{name}", self.types.INT64, ["batch", *self.network.shapes[name]]))
+        return results
+
+    def _put(self, kind: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
+        """An operation; the name of its value, a free one unless it is given."""
+        result = result or f"t{len(self.before)}.{len(self.step)}"
+        node = self.helper.make_node(kind, list(inputs), [result], name=f"{self.layer}/{result}", **attributes)
+        self.place.append(node)
+        return result
+
+    def _info(self, name: str, kind: int, sizes: Sequence[str | int]) -> Any:
+        return self.helper.make_tensor_value_info(name, kind, sizes)
+
+    def _number(self, value: float) -> str:
+        return self._tensor(torch.tensor(value, dtype=self.network.dtype))
+
+    def _integers(self, *values: int) -> str:
+        return self._tensor(torch.tensor(values, dtype=torch.int64))
+
+    def _weight(self, value: Tensor) -> str:
+        """A weight: whole numbers as integers of 8 or 16 bits, which runtimes turn into floats when they load it."""
+        for kind in (torch.int8, torch.int16):
+            if bool((value.to(kind) == value).all()):
+                place, self.place = self.place, self.before
+                name = self._put("Cast", self._tensor(value.to(kind)), to=self.float)
+                self.place = place
+                return name
+        return self._tensor(value)
+
+    def _tensor(self, value: Tensor) -> str:
+        """A constant; its name."""
+        name = f"constant.{len(self.stored)}"
+        array = value.detach().cpu().contiguous().numpy()
+        self.stored.append(extra("onnx.numpy_helper", "onnx", "ONNX files").from_array(array, name))
+        return name
