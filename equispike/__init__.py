@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from equispike.calibrate.rate_norm import RateNorm as RateNorm
     from equispike.calibrate.spike_norm import RMP as RMP
     from equispike.calibrate.spike_norm import SpikeNorm as SpikeNorm
-    from equispike.conversion import check as check
+    from equispike.checking import check as check
     from equispike.conversion import convert as convert
     from equispike.errors import CalibrationError as CalibrationError
     from equispike.errors import ConversionError as ConversionError
@@ -47,7 +47,8 @@ _PLACES = {
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
     "calibrate.rate_norm": ("RateNorm",),
     "calibrate.spike_norm": ("RMP", "SpikeNorm"),
-    "conversion": ("check", "convert"),
+    "checking": ("check",),
+    "conversion": ("convert",),
     "errors": (
         "CalibrationError",
         "ConversionError",

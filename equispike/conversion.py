@@ -1,4 +1,4 @@
-"""convert(): from a trained model to a network with thresholds; and check(): would it work?"""
+"""convert(): from a trained model to a network with thresholds."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import MaxPool, Neuron
-from equispike.graph.trace import VERDICTS, Finding, findings, trace
+from equispike.graph.trace import VERDICTS, trace
 from equispike.versions import versions
 
 Model = nn.Module | ExportedProgram | Network
@@ -109,7 +109,8 @@ def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> t
     network = fold_affine(network)
     for node in network.nodes:
         if isinstance(node.op, MaxPool):
-            raise ConversionError(f"{node.name} (MaxPool): {VERDICTS[MaxPool][1]}")
+            _, why, remedy = VERDICTS[MaxPool]
+            raise ConversionError(f"{node.name} (MaxPool): {why}. {remedy}")
         for value in (getattr(node.op, "weight", None), getattr(node.op, "bias", None)):
             if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
                 raise ConversionError(
@@ -118,41 +119,6 @@ def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> t
     if not network.neurons:
         raise ConversionError("the model has no ReLU: nothing in it would spike")
     return network, changes
-
-
-class Report(tuple[Finding, ...]):
-    """Every operation of a model with its verdict. Printing it gives a table."""
-
-    @property
-    def convertible(self) -> bool:
-        """Whether ``convert`` takes the model as it is."""
-        return all(finding.verdict == "yes" for finding in self)
-
-    def __str__(self) -> str:
-        rows = [Finding("Layer", "Operation", "Converts", "How, or why not and what to do"), *self]  # type: ignore[arg-type]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ("  ".join([*(f"{row[i]:{widths[i]}}" for i in range(3)), row.note]) for row in rows)
-        return "\n".join(lines)
-
-
-def check(model: Model, example: Tensor) -> Report:
-    """List every operation of a model: convertible or not, how or why not, and the remedy. Nothing is computed.
-
-    Args:
-        model: any module of one image tensor, or a program that ``torch.export`` made of one; it is not changed.
-        example: a batch of images of the right shape; values do not matter.
-    Raises:
-        ConversionError: ``torch.export`` cannot read the model at all.
-    """
-    found = _findings(model) if isinstance(model, Network) else findings(model, example)
-    if not any(VERDICTS[Neuron][1] == finding.note for finding in found):
-        found.append(Finding("(model)", "-", "no", "it has no ReLU: nothing in it would spike"))
-    return Report(found)
-
-
-def _findings(network: Network) -> list[Finding]:
-    known = (node for node in network if type(node.op) in VERDICTS)
-    return [Finding(node.name, type(node.op).__name__, *VERDICTS[type(node.op)]) for node in known]
 
 
 def _check_options(reset: str, readout: str, v_init: float | str) -> None:

@@ -19,7 +19,7 @@ LAYERS = (
     {"simulation"},
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results"},
-    {"report", "cluster", "demo", "diagnosis", "bench", "experiments"},
+    {"report", "cluster", "demo", "diagnosis", "checking", "bench", "experiments"},
     {"peers"},
     {"cli"},
 )

@@ -116,27 +116,52 @@ CoderName = Annotated[
 def check(
     source: Source,
     shape: Annotated[
-        tuple[int, ...], Parameter(consume_multiple=True, negative="", help="Shape of one image, e.g. --shape 1 28 28.")
-    ] = (1, 28, 28),
+        tuple[int, ...] | None,
+        Parameter(
+            consume_multiple=True,
+            negative="",
+            help="Shape of one image, e.g. --shape 3 32 32. Default: that of the data or of the ONNX file, or 1 28 28.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="Data set from whose training images the number of time-steps is predicted: mnist-sample, mnist, "
+            "cifar10 or cifar100. Default: noise, which predicts worse."
+        ),
+    ] = None,
+    normalise: Normalise = None,
+    data_folder: Folder = None,
 ) -> None:
-    """List every operation of a model: does it convert, how, or why not and what to do. Nothing is computed.
+    """Judge every operation of a model: exact, approximate or refused, why, and what to do; and predict how many
+    time-steps it will need.
 
     Exits with 2 if the model does not convert as it is.
 
-    Example: equispike check mnist-cnn --shape 1 28 28
+    Example: equispike check mnist-cnn --data mnist-sample
     """
     import torch
 
-    from equispike.conversion import check as run
+    from equispike.checking import HEADER
+    from equispike.checking import check as run
+    from equispike.graph.network import Network
 
-    require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape)})
-    report = run(read_model(source)[0], torch.zeros(2, *shape))
-    table = Table("layer", "operation", "converts", "how, or why not and what to do")
-    for finding in report:
-        table.add_row(*finding)
+    require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape or ())})
+    if shape and data:
+        raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
+    model, card = read_model(source)
+    if data:
+        example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
+    else:
+        example = torch.zeros(2, *(shape or (model.input.shape if isinstance(model, Network) else (1, 28, 28))))
+    report = run(model, example)
+    table = Table(*HEADER)
+    for row in report.rows:
+        table.add_row(*row.cells)
     out.print(table)
     if not report.convertible:
-        raise ConversionError(f"{source}: does not convert as it is; see the rows that say no or lossy")
+        raise ConversionError(f"{source}: does not convert as it is; see the rows that say refused")
+    out.print(report.prediction)
     out.print(f"{source}: converts.")
 
 

@@ -32,7 +32,15 @@ class Value:
 
 
 class Untranslatable(Exception):
-    """An operation, or a use of one, without translation; the message holds the reason and the remedy."""
+    """An operation, or a use of one, without translation; of its two sentences one is the reason, one the remedy."""
+
+    @property
+    def why(self) -> str:
+        return str(self).partition(". ")[0]
+
+    @property
+    def remedy(self) -> str:
+        return str(self).partition(". ")[2]
 
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"

@@ -44,13 +44,18 @@ from equispike.graph.ops import (
 FxNode = torch.fx.Node
 
 
+Verdict = Literal["exact", "approximate", "refused"]
+"""Whether spikes do what an operation does: in every step, the better the more steps there are, or not at all."""
+
+
 class Finding(NamedTuple):
-    """One operation of a model: where, what, whether it converts ("yes", "lossy", "no"), and why or what to do."""
+    """One operation of a model: where, what, how it converts and why, and what to do about it (empty for nothing)."""
 
     layer: str
     operation: str
-    verdict: Literal["yes", "lossy", "no"]
-    note: str
+    verdict: Verdict
+    why: str
+    remedy: str = ""
 
 
 def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
@@ -68,8 +73,8 @@ def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
             module, or no batch of images.
     """
     nodes, findings = _translate(model, example)
-    if refused := [finding for finding in findings if finding.verdict == "no"]:
-        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.note}" for f in refused))
+    if refused := [finding for finding in findings if finding.verdict == "refused"]:
+        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in refused))
     return Network(tuple(nodes))
 
 
@@ -185,8 +190,8 @@ class _Reader:
                 "Return one tensor: the class scores"
             )
         if len(outputs[0].shape) != 1:
-            note = f"scores of shape {outputs[0].shape} per image, expected a vector. Flatten them"
-            self.findings.append(Finding("readout", "output", "no", note))
+            why = f"scores of shape {outputs[0].shape} per image, expected a vector"
+            self.findings.append(Finding("readout", "output", "refused", why, "Flatten them"))
         self._add("readout", Readout(), (outputs[0],), outputs[0].shape)
 
     def _read_call(self, node: FxNode) -> None:
@@ -236,7 +241,7 @@ class _Reader:
             if node.target in SPLITS:
                 return inputs[0]  # what reads a part takes its slice
             if node.target in SOFTMAXES and _last(node, self._outputs):
-                self.findings.append(Finding(layer, operation, "yes", "dropped: the order of the scores stays"))
+                self.findings.append(Finding(layer, operation, "exact", "dropped: the order of the scores stays"))
                 return inputs[0]
             if node.target in RESHAPES:
                 ops = reshape(inputs[0], shape)
@@ -252,10 +257,10 @@ class _Reader:
             if not all(map(_finite, ops)):
                 raise Untranslatable("its weights hold NaN or infinity. Train the model again")
         except Untranslatable as refusal:
-            self.findings.append(Finding(layer, operation, "no", str(refusal)))
+            self.findings.append(Finding(layer, operation, "refused", refusal.why, refusal.remedy))
             return Value(inputs[0].node, shape)
         if not ops:
-            self.findings.append(Finding(layer, operation, "yes", "nothing to do in a trained network"))
+            self.findings.append(Finding(layer, operation, "exact", "nothing to do in a trained network"))
         for op in ops:
             name = self._name(layer)
             self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
@@ -306,19 +311,20 @@ def _finite(op: Op) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in vars(op).values() if isinstance(value, Tensor))
 
 
-VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
-    Conv: ("yes", "weights carry over"),
-    Linear: ("yes", "weights carry over"),
-    AvgPool: ("yes", "averages spikes"),
-    Affine: ("yes", "folded into the weights"),
-    Flatten: ("yes", "reorders spikes"),
-    Pad: ("yes", "zeros around or between spikes, or fewer of them"),
-    Add: ("yes", "currents add up"),
-    Concat: ("yes", "spikes side by side"),
-    Neuron: ("yes", "becomes integrate-and-fire neurons"),
+VERDICTS: dict[type, tuple[Verdict, str, str]] = {
+    Conv: ("exact", "weights carry over", ""),
+    Linear: ("exact", "weights carry over", ""),
+    AvgPool: ("exact", "averages spikes", ""),
+    Affine: ("exact", "folded into the weights", ""),
+    Flatten: ("exact", "reorders spikes", ""),
+    Pad: ("exact", "zeros around or between spikes, or fewer of them", ""),
+    Add: ("exact", "currents add up", ""),
+    Concat: ("exact", "spikes side by side", ""),
+    Neuron: ("approximate", "neurons: rates are multiples of 1/T, at most 1", "More time-steps T"),
     MaxPool: (
-        "lossy",
-        "a maximum of spikes is not the maximum of rates. Train with average pooling, "
-        "or pass lossy=[es.max_pool_to_avg]",
+        "refused",
+        "a maximum of spikes is not the maximum of rates",
+        "Train with average pooling, or pass lossy=[es.max_pool_to_avg]",
     ),
 }
+"""How each operation of a Network converts, why, and what to do."""
