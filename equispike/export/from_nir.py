@@ -17,7 +17,7 @@ from equispike.export.hdf5 import Fields, Reader
 from equispike.export.nir import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
 NEURONS = "LIF", "CubaLIF", "LI", "CubaLI", "I", "Threshold"
@@ -115,6 +115,7 @@ class _Assembly:
     def __init__(self, own: dict[str, Any], reset: Reset | None) -> None:
         self.own, self.reset = own, reset
         self.nodes: list[Node] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.last: list[Node] = []
         self.names: dict[str, str] = {}
         self.r: float | None = None
@@ -141,7 +142,7 @@ class _Assembly:
         own = _mapping(self.own, "input")
         step = own.get("step")
         scale, amplitude = (_positive(own.get(key, 1.0)) for key in ("scale", "amplitude"))
-        self.nodes.append(Node(name, Input(shape, scale, amplitude, None if step is None else _positive(step))))
+        self._append(Node(name, Input(shape, scale, amplitude, None if step is None else _positive(step))))
 
     def _source(self, name: str, sources: list[str]) -> str:
         """What leads to a node, as one node: terms of a sum are added up."""
@@ -153,14 +154,15 @@ class _Assembly:
         total = f"{name}.sum"
         while total in taken:
             total += "_"
-        self.nodes.append(Node(total, Add((1.0,) * len(sources)), tuple(self.names[s] for s in sources)))
+        self._append(Node(total, Add((1.0,) * len(sources)), tuple(self.names[s] for s in sources)))
         return total
 
-    def _shape(self, source: str) -> tuple[int, ...]:
-        return Network((*self.nodes, Node("a readout for the shape", Readout(), (source,)))).shapes[source]
+    def _append(self, node: Node) -> None:
+        self.shapes[node.name] = shape_of(node, [self.shapes[source] for source in node.inputs])
+        self.nodes.append(node)
 
     def _add(self, name: str, own: str, kind: str, fields: Fields, source: str) -> None:
-        shape = self._shape(source)
+        shape = self.shapes[source]
         if kind == "Output":
             if self.last:
                 raise ValueError("is a second output. Only one can be read")
@@ -171,8 +173,7 @@ class _Assembly:
             return
         op = self._neuron(name, fields, shape) if kind == "IF" else _operation(kind, fields, shape)
         if op is not None:
-            self.nodes.append(Node(own, op, (source,)))
-            self._shape(own)
+            self._append(Node(own, op, (source,)))
         else:
             self.names[name] = source
 

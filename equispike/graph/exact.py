@@ -332,9 +332,8 @@ def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
         positions = math.prod(shape[1:])
         moved = Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions))
         zeros_between = False
-    elif isinstance(op, Pad) and not any(
-        op.between[:1]
-    ):  # zeros as channels of their own may be multiplied by anything
+    elif isinstance(op, Pad) and not any(op.between[:1]):
+        # zeros as channels of their own may be multiplied by anything
         ends = op.before[0], op.after[0]
         moved = Affine(F.pad(affine.scale, ends, value=float(affine.scale[0])), F.pad(affine.shift, ends))
         zeros_between = any(n > 0 for n in op.before[1:] + op.after[1:] + op.between[1:])

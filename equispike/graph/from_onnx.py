@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, EquispikeError, FileError
 from equispike.graph.aten import TRANSLATIONS, Untranslatable, Value, remedy, reshape
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, shape_of
 from equispike.graph.ops import Input, Linear, Op, Pad, Readout
 
 LARGEST = 2**28
@@ -73,11 +73,13 @@ class _Reader:
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.nodes: list[Node] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.known: dict[str, Value | Tensor] = {"": torch.empty(0)}
         for stored in graph.initializer:
             self.known[str(stored.name)] = _constant(stored)
 
     def network(self) -> Network:
+        """The graph as a Network; ConversionError or ValueError name what is in the way."""
         self._read_input()
         unknown = {str(n.op_type) for n in self.graph.node} - OPERATIONS.keys() - CONSTANTS.keys() - {"Softmax"}
         if unknown:
@@ -139,13 +141,13 @@ class _Reader:
 
     def _add(self, name: str, op: Op, inputs: tuple[str, ...]) -> Value:
         self.nodes.append(Node(name, op, inputs))
-        shape = Network((*self.nodes, Node("the shape of it", Readout(), (name,)))).shapes[name]
+        self.shapes[name] = shape = shape_of(self.nodes[-1], [self.shapes[source] for source in inputs])
         if int(np.prod(shape, dtype=float)) > LARGEST:
             raise ValueError(f"{name}: features of shape {shape} are out of proportion")
         return Value(name, shape)
 
     def _free(self, layer: str) -> str:
-        taken = {node.name for node in self.nodes} | {"readout", "the shape of it"}
+        taken = {node.name for node in self.nodes} | {"readout"}
         name, count = layer, 1
         while name in taken:
             count += 1

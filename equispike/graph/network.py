@@ -205,12 +205,20 @@ def _infer_shapes(nodes: tuple[Node, ...]) -> dict[str, tuple[int, ...]]:
         inputs = [shapes[name] for name in node.inputs]
         seen = _SEEN.get(node.op)
         if seen is None or seen[0] != inputs:
-            seen = _SEEN[node.op] = inputs, _shape(node, inputs)
+            seen = _SEEN[node.op] = inputs, shape_of(node, inputs)
         shapes[node.name] = seen[1]
     return shapes
 
 
-def _shape(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
+def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Features of the node's output, from those of its inputs, all without the batch. Nothing is computed.
+
+    Raises:
+        ConversionError: the operation does not fit its inputs, or leaves nothing of them.
+
+    >>> shape_of(Node("conv", Conv(torch.ones(8, 3, 5, 5), None, (1, 1), (0, 0), (1, 1)), ("input",)), [(3, 32, 32)])
+    (8, 28, 28)
+    """
     op = node.op
     if isinstance(op, Input):
         return op.shape
