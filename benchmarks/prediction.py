@@ -42,7 +42,7 @@ def main() -> None:
         lines.append(row(name, arguments.images, arguments.timesteps))
         print(" | ".join(lines[-1]), flush=True)
     conditions = (
-        f"Written by `benchmarks/prediction.py`. Predicted T, from 64 training images and from noise, and needed T: the "
+        f"Written by `benchmarks/prediction.py`. Predicted T, from 64 training images or noise; needed T: the "
         f"first after which accuracy stays within 1 point of the trained network's, on {arguments.images:,} validation "
         f"images, up to T = {arguments.timesteps}; default method, 256 calibration images, constant input, soft reset, "
         f"one run, CPU, torch {torch.__version__}."

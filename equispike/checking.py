@@ -12,7 +12,7 @@ from equispike.conversion import Model, convert
 from equispike.errors import CalibrationError
 from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
-from equispike.graph.trace import VERDICTS, Finding, Verdict, findings, trace
+from equispike.graph.trace import VERDICTS, Finding, Verdict, examine
 
 IMAGES = 8
 """Images of noise from which T is predicted where there are no others."""
@@ -90,13 +90,12 @@ def check(model: Model, example: Tensor) -> Report:
     Raises:
         ConversionError: ``torch.export`` cannot read the model at all.
     """
-    found = _findings(model) if isinstance(model, Network) else findings(model, example)
+    network, found = (model, _findings(model)) if isinstance(model, Network) else examine(model, example)
     if not any(VERDICTS[Neuron][1] == finding.why for finding in found):
         found.append(Finding("(model)", "-", "refused", "no ReLU: nothing would spike", "Train with ReLU"))
     rows = _grouped(found)
-    if any(row.converts == "refused" for row in rows):
+    if network is None or any(row.converts == "refused" for row in rows):
         return Report(rows, None, "the model does not convert as it is")
-    network = model if isinstance(model, Network) else trace(model, example)
     return Report(rows, *_predicted(network, example))
 
 

@@ -62,7 +62,8 @@ def test_every_operation_of_a_bad_model_is_listed() -> None:
 def test_every_refusal_names_a_reason_and_a_remedy() -> None:
     for text in (*REMEDIES.values(), remedy("anything else")):
         refusal = Untranslatable(text)
-        assert refusal.why and refusal.remedy
+        assert refusal.why
+        assert refusal.remedy
         assert f"{refusal.why}. {refusal.remedy}" == text
 
 

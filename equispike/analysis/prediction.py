@@ -6,8 +6,8 @@ every ReLU a rounded down to
 
 .. math:: a_T = \frac{\theta}{T} \left\lfloor T \min\left(\frac{a}{\theta}, 1\right) \right\rfloor
 
-(the activation with which Bu et al., 2022, train, with the initial potential zero). With :math:`y_T` the scores of that network, centred over the
-images, the prediction is the smallest power of two T with
+(the activation with which Bu et al., 2022, train, with the initial potential zero). With :math:`y_T` the scores of that
+network, centred over the images, the prediction is the smallest power of two T with
 
 .. math:: \frac{\lVert y_T - y_\infty \rVert}{\lVert y_\infty \rVert} \le \varepsilon
 

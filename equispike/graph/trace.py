@@ -72,15 +72,19 @@ def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
         ConversionError: names every operation that cannot be translated, the reason and the remedy; or what is no
             module, or no batch of images.
     """
-    nodes, findings = _translate(model, example)
-    if refused := [finding for finding in findings if finding.verdict == "refused"]:
-        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in refused))
-    return Network(tuple(nodes))
+    reader = _translated(model, example)
+    if reader.refused:
+        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in reader.refused))
+    return Network(tuple(reader.nodes))
 
 
-def findings(model: nn.Module | ExportedProgram, example: Tensor) -> list[Finding]:
-    """Every operation of a model with its verdict, in the order in which they run. Nothing is raised for a refusal."""
-    return _translate(model, example)[1]
+def examine(model: nn.Module | ExportedProgram, example: Tensor) -> tuple[Network | None, list[Finding]]:
+    """As ``trace``, but None where an operation cannot be translated; and every operation with its verdict, in order.
+
+    Of operations that only a lossy pass makes fit for spikes the verdict is "refused"; the network holds them.
+    """
+    reader = _translated(model, example)
+    return None if reader.refused else Network(tuple(reader.nodes)), reader.findings
 
 
 def export(model: nn.Module | ExportedProgram, example: Tensor) -> ExportedProgram:
@@ -137,12 +141,12 @@ def _check_types(model: object, example: object) -> None:
         raise ConversionError(f"example: of shape {tuple(example.shape)}. Pass a batch of images, (B, features)")
 
 
-def _translate(model: nn.Module | ExportedProgram, example: Tensor) -> tuple[list[Node], list[Finding]]:
+def _translated(model: nn.Module | ExportedProgram, example: Tensor) -> "_Reader":
     program = export(model, example)
     reader = _Reader(program, tuple(int(n) for n in example.shape[1:]))
     for node in program.graph.nodes:
         reader.read(node)
-    return reader.nodes, reader.findings
+    return reader
 
 
 class _Reader:
@@ -154,6 +158,7 @@ class _Reader:
     def __init__(self, program: ExportedProgram, shape: tuple[int, ...]) -> None:
         self.nodes: list[Node] = []
         self.findings: list[Finding] = []
+        self.refused: list[Finding] = []
         self.known: dict[FxNode, Any] = {}
         self._shape = shape
         self._example = torch.empty(0)  # the images' placeholder: their batch size, type and device are the network's
@@ -191,7 +196,7 @@ class _Reader:
             )
         if len(outputs[0].shape) != 1:
             why = f"scores of shape {outputs[0].shape} per image, expected a vector"
-            self.findings.append(Finding("readout", "output", "refused", why, "Flatten them"))
+            self._refuse(Finding("readout", "output", "refused", why, "Flatten them"))
         self._add("readout", Readout(), (outputs[0],), outputs[0].shape)
 
     def _read_call(self, node: FxNode) -> None:
@@ -257,7 +262,7 @@ class _Reader:
             if not all(map(_finite, ops)):
                 raise Untranslatable("its weights hold NaN or infinity. Train the model again")
         except Untranslatable as refusal:
-            self.findings.append(Finding(layer, operation, "refused", refusal.why, refusal.remedy))
+            self._refuse(Finding(layer, operation, "refused", refusal.why, refusal.remedy))
             return Value(inputs[0].node, shape)
         if not ops:
             self.findings.append(Finding(layer, operation, "exact", "nothing to do in a trained network"))
@@ -266,6 +271,10 @@ class _Reader:
             self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
             inputs = (self._add(name, op, inputs, shape),)
         return Value(inputs[0].node, shape, viewed)
+
+    def _refuse(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self.refused.append(finding)
 
     def _add(self, name: str, op: Op, inputs: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
         self._names.add(name)
