@@ -1,6 +1,7 @@
 """check(): would a model convert, how, and how many time-steps would it need?"""
 
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from equispike.analysis.prediction import MOST, useful_timesteps
 from equispike.conversion import Model, convert
 from equispike.errors import CalibrationError
+from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
+from equispike.graph.pooling import early_max_pools
 from equispike.graph.trace import VERDICTS, Finding, Verdict, examine
 
 IMAGES = 8
@@ -36,6 +39,7 @@ class Row(NamedTuple):
 
 
 HEADER = "operation", "count", "converts", "why", "remedy", "layers"
+EARLY = "of constant currents, in front of neurons"
 _WIDTHS = 20, 5, 11, 36, 36, 30
 
 
@@ -79,7 +83,7 @@ class Report:
         return "\n".join([*lines, self.prediction])
 
 
-def check(model: Model, example: Tensor) -> Report:
+def check(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> Report:
     """Judge every operation of a model: exact, approximate or refused, why, and the remedy; and predict T.
 
     Args:
@@ -87,16 +91,29 @@ def check(model: Model, example: Tensor) -> Report:
             read from a file; it is not changed.
         example: a batch of images of the right shape. T is predicted from these, calibrated on themselves; if they are
             all alike, as zeros are, from noise of mean 0 and deviation 1.
+        lossy: passes that ``convert`` is to be called with; applied if nothing else is refused.
     Raises:
         ConversionError: ``torch.export`` cannot read the model at all.
     """
     network, found = (model, _findings(model)) if isinstance(model, Network) else examine(model, example)
+    if network is not None:
+        network, found = _passed(network, found, lossy)
     if not any(VERDICTS[Neuron][1] == finding.why for finding in found):
         found.append(Finding("(model)", "-", "refused", "no ReLU: nothing would spike", "Train with ReLU"))
     rows = _grouped(found)
     if network is None or any(row.converts == "refused" for row in rows):
         return Report(rows, None, "the model does not convert as it is")
     return Report(rows, *_predicted(network, example))
+
+
+def _passed(network: Network, found: list[Finding], lossy: Iterable[LossyPass]) -> tuple[Network, list[Finding]]:
+    """The network behind the passes that ``convert`` applies, and what is then to be said of its layers."""
+    network, early = early_max_pools(network)
+    said: dict[str, tuple[Verdict, str]] = dict.fromkeys(early, ("exact", EARLY))
+    for lossy_pass in lossy:
+        network, changes = lossy_pass(network)
+        said |= {change.layer: ("approximate", change.text) for change in changes}
+    return network, [Finding(f.layer, f.operation, *said[f.layer]) if f.layer in said else f for f in found]
 
 
 def _grouped(found: list[Finding]) -> tuple[Row, ...]:

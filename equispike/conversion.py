@@ -16,7 +16,8 @@ from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import MaxPool, Neuron
+from equispike.graph.ops import Neuron
+from equispike.graph.pooling import early_max_pools
 from equispike.graph.trace import VERDICTS, trace
 from equispike.versions import versions
 
@@ -49,7 +50,8 @@ def convert(
         readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
             calibrated like any other); default the method's own.
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta).
-        lossy: passes that change the trained function, e.g. ``[es.max_pool_to_avg]``.
+        lossy: passes for what has no exact counterpart in spikes: ``es.max_pool_to_avg``, ``es.max_pool_to_winner``,
+            ``es.leaky_relu_to_pairs``. Max pools behind the first layer are exact as they are with constant input.
     Returns:
         the network in the activation form: a layer's threshold is in units of its trained activation (of RMP with
         scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
@@ -100,17 +102,18 @@ def convert(
 
 
 def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
-    """Trace, apply lossy passes, fold: the network as it will spike, without thresholds, and what was changed."""
+    """Trace, apply passes, fold: the network as it will spike, without thresholds, and what lossy passes changed."""
     network = model if isinstance(model, Network) else trace(model, example)
+    network, _ = early_max_pools(network)
     changes = list[Change]()
     for lossy_pass in lossy:
         network, changed = lossy_pass(network)
         changes += changed
     network = fold_affine(network)
     for node in network.nodes:
-        if isinstance(node.op, MaxPool):
-            _, why, remedy = VERDICTS[MaxPool]
-            raise ConversionError(f"{node.name} (MaxPool): {why}. {remedy}")
+        verdict, why, remedy = VERDICTS.get(type(node.op), ("exact", "", ""))
+        if verdict == "refused":
+            raise ConversionError(f"{node.name} ({type(node.op).__name__}): {why}. {remedy}")
         for value in (getattr(node.op, "weight", None), getattr(node.op, "bias", None)):
             if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
                 raise ConversionError(

@@ -14,6 +14,7 @@ from equispike.checking import check
 from equispike.conversion import convert
 from equispike.errors import ConversionError
 from equispike.graph.aten import REMEDIES, Untranslatable, remedy
+from equispike.graph.lossy import max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Neuron, Readout
 
@@ -67,9 +68,21 @@ def test_every_refusal_names_a_reason_and_a_remedy() -> None:
         assert f"{refusal.why}. {refusal.remedy}" == text
 
 
+TWICE = nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU()
+
+
+def test_a_max_pool_behind_the_first_neurons_is_exact_and_others_are_what_the_passes_make_of_them() -> None:
+    (early,) = (row for row in check(built(nn.ReLU(), nn.MaxPool2d(2)), IMAGES).rows if row.operation == "MaxPool2d")
+    assert early.converts == "exact"
+    report = check(built(*TWICE, nn.MaxPool2d(2)), IMAGES, [max_pool_to_winner])
+    (late,) = (row for row in report.rows if row.operation == "MaxPool2d")
+    assert late.converts == "approximate"
+    assert report.convertible
+
+
 def test_max_pooling_is_refused_and_says_what_to_do() -> None:
-    (pool,) = (row for row in check(built(nn.ReLU(), nn.MaxPool2d(2)), IMAGES).rows if row.converts == "refused")
-    assert (pool.operation, pool.layers) == ("MaxPool2d", ("3",))
+    (pool,) = (row for row in check(built(*TWICE, nn.MaxPool2d(2)), IMAGES).rows if row.converts == "refused")
+    assert (pool.operation, pool.layers) == ("MaxPool2d", ("5",))
     assert "max_pool_to_avg" in pool.remedy
 
 

@@ -1,6 +1,6 @@
 """Commands that judge, convert and evaluate models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -105,8 +105,31 @@ class Thresholds:
                 return None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Lossy:
+    """What ``check``, ``convert`` and ``diagnose`` may replace, because it has no exact counterpart in spikes."""
+
+    max_pool_to_avg: Annotated[
+        bool, Parameter(help="Replace max pools by average pools: changes the trained network.", negative="")
+    ] = False
+    max_pool_to_winner: Annotated[
+        bool, Parameter(help="Let max pools pass the spikes of the input that spiked most so far.", negative="")
+    ] = False
+    leaky_relu_to_pairs: Annotated[
+        bool, Parameter(help="Replace leaky ReLUs by two neurons, one for each sign.", negative="")
+    ] = False
+
+    @property
+    def passes(self) -> "list[LossyPass]":
+        from equispike.graph import lossy
+
+        if self.max_pool_to_avg and self.max_pool_to_winner:
+            raise EquispikeError("--max-pool-to-winner: max pools become average pools. Give one of the two")
+        return [getattr(lossy, option.name) for option in fields(self) if getattr(self, option.name)]
+
+
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
-MaxPools = Annotated[bool, Parameter(help="Replace max pools by average pools: changes the network.")]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
 CoderName = Annotated[
     Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")
@@ -130,6 +153,7 @@ def check(
             "cifar10 or cifar100. Default: noise, which predicts worse."
         ),
     ] = None,
+    lossy: Lossy = Lossy(),
     normalise: Normalise = None,
     data_folder: Folder = None,
 ) -> None:
@@ -154,7 +178,7 @@ def check(
         example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
     else:
         example = torch.zeros(2, *(shape or (model.input.shape if isinstance(model, Network) else (1, 28, 28))))
-    report = run(model, example)
+    report = run(model, example, lossy.passes)
     table = Table(*HEADER)
     for row in report.rows:
         table.add_row(*row.cells)
@@ -173,7 +197,7 @@ def convert(
     thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
-    max_pool_to_avg: MaxPools = False,
+    lossy: Lossy = Lossy(),
     data: DataSet = None,
     normalise: Normalise = None,
     images: CalibrationImages = 256,
@@ -197,7 +221,7 @@ def convert(
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, lossy=_lossy(max_pool_to_avg),
+            readout=readout, lossy=lossy.passes,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": _name(card, source), **stated})
     save(network, out_file)
@@ -215,7 +239,7 @@ def diagnose(
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
     thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
-    max_pool_to_avg: MaxPools = False,
+    lossy: Lossy = Lossy(),
     coder: CoderName = "constant",
     data: DataSet = None,
     normalise: Normalise = None,
@@ -240,7 +264,7 @@ def diagnose(
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
-            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=_lossy(max_pool_to_avg),
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy.passes,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:
@@ -334,12 +358,6 @@ def evaluate(
         from equispike.demo import curve
 
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
-
-
-def _lossy(max_pools: bool) -> "list[LossyPass]":
-    from equispike.graph.lossy import max_pool_to_avg
-
-    return [max_pool_to_avg] if max_pools else []
 
 
 def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":

@@ -249,6 +249,10 @@ def _clip(attributes: Attributes, x: Value, low: Any = None, high: Any = None) -
     return TRANSLATIONS[aten.clamp.default](x, least, most)
 
 
+def _leaky_relu(attributes: Attributes, x: Value) -> list[Op]:
+    return TRANSLATIONS[aten.leaky_relu.default](x, float(attributes.get("alpha", 0.01)))
+
+
 def _max_pool(attributes: Attributes, x: Value) -> list[Op]:
     kernel, uneven, w = _pool(attributes, x)
     if uneven:
@@ -370,6 +374,8 @@ OPERATIONS: dict[str, Callable[..., list[Op]]] = {
     "BatchNormalization": _batch_norm,
     "Relu": _as(aten.relu.default),
     "Clip": _clip,
+    "LeakyRelu": _leaky_relu,
+    "PRelu": _as(aten.prelu.default),
     "AveragePool": _average_pool,
     "MaxPool": _max_pool,
     "GlobalAveragePool": _global_mean,

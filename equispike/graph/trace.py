@@ -32,12 +32,14 @@ from equispike.graph.ops import (
     Conv,
     Flatten,
     Input,
+    LeakyReLU,
     Linear,
     MaxPool,
     Neuron,
     Op,
     Pad,
     Readout,
+    WinnerPool,
     map_tensors,
 )
 
@@ -333,7 +335,13 @@ VERDICTS: dict[type, tuple[Verdict, str, str]] = {
     MaxPool: (
         "refused",
         "a maximum of spikes is not the maximum of rates",
-        "Train with average pooling, or pass lossy=[es.max_pool_to_avg]",
+        "Train with average pooling, or pass lossy=[es.max_pool_to_avg] or [es.max_pool_to_winner]",
+    ),
+    WinnerPool: ("approximate", "of each window, what has spiked most so far passes", "More time-steps T"),
+    LeakyReLU: (
+        "refused",
+        "spikes have one sign, so the negative side is lost",
+        "Train with ReLU, or pass lossy=[es.leaky_relu_to_pairs]",
     ),
 }
 """How each operation of a Network converts, why, and what to do."""

@@ -15,7 +15,8 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
-from equispike.graph.ops import MaxPool
+from equispike.graph.ops import LeakyReLU
+from equispike.graph.pooling import is_open
 from equispike.simulation import events, layerwise
 from equispike.simulation.early_exit import Stop, until_settled
 from equispike.simulation.record import Engine, Record, join
@@ -171,8 +172,10 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
     if engine != "auto" and engine not in ENGINES:
         raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(['auto', *ENGINES]))}")
     for node in network.nodes:
-        if isinstance(node.op, MaxPool):
-            raise SimulationError(f"{node.name} (MaxPool): does not run on spikes. Convert the model first")
+        if is_open(node.op) or isinstance(node.op, LeakyReLU):
+            raise SimulationError(
+                f"{node.name} ({type(node.op).__name__}): does not run on spikes. Convert the model first"
+            )
     if not network.neurons:
         raise SimulationError("the network has no neuron layer: nothing in it spikes")
     for name, op in network.neurons.items():
