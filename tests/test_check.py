@@ -93,12 +93,6 @@ def test_a_model_without_relu_is_not_convertible() -> None:
     assert "no ReLU" in report.rows[-1].why
 
 
-def test_scores_in_space_are_not_convertible() -> None:
-    report = check(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), IMAGES)
-    assert not report.convertible
-    assert report.rows[-1].remedy == "Flatten them"
-
-
 @given(n=st.integers(2, 40), tolerance=st.sampled_from([0.051, 0.203, 0.497]))
 def test_the_predicted_steps_are_the_fewest_at_which_rounded_rates_are_close_enough(n: int, tolerance: float) -> None:
     """Literally: rates k/T of pixels in (0, 1], rounded down, centred."""

@@ -178,7 +178,6 @@ REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
     "a circle": (([node("Add", "x g", "f"), node("Relu", "f", "g"), *HEAD], [weights("w", 5, 192)]), "come before"),
     "padding without end": (
         layer("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 9**6, 9**6], count_include_pad=1), "proportion"),
-    "an output that is a map": (([node("Relu", "x", "y")], []), "no vector of scores"),
 }  # fmt: skip
 
 

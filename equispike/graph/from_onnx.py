@@ -30,7 +30,7 @@ def read(path: str | PathLike[str]) -> Network:
 
     Args:
         path: of a model in evaluation mode with one input, images (B, *features) of a fixed shape, and one output, the
-            class scores (B, classes).
+            class scores (B, classes), or other values (B, *outputs).
     Raises:
         FileError: the file is missing, damaged or no ONNX model, or keeps weights in other files.
         ConversionError: names the operations that cannot be translated, the reason and the remedy.
@@ -90,8 +90,8 @@ class _Reader:
         if len(self.graph.output) != 1:
             raise ConversionError(f"has {len(self.graph.output)} outputs. Export a model of one: the class scores")
         scores = self.known[str(self.graph.output[0].name)]
-        if not isinstance(scores, Value) or len(scores.shape) != 1:
-            raise ConversionError("its output is no vector of scores per image. Flatten them")
+        if not isinstance(scores, Value) or scores.viewed:
+            raise ConversionError("its output is a constant, or reshaped to other than a vector. Flatten it")
         double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in self.known.values())
         network = Network((*self.nodes, Node("readout", Readout(), (scores.node,))))
         return network.to(torch.float64 if double else torch.float32)

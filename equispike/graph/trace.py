@@ -67,8 +67,8 @@ def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
     remove them. The model is copied first: its mode, device and weights stay as they are.
 
     Args:
-        model: any module of one image tensor that returns one score tensor (B, classes); or a program that
-            ``torch.export`` made of one in eval mode, with a free batch size.
+        model: any module of one image tensor that returns one tensor, class scores (B, classes) or other values
+            (B, *outputs); or a program that ``torch.export`` made of one in eval mode, with a free batch size.
         example: one batch of images, (B, *features); only its shape and type matter.
     Raises:
         ConversionError: names every operation that cannot be translated, the reason and the remedy; or what is no
@@ -194,11 +194,11 @@ class _Reader:
             found = sum(isinstance(output, Value) for output in outputs)
             raise ConversionError(
                 f"output: the model returns {len(outputs)} values, {found} computed from the images. "
-                "Return one tensor: the class scores"
+                "Return one tensor: class scores, or other values"
             )
-        if len(outputs[0].shape) != 1:
-            why = f"scores of shape {outputs[0].shape} per image, expected a vector"
-            self._refuse(Finding("readout", "output", "refused", why, "Flatten them"))
+        if outputs[0].viewed:
+            why = f"reshaped to {outputs[0].shape} per image, and only a reshape to a vector converts"
+            self._refuse(Finding("readout", "output", "refused", why, "Return it as it was, or as a vector"))
         self._add("readout", Readout(), (outputs[0],), outputs[0].shape)
 
     def _read_call(self, node: FxNode) -> None:
