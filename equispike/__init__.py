@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from equispike.calibrate.rate_norm import RateNorm as RateNorm
     from equispike.calibrate.spike_norm import RMP as RMP
     from equispike.calibrate.spike_norm import SpikeNorm as SpikeNorm
-    from equispike.conversion import check as check
+    from equispike.checking import check as check
     from equispike.conversion import convert as convert
     from equispike.errors import CalibrationError as CalibrationError
     from equispike.errors import ConversionError as ConversionError
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from equispike.functional.coding import Constant as Constant
     from equispike.functional.coding import Poisson as Poisson
     from equispike.graph.exact import quantize as quantize
+    from equispike.graph.lossy import leaky_relu_to_pairs as leaky_relu_to_pairs
     from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
+    from equispike.graph.lossy import max_pool_to_winner as max_pool_to_winner
     from equispike.graph.network import Network as Network
     from equispike.graph.trace import trace as trace
     from equispike.simulation.early_exit import Certain as Certain
@@ -47,7 +49,8 @@ _PLACES = {
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
     "calibrate.rate_norm": ("RateNorm",),
     "calibrate.spike_norm": ("RMP", "SpikeNorm"),
-    "conversion": ("check", "convert"),
+    "checking": ("check",),
+    "conversion": ("convert",),
     "errors": (
         "CalibrationError",
         "ConversionError",
@@ -59,7 +62,7 @@ _PLACES = {
     "export.checkpoint": ("load", "save"),
     "functional.coding": ("Constant", "Poisson"),
     "graph.exact": ("quantize",),
-    "graph.lossy": ("max_pool_to_avg",),
+    "graph.lossy": ("leaky_relu_to_pairs", "max_pool_to_avg", "max_pool_to_winner"),
     "graph.network": ("Network",),
     "graph.trace": ("trace",),
     "simulation.early_exit": ("Certain", "Stable"),

@@ -1,4 +1,4 @@
-"""convert(): from a trained model to a network with thresholds; and check(): would it work?"""
+"""convert(): from a trained model to a network with thresholds."""
 
 import dataclasses
 import hashlib
@@ -19,8 +19,9 @@ from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import MaxPool, Neuron
-from equispike.graph.trace import VERDICTS, Finding, findings, trace
+from equispike.graph.ops import Neuron
+from equispike.graph.pooling import early_max_pools
+from equispike.graph.trace import VERDICTS, trace
 from equispike.versions import versions
 
 Model = nn.Module | ExportedProgram | Network
@@ -52,7 +53,8 @@ def convert(
         readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
             calibrated like any other); default the method's own.
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta).
-        lossy: passes that change the trained function, e.g. ``[es.max_pool_to_avg]``.
+        lossy: passes for what has no exact counterpart in spikes: ``es.max_pool_to_avg``, ``es.max_pool_to_winner``,
+            ``es.leaky_relu_to_pairs``. Max pools behind the first layer are exact as they are with constant input.
     Returns:
         the network in the activation form: a layer's threshold is in units of its trained activation (of RMP with
         scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
@@ -161,16 +163,18 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
 
 
 def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
-    """Trace, apply lossy passes, fold: the network as it will spike, without thresholds, and what was changed."""
+    """Trace, apply passes, fold: the network as it will spike, without thresholds, and what lossy passes changed."""
     network = model if isinstance(model, Network) else trace(model, example)
+    network, _ = early_max_pools(network)
     changes = list[Change]()
     for lossy_pass in lossy:
         network, changed = lossy_pass(network)
         changes += changed
     network = fold_affine(network)
     for node in network.nodes:
-        if isinstance(node.op, MaxPool):
-            raise ConversionError(f"{node.name} (MaxPool): {VERDICTS[MaxPool][1]}")
+        verdict, why, remedy = VERDICTS.get(type(node.op), ("exact", "", ""))
+        if verdict == "refused":
+            raise ConversionError(f"{node.name} ({type(node.op).__name__}): {why}. {remedy}")
         for value in (getattr(node.op, "weight", None), getattr(node.op, "bias", None)):
             if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
                 raise ConversionError(
@@ -179,41 +183,6 @@ def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> t
     if not network.neurons:
         raise ConversionError("the model has no ReLU: nothing in it would spike")
     return network, changes
-
-
-class Report(tuple[Finding, ...]):
-    """Every operation of a model with its verdict. Printing it gives a table."""
-
-    @property
-    def convertible(self) -> bool:
-        """Whether ``convert`` takes the model as it is."""
-        return all(finding.verdict == "yes" for finding in self)
-
-    def __str__(self) -> str:
-        rows = [Finding("Layer", "Operation", "Converts", "How, or why not and what to do"), *self]  # type: ignore[arg-type]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ("  ".join([*(f"{row[i]:{widths[i]}}" for i in range(3)), row.note]) for row in rows)
-        return "\n".join(lines)
-
-
-def check(model: Model, example: Tensor) -> Report:
-    """List every operation of a model: convertible or not, how or why not, and the remedy. Nothing is computed.
-
-    Args:
-        model: any module of one image tensor, or a program that ``torch.export`` made of one; it is not changed.
-        example: a batch of images of the right shape; values do not matter.
-    Raises:
-        ConversionError: ``torch.export`` cannot read the model at all.
-    """
-    found = _findings(model) if isinstance(model, Network) else findings(model, example)
-    if not any(VERDICTS[Neuron][1] == finding.note for finding in found):
-        found.append(Finding("(model)", "-", "no", "it has no ReLU: nothing in it would spike"))
-    return Report(found)
-
-
-def _findings(network: Network) -> list[Finding]:
-    known = (node for node in network if type(node.op) in VERDICTS)
-    return [Finding(node.name, type(node.op).__name__, *VERDICTS[type(node.op)]) for node in known]
 
 
 def _check_options(reset: str, readout: str) -> None:

@@ -1,13 +1,22 @@
-"""check(): a table of every operation with its verdict; nothing raised for what does not convert."""
+"""check(): a table of every operation with its verdict, and a predicted T; nothing raised for what does not convert."""
 
 import copy
+import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from equispike.conversion import check, convert
+from equispike.analysis.prediction import useful_timesteps
+from equispike.checking import check
+from equispike.conversion import convert
 from equispike.errors import ConversionError
+from equispike.graph.aten import REMEDIES, Untranslatable, remedy
+from equispike.graph.lossy import max_pool_to_winner
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Input, Neuron, Readout
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 
@@ -23,50 +32,99 @@ def built(*middle: nn.Module) -> nn.Module:
 
 
 def test_a_good_model_converts() -> None:
-    report = check(built(nn.ReLU(), nn.AvgPool2d(2), nn.Dropout()), IMAGES)
+    report = check(built(nn.ReLU(), nn.AvgPool2d(2), nn.Dropout(), nn.AvgPool2d(2)), IMAGES)
     assert report.convertible
-    assert [(f.layer, f.operation, f.verdict) for f in report] == [
-        ("0", "Conv2d", "yes"), ("1", "BatchNorm2d", "yes"), ("2", "ReLU", "yes"), ("3", "AvgPool2d", "yes"),
-        ("4", "Dropout", "yes"), ("5", "Flatten", "yes"), ("6", "Linear", "yes"),
+    assert [row[:3] for row in report.rows] == [
+        ("Conv2d", 1, "exact"), ("BatchNorm2d", 1, "exact"), ("ReLU", 1, "approximate"), ("AvgPool2d", 2, "exact"),
+        ("Dropout", 1, "exact"), ("Flatten", 1, "exact"), ("Linear", 1, "exact"),
     ]  # fmt: skip
-    assert all(f.note for f in report)
+    assert [row.layers for row in report.rows if row.count == 2] == [("3", "5")]
+    assert all(row.why and (row.remedy or row.converts == "exact") for row in report.rows)
 
 
-def test_printing_gives_a_table() -> None:
+def test_printing_gives_one_table() -> None:
     lines = str(check(built(nn.ReLU(), nn.Sigmoid()), IMAGES)).splitlines()
-    assert lines[0].split()[:3] == ["Layer", "Operation", "Converts"]
-    assert len(lines) == 1 + 6
-    assert len({line.index(word) for line, word in zip(lines[1:3], ("weights", "folded"), strict=True)}) == 1
-    assert "Train with ReLU" in lines[4]
+    assert lines[0].split() == ["Operation", "Count", "Converts", "Why", "Remedy", "Layers"]
+    columns = [lines[0].index(word) for word in ("Why", "Remedy", "Layers")]
+    assert all(line[at - 2 : at].strip() == "" for line in lines[:-1] for at in columns)
+    refused = next(line for line in lines if "refused" in line)
+    assert refused[columns[1] :].split() == ["Train", "with", "ReLU", "3"]
+    assert lines[-1] == "No T predicted: the model does not convert as it is."
 
 
 def test_every_operation_of_a_bad_model_is_listed() -> None:
     report = check(built(nn.Sigmoid(), nn.ReLU(), nn.MaxPool2d(2), nn.GELU(), nn.AdaptiveAvgPool2d(3)), IMAGES)
     assert not report.convertible
-    assert {f.layer: f.verdict for f in report} == {
-        "0": "yes", "1": "yes", "2": "no", "3": "yes", "4": "lossy", "5": "no", "6": "no", "7": "yes", "8": "yes",
-    }  # fmt: skip
+    refused = {layer for row in report.rows for layer in row.layers if row.converts == "refused"}
+    assert refused == {"2", "4", "5", "6"}
+    assert {layer for row in report.rows for layer in row.layers} == set("012345678")
 
 
-def test_max_pooling_is_lossy_and_says_what_to_do() -> None:
-    report = check(built(nn.ReLU(), nn.MaxPool2d(2)), IMAGES)
-    (pool,) = (f for f in report if f.verdict != "yes")
-    assert (pool.layer, pool.operation, pool.verdict) == ("3", "MaxPool2d", "lossy")
-    assert "max_pool_to_avg" in pool.note
-    assert not report.convertible
+def test_every_refusal_names_a_reason_and_a_remedy() -> None:
+    for text in (*REMEDIES.values(), remedy("anything else")):
+        refusal = Untranslatable(text)
+        assert refusal.why
+        assert refusal.remedy
+        assert f"{refusal.why}. {refusal.remedy}" == text
+
+
+TWICE = nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU()
+
+
+def test_a_max_pool_behind_the_first_neurons_is_exact_and_others_are_what_the_passes_make_of_them() -> None:
+    (early,) = (row for row in check(built(nn.ReLU(), nn.MaxPool2d(2)), IMAGES).rows if row.operation == "MaxPool2d")
+    assert early.converts == "exact"
+    report = check(built(*TWICE, nn.MaxPool2d(2)), IMAGES, [max_pool_to_winner])
+    (late,) = (row for row in report.rows if row.operation == "MaxPool2d")
+    assert late.converts == "approximate"
+    assert report.convertible
+
+
+def test_max_pooling_is_refused_and_says_what_to_do() -> None:
+    (pool,) = (row for row in check(built(*TWICE, nn.MaxPool2d(2)), IMAGES).rows if row.converts == "refused")
+    assert (pool.operation, pool.layers) == ("MaxPool2d", ("5",))
+    assert "max_pool_to_avg" in pool.remedy
 
 
 def test_a_model_without_relu_is_not_convertible() -> None:
     report = check(built(), IMAGES)
     assert not report.convertible
-    assert report[-1].verdict == "no"
-    assert "no ReLU" in report[-1].note
+    assert report.rows[-1].converts == "refused"
+    assert "no ReLU" in report.rows[-1].why
 
 
-def test_scores_in_space_are_not_convertible() -> None:
-    report = check(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), IMAGES)
-    assert not report.convertible
-    assert "Flatten them" in report[-1].note
+@given(n=st.integers(2, 40), tolerance=st.sampled_from([0.051, 0.203, 0.497]))
+def test_the_predicted_steps_are_the_fewest_at_which_rounded_rates_are_close_enough(n: int, tolerance: float) -> None:
+    """Literally: rates k/T of pixels in (0, 1], rounded down, centred."""
+    pixels = torch.arange(1, n + 1, dtype=torch.float64) / n
+    one = torch.ones(())
+    network = Network((Node("in", Input((1,))), Node("if", Neuron(one, one), ("in",)), Node("out", Readout(), ("if",))))
+
+    def error(timesteps: int) -> float:
+        wrong = [math.floor(timesteps * float(p)) / timesteps - float(p) for p in pixels]
+        mean, centre = sum(wrong) / n, float(pixels.mean())
+        return math.sqrt(sum((w - mean) ** 2 for w in wrong) / sum((float(p) - centre) ** 2 for p in pixels))
+
+    expected = next(2**k for k in range(13) if error(2**k) <= tolerance)
+    assert useful_timesteps(network, pixels[:, None], tolerance) == expected
+
+
+def test_given_images_are_preferred_to_noise() -> None:
+    torch.manual_seed(0)
+    net = built(nn.ReLU())
+    report = check(net, torch.rand(16, 1, 8, 8))
+    assert report.timesteps is not None
+    assert report.prediction == f"Predicted smallest useful T: {report.timesteps}, from the 16 images given."
+    assert "noise" in check(net, IMAGES).basis
+
+
+def test_nothing_is_predicted_for_a_layer_that_stays_silent() -> None:
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
+    nn.init.constant_(net[0].weight, -1.0)
+    report = check(net, torch.rand(4, 1))
+    assert report.convertible
+    assert report.timesteps is None
+    assert "is not above zero" in report.prediction
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -76,8 +134,9 @@ def test_weights_that_are_not_finite_are_not_convertible(value: float) -> None:
         net[0].weight[0] = value
     report = check(net, IMAGES)
     assert not report.convertible
-    assert [f.layer for f in report if f.verdict == "no"] == ["0"]
-    assert "NaN or infinity" in next(f.note for f in report if f.verdict == "no")
+    (row,) = (row for row in report.rows if row.converts == "refused")
+    assert row.layers == ("0",)
+    assert "NaN or infinity" in row.why
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from command import exit_code
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
 import equispike.demo
 from equispike.cli.shared import read_model
+from equispike.errors import FileError
 from equispike.zoo.recipes import RECIPES, Recipe
-from equispike.zoo.store import load_model
+from equispike.zoo.store import load_model, load_weights
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
@@ -271,6 +275,26 @@ def test_a_factory_takes_weights_from_a_file(
     assert "no such file" in refused(capsys, "check", "my_networks:small@nothing.safetensors", *shape)
     (tmp_path / "part.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
     assert "is not a readable" in refused(capsys, "check", "my_networks:small@part.safetensors", *shape)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), max_size=6), st.floats(0, 1))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_weights_fit_or_are_refused_in_one_line(
+    tmp_path: Path, damage: list[tuple[int, int]], kept: float
+) -> None:
+    """Bytes changed, in the header too, and the end cut off."""
+    model = torch.nn.Linear(3, 2)
+    content = bytearray(to_bytes(dict(model.state_dict())))
+    for place, value in damage:
+        content[place % len(content)] = value
+    (tmp_path / "w.safetensors").write_bytes(content[: round(kept * len(content))] if damage else content)
+    message = ""
+    try:
+        load_weights(model, tmp_path / "w.safetensors")
+    except FileError as error:
+        message = str(error)
+    assert damage or not message
+    assert "\n" not in message
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ LAYERS = (
     {"simulation"},
     {"calibrate", "analysis", "export"},
     {"zoo", "conversion", "results", "points"},
-    {"report", "cluster", "demo", "diagnosis", "bench", "experiments", "sweep"},
+    {"report", "cluster", "demo", "diagnosis", "checking", "bench", "experiments", "sweep"},
     {"converters", "peers"},
     {"cli"},
 )

@@ -316,7 +316,7 @@ def test_a_rate_norm_layer_becomes_neurons_with_its_threshold_and_unit_spikes() 
     model = conv_net()
     report = es.check(model, pictures())
     assert report.convertible
-    assert [f.layer for f in report if f.operation == "RateNorm"] == ["2", "5"]
+    assert [row.layers for row in report.rows if row.operation == "RateNorm"] == [("2", "5")]
     network = es.trace(model.train(), pictures())
     for name, layer in rate_norms(model):
         op: Any = network[name].op

@@ -76,22 +76,26 @@ class Evaluation:
 
 
 def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
-    """Share of images classified correctly after each step, (T,), float64.
+    """Share of images (or of places in them) classified correctly after each step, (T,), float64.
 
     Args:
         run: of B images.
-        labels: true class of each image, (B,).
+        labels: true class of each image, (B,); of scores in space, of each place, (B, *space).
         top: how many of the classes with the highest scores count as an answer; of equal scores the lower class first.
     """
     labels = torch.as_tensor(labels, device=run.predictions.device)
-    if labels.shape != (run.images,):
-        raise SimulationError(f"labels: shape {tuple(labels.shape)} for {run.images} images. Give one per image")
+    if labels.shape != run.predictions.shape[1:]:
+        raise SimulationError(
+            f"labels: shape {tuple(labels.shape)} for {run.images} images. Give one per image, or per place of scores "
+            f"in space, {tuple(run.predictions.shape[1:])}"
+        )
     if top < 1:
         raise SimulationError(f"top: {top} is less than 1")
-    own = run.readout.gather(2, labels.expand(run.timesteps, -1)[..., None])
-    classes = torch.arange(run.readout.shape[2], device=labels.device)
-    ahead = (run.readout > own) | ((run.readout == own) & (classes < labels[:, None]))
-    return (ahead.sum(2) < top).double().mean(1)
+    scores = run.readout.movedim(2, -1)
+    own = scores.gather(-1, labels.expand(run.timesteps, *labels.shape)[..., None])
+    classes = torch.arange(scores.shape[-1], device=labels.device)
+    ahead = (scores > own) | ((scores == own) & (classes < labels[..., None]))
+    return (ahead.sum(-1) < top).double().flatten(1).mean(1)
 
 
 def latency(accuracies: Tensor, target: float) -> int | None:

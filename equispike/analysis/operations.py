@@ -19,7 +19,7 @@ from torch import Tensor
 from equispike.analysis.energy import FLOAT32_45NM, Costs
 from equispike.errors import SimulationError
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, WinnerPool
 
 NOT_COUNTED = (
     "biases, and the potential's comparison with the threshold and its reset, in every neuron and step",
@@ -247,13 +247,16 @@ def _counting(node: Node) -> Callable[..., Tensor]:
     if isinstance(op, Add | Concat):
         return dataclasses.replace(op, coefficients=(1.0,) * len(op.coefficients))
     if isinstance(op, AvgPool):
-        return functools.partial(_sum_pool, op)
+        return functools.partial(sum_pool, op)
+    if isinstance(op, WinnerPool) and all(d == 1 for d in op.dilation):  # as if every spike passed: an upper bound
+        return functools.partial(sum_pool, AvgPool(op.kernel, op.stride, op.padding, op.ceil_mode))
     if isinstance(op, Flatten | Pad):
         return op
     raise SimulationError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
 
 
-def _sum_pool(op: AvgPool, x: Tensor) -> Tensor:
+def sum_pool(op: AvgPool, x: Tensor) -> Tensor:
+    """What an average pool divides: the sums of its windows."""
     if len(op.kernel) == 2:
         return F.avg_pool2d(x, op.kernel, op.stride, op.padding, op.ceil_mode, divisor_override=1)
     return F.avg_pool2d(

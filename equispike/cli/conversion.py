@@ -1,6 +1,6 @@
 """Commands that judge, convert and evaluate models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -105,8 +105,31 @@ class Thresholds:
                 return None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Lossy:
+    """What ``check``, ``convert``, ``sweep`` and ``diagnose`` may replace, because it has no exact counterpart in spikes."""
+
+    max_pool_to_avg: Annotated[
+        bool, Parameter(help="Replace max pools by average pools: changes the trained network.", negative="")
+    ] = False
+    max_pool_to_winner: Annotated[
+        bool, Parameter(help="Let max pools pass the spikes of the input that spiked most so far.", negative="")
+    ] = False
+    leaky_relu_to_pairs: Annotated[
+        bool, Parameter(help="Replace leaky ReLUs by two neurons, one for each sign.", negative="")
+    ] = False
+
+    @property
+    def passes(self) -> "list[LossyPass]":
+        from equispike.graph import lossy
+
+        if self.max_pool_to_avg and self.max_pool_to_winner:
+            raise EquispikeError("--max-pool-to-winner: max pools become average pools. Give one of the two")
+        return [getattr(lossy, option.name) for option in fields(self) if getattr(self, option.name)]
+
+
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
-MaxPools = Annotated[bool, Parameter(help="Replace max pools by average pools: changes the network.")]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
 CoderName = Annotated[
     Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")
@@ -116,27 +139,53 @@ CoderName = Annotated[
 def check(
     source: Source,
     shape: Annotated[
-        tuple[int, ...], Parameter(consume_multiple=True, negative="", help="Shape of one image, e.g. --shape 1 28 28.")
-    ] = (1, 28, 28),
+        tuple[int, ...] | None,
+        Parameter(
+            consume_multiple=True,
+            negative="",
+            help="Shape of one image, e.g. --shape 3 32 32. Default: that of the data or of the ONNX file, or 1 28 28.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="Data set from whose training images the number of time-steps is predicted: mnist-sample, mnist, "
+            "cifar10 or cifar100. Default: noise, which predicts worse."
+        ),
+    ] = None,
+    lossy: Lossy = Lossy(),
+    normalise: Normalise = None,
+    data_folder: Folder = None,
 ) -> None:
-    """List every operation of a model: does it convert, how, or why not and what to do. Nothing is computed.
+    """Judge every operation of a model: exact, approximate or refused, why, and what to do; and predict how many
+    time-steps it will need.
 
     Exits with 2 if the model does not convert as it is.
 
-    Example: equispike check mnist-cnn --shape 1 28 28
+    Example: equispike check mnist-cnn --data mnist-sample
     """
     import torch
 
-    from equispike.conversion import check as run
+    from equispike.checking import HEADER
+    from equispike.checking import check as run
+    from equispike.graph.network import Network
 
-    require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape)})
-    report = run(read_model(source)[0], torch.zeros(2, *shape))
-    table = Table("layer", "operation", "converts", "how, or why not and what to do")
-    for finding in report:
-        table.add_row(*finding)
+    require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape or ())})
+    if shape and data:
+        raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
+    model, card = read_model(source)
+    if data:
+        example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
+    else:
+        example = torch.zeros(2, *(shape or (model.input.shape if isinstance(model, Network) else (1, 28, 28))))
+    report = run(model, example, lossy.passes)
+    table = Table(*HEADER)
+    for row in report.rows:
+        table.add_row(*row.cells)
     out.print(table)
     if not report.convertible:
-        raise ConversionError(f"{source}: does not convert as it is; see the rows that say no or lossy")
+        raise ConversionError(f"{source}: does not convert as it is; see the rows that say refused")
+    out.print(report.prediction)
     out.print(f"{source}: converts.")
 
 
@@ -148,7 +197,7 @@ def convert(
     thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
-    max_pool_to_avg: MaxPools = False,
+    lossy: Lossy = Lossy(),
     data: DataSet = None,
     normalise: Normalise = None,
     images: CalibrationImages = 256,
@@ -172,7 +221,7 @@ def convert(
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, lossy=lossy_passes(max_pool_to_avg),
+            readout=readout, lossy=lossy.passes,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)
@@ -190,7 +239,7 @@ def diagnose(
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
     thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
-    max_pool_to_avg: MaxPools = False,
+    lossy: Lossy = Lossy(),
     coder: CoderName = "constant",
     data: DataSet = None,
     normalise: Normalise = None,
@@ -215,7 +264,7 @@ def diagnose(
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
-            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy_passes(max_pool_to_avg),
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy.passes,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:
@@ -309,13 +358,6 @@ def evaluate(
         from equispike.demo import curve
 
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
-
-
-def lossy_passes(max_pools: bool) -> "list[LossyPass]":
-    """The passes that the option asks for."""
-    from equispike.graph.lossy import max_pool_to_avg
-
-    return [max_pool_to_avg] if max_pools else []
 
 
 def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":

@@ -10,9 +10,8 @@ from cyclopts import Parameter
 from equispike.cli.conversion import (
     OWNERS,
     CalibrationImages,
-    MaxPools,
+    Lossy,
     Thresholds,
-    lossy_passes,
     name_of,
 )
 from equispike.cli.shared import (
@@ -103,7 +102,7 @@ def sweep(
     ] = "validation",
     images: Annotated[int, Parameter(help="The first so many of them.")] = 200,
     calibration: CalibrationImages = 256,
-    max_pool_to_avg: MaxPools = False,
+    lossy: Lossy = Lossy(),
     csv: Annotated[Path | None, Parameter(help="Write every point and step to this CSV file too.")] = None,
     data: DataSet = None,
     normalise: Normalise = None,
@@ -140,7 +139,7 @@ def sweep(
     with progress():
         found = run(
             model, up_to(splits.train, calibration), judged, points, timesteps, out_file, name_of(card, source),
-            lossy_passes(max_pool_to_avg),
+            lossy.passes,
             lambda number, known: out.print(f"{number} points, of which {out_file} holds {known}"),
         )  # fmt: skip
     for document in found:

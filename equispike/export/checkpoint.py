@@ -24,11 +24,11 @@ from torch import Tensor
 from equispike.errors import FileError
 from equispike.graph.from_onnx import LARGEST
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
 
 VERSION = 1
 OPS: dict[str, type[Op]] = {
-    op.__name__: op for op in (Input, Conv, Linear, AvgPool, Flatten, Pad, Add, Concat, Neuron, Readout)
+    op.__name__: op for op in (Input, Conv, Linear, AvgPool, WinnerPool, Flatten, Pad, Add, Concat, Neuron, Readout)
 }
 POSITIVE: dict[type, tuple[str, ...]] = {
     Input: ("scale", "amplitude", "step"),

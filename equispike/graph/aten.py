@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equispike.functional import rate
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Neuron, Op, Pad
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, LeakyReLU, Linear, MaxPool, Neuron, Op, Pad
 
 aten: Any = torch.ops.aten
 
@@ -32,7 +32,15 @@ class Value:
 
 
 class Untranslatable(Exception):
-    """An operation, or a use of one, without translation; the message holds the reason and the remedy."""
+    """An operation, or a use of one, without translation; of its two sentences one is the reason, one the remedy."""
+
+    @property
+    def why(self) -> str:
+        return str(self).partition(". ")[0]
+
+    @property
+    def remedy(self) -> str:
+        return str(self).partition(". ")[2]
 
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
@@ -43,10 +51,6 @@ REMEDIES = {
     **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "mish", "softplus"), SMOOTH),
     **dict.fromkeys(("SiLU", "GELU", "Sigmoid", "Tanh", "Hardswish", "Hardsigmoid", "Mish", "Softplus"), SMOOTH),
     **dict.fromkeys(("elu", "selu", "celu", "ELU", "SELU", "CELU"), SMOOTH),
-    **dict.fromkeys(
-        ("leaky_relu", "LeakyReLU", "prelu", "PReLU"),
-        "spikes have one sign, so the negative side is lost. Train with ReLU",
-    ),
     **dict.fromkeys(
         ("softmax", "Softmax", "log_softmax", "LogSoftmax"),
         "needs all classes at once, so only at the end, where it is dropped, can it stand. Remove it",
@@ -179,6 +183,15 @@ def _clamp(x: Value, low: Any = None, high: Any = None) -> list[Op]:
     return [Neuron(ceiling=None if high is None else float(high))]
 
 
+def _leaky_relu(x: Value, slope: Any = 0.01) -> list[Op]:
+    if isinstance(slope, Value):
+        raise Untranslatable("its slope is computed from the images. Use a fixed one")
+    slope = torch.as_tensor(slope).flatten()
+    if len(slope) not in (1, x.shape[0]):
+        raise Untranslatable(f"has {len(slope)} slopes for {x.shape[0]} channels. Use one, or one per channel")
+    return [LeakyReLU(slope)]
+
+
 def _rate_norm(x: Value, theta: Tensor | Value) -> list[Op]:
     if isinstance(theta, Value):
         raise Untranslatable("its threshold is computed from the images. Use the running maximum, as eval mode does")
@@ -203,10 +216,18 @@ def _adaptive_avg_pool(x: Value, size: Any) -> list[Op]:
     sizes = [None if n is None else int(n) for n in flat(size)]
     sizes = sizes * len(space) if len(sizes) == 1 else sizes
     wanted = tuple(have if want is None else want for have, want in zip(space, sizes, strict=True))
-    if any(have % want for have, want in zip(space, wanted, strict=True)):
-        raise Untranslatable(f"{space} does not divide into {wanted} equal windows. Choose a size that divides it")
-    kernel = tuple(have // want for have, want in zip(space, wanted, strict=True))
-    return [AvgPool(kernel, kernel, (0,) * len(space))]
+    if any(have % want and want % have for have, want in zip(space, wanted, strict=True)):
+        raise Untranslatable(
+            f"{space} does not divide into {wanted} equal windows, and no convolution has windows that differ. "
+            "Choose a size that divides it"
+        )
+    kernel = tuple(max(1, have // want) for have, want in zip(space, wanted, strict=True))
+    pooled = [min(have, want) for have, want in zip(space, wanted, strict=True)]
+    larger = _upsample(Value(x.node, (x.shape[0], *pooled)), wanted) if pooled != list(wanted) else []
+    return [
+        *([AvgPool(kernel, kernel, (0,) * len(space))] if any(n > 1 for n in kernel) or not larger else []),
+        *larger,
+    ]
 
 
 def _mean(x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> list[Op]:
@@ -385,6 +406,9 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
     aten.hardtanh.default: _clamp,
+    aten.leaky_relu.default: _leaky_relu,
+    aten.prelu.default: _leaky_relu,
+    aten._prelu_kernel.default: _leaky_relu,
     rate.OPERATOR: _rate_norm,
     aten.avg_pool1d.default: _avg_pool,
     aten.avg_pool2d.default: _avg_pool,

@@ -30,7 +30,7 @@ def read(path: str | PathLike[str]) -> Network:
 
     Args:
         path: of a model in evaluation mode with one input, images (B, *features) of a fixed shape, and one output, the
-            class scores (B, classes).
+            class scores (B, classes), or other values (B, *outputs).
     Raises:
         FileError: the file is missing, damaged or no ONNX model, or keeps weights in other files.
         ConversionError: names the operations that cannot be translated, the reason and the remedy.
@@ -87,8 +87,8 @@ class _Reader:
         if len(self.graph.output) != 1:
             raise ConversionError(f"has {len(self.graph.output)} outputs. Export a model of one: the class scores")
         scores = self.known[str(self.graph.output[0].name)]
-        if not isinstance(scores, Value) or len(scores.shape) != 1:
-            raise ConversionError("its output is no vector of scores per image. Flatten them")
+        if not isinstance(scores, Value) or scores.viewed:
+            raise ConversionError("its output is a constant, or reshaped to other than a vector. Flatten it")
         double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in self.known.values())
         network = Network((*self.nodes, Node("readout", Readout(), (scores.node,))))
         return network.to(torch.float64 if double else torch.float32)
@@ -246,6 +246,10 @@ def _clip(attributes: Attributes, x: Value, low: Any = None, high: Any = None) -
     return TRANSLATIONS[aten.clamp.default](x, least, most)
 
 
+def _leaky_relu(attributes: Attributes, x: Value) -> list[Op]:
+    return TRANSLATIONS[aten.leaky_relu.default](x, float(attributes.get("alpha", 0.01)))
+
+
 def _max_pool(attributes: Attributes, x: Value) -> list[Op]:
     kernel, uneven, w = _pool(attributes, x)
     if uneven:
@@ -367,6 +371,8 @@ OPERATIONS: dict[str, Callable[..., list[Op]]] = {
     "BatchNormalization": _batch_norm,
     "Relu": _as(aten.relu.default),
     "Clip": _clip,
+    "LeakyRelu": _leaky_relu,
+    "PRelu": _as(aten.prelu.default),
     "AveragePool": _average_pool,
     "MaxPool": _max_pool,
     "GlobalAveragePool": _global_mean,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
 
 PIXELS = 256
 """An analog image is rounded to multiples of 1/256 of the power of two at or above its largest value."""
@@ -89,7 +89,7 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_c
         scale = op.scale * units[0]
         digits = 2.0 ** _exponent(scale, SCORE_BITS)
         return Readout(float((scale * digits).round() / digits)), one
-    if isinstance(op, Flatten | Pad):
+    if isinstance(op, Flatten | Pad | WinnerPool):
         return op, units[0]
     raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
 

@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
 from equispike.errors import ConversionError
-from equispike.graph.network import Network
-from equispike.graph.ops import AvgPool, MaxPool, Op
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Add, Affine, AvgPool, LeakyReLU, MaxPool, Neuron, Op
+from equispike.graph.pooling import is_open, winner
 
 
 class Change(NamedTuple):
@@ -31,14 +34,49 @@ def max_pool_to_avg(network: Network) -> tuple[Network, list[Change]]:
     ops: dict[str, Op] = {}
     for node in network.nodes:
         op = node.op
-        if isinstance(op, MaxPool):
+        if is_open(op):
             if any(d != 1 for d in op.dilation):
                 raise ConversionError(f"{node.name} (MaxPool): is dilated, and average pools cannot be. Replace it")
             ops[node.name] = AvgPool(op.kernel, op.stride, op.padding, op.ceil_mode, count_include_pad=False)
     changes = [Change(name, f"max pool became average pool of {_size(op)} windows") for name, op in ops.items()]
-    return dataclasses.replace(network.replace_ops(ops)), changes
+    return network.replace_ops(ops), changes
+
+
+def max_pool_to_winner(network: Network) -> tuple[Network, list[Change]]:
+    """Let every max pool pass the spikes of that input which has spiked most so far (Rueckauer et al., 2017).
+
+    The trained function stays. Spikes do not: while two inputs take turns at the top, spikes of both pass, so that the
+    rate behind the pool can be a little above the highest in front of it. The pool has to count, which few chips can.
+    """
+    ops: dict[str, Op] = {node.name: winner(node.op) for node in network.nodes if is_open(node.op)}
+    changes = [Change(name, f"max pool passes the one that spiked most of {_size(op)}") for name, op in ops.items()]
+    return network.replace_ops(ops), changes
+
+
+def leaky_relu_to_pairs(network: Network) -> tuple[Network, list[Change]]:
+    """Replace every leaky ReLU by two layers of neurons, one for each sign: relu(x) - slope relu(-x).
+
+    The trained function stays. There are twice as many neurons, and each layer is rounded by itself.
+    """
+    nodes: list[Node] = []
+    changes: list[Change] = []
+    for node in network.nodes:
+        if not isinstance(node.op, LeakyReLU):
+            nodes.append(node)
+            continue
+        above, turned, below, scaled = (f"{node.name}.{part}" for part in ("above", "turned", "below", "scaled"))
+        slope = node.op.slope.flatten()
+        nodes += Node(above, Neuron(), node.inputs), Node(turned, Add((-1.0,)), node.inputs)
+        nodes.append(Node(below, Neuron(), (turned,)))
+        if len(slope) == 1:
+            nodes.append(Node(node.name, Add((1.0, -float(slope))), (above, below)))
+        else:
+            nodes.append(Node(scaled, Affine(-slope, torch.zeros_like(slope)), (below,)))
+            nodes.append(Node(node.name, Add((1.0, 1.0)), (above, scaled)))
+        changes.append(Change(node.name, "leaky ReLU became two neurons, one for each sign"))
+    return dataclasses.replace(network, nodes=tuple(nodes)), changes
 
 
 def _size(op: Op) -> str:
-    assert isinstance(op, AvgPool)
+    assert isinstance(op, AvgPool | MaxPool)
     return " x ".join(map(str, op.kernel))

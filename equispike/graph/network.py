@@ -167,12 +167,18 @@ class Network:
         return (node.op for node in self.nodes if isinstance(node.op, Conv | Linear))
 
 
-def evaluate(network: Network, x: Tensor, keep: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, value) of the nodes in ``keep``, in order, holding no value longer than it is needed."""
+def evaluate(
+    network: Network, x: Tensor, keep: set[str], answer: Callable[[Neuron, Tensor], Tensor] = Neuron.__call__
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, value) of the nodes in ``keep``, in order, holding no value longer than it is needed.
+
+    ``answer`` is what neurons make of their current; by default what they do in the trained network.
+    """
     left = {name: len(readers) for name, readers in network.consumers.items()}
     values: dict[str, Tensor] = {}
     for node in network.nodes:
-        value = node.op(x) if isinstance(node.op, Input) else node.op(*(values[name] for name in node.inputs))
+        inputs = [values[name] for name in node.inputs] or [x]
+        value = answer(node.op, *inputs) if isinstance(node.op, Neuron) else node.op(*inputs)
         if node.name in keep:
             yield node.name, value
         values[node.name] = value

@@ -89,7 +89,7 @@ class AvgPool:
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Max pooling: read from a model so that a lossy pass can replace it; no engine runs it."""
+    """Max pooling: read from a model so that a pass can replace it; no engine runs it."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -100,6 +100,26 @@ class MaxPool:
     def __call__(self, x: Tensor) -> Tensor:
         pool = F.max_pool1d if len(self.kernel) == 1 else F.max_pool2d
         return pool(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+
+@dataclass(frozen=True, eq=False)
+class WinnerPool(MaxPool):
+    r"""Max pooling of spikes: of each window, what has added up to most so far passes (Rueckauer et al., 2017).
+
+    .. math:: y(t) = x_w(t), \qquad w = \arg\max_i \sum_{s \le t} x_i(s)
+
+    Of equal sums the first wins. Of inputs that stay the same in every step it is their maximum.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU:
+    """x where it is positive, else slope x, slope () or (C,): read from a model so that a lossy pass can replace it."""
+
+    slope: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, x * self.slope.view(-1, *(1,) * (x.ndim - 2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +228,10 @@ class Readout:
         return x if self.scale == 1.0 else x * self.scale
 
 
-Op = Input | Conv | Linear | AvgPool | MaxPool | Affine | Flatten | Pad | Add | Concat | Neuron | Readout
+Op = (
+    Input | Conv | Linear | AvgPool | MaxPool | WinnerPool | LeakyReLU | Affine | Flatten | Pad | Add | Concat
+    | Neuron | Readout
+)  # fmt: skip
 AnyOp = TypeVar("AnyOp", bound=Op)
 
 

@@ -32,25 +32,32 @@ from equispike.graph.ops import (
     Conv,
     Flatten,
     Input,
+    LeakyReLU,
     Linear,
     MaxPool,
     Neuron,
     Op,
     Pad,
     Readout,
+    WinnerPool,
     map_tensors,
 )
 
 FxNode = torch.fx.Node
 
 
+Verdict = Literal["exact", "approximate", "refused"]
+"""Whether spikes do what an operation does: in every step, the better the more steps there are, or not at all."""
+
+
 class Finding(NamedTuple):
-    """One operation of a model: where, what, whether it converts ("yes", "lossy", "no"), and why or what to do."""
+    """One operation of a model: where, what, how it converts and why, and what to do about it (empty for nothing)."""
 
     layer: str
     operation: str
-    verdict: Literal["yes", "lossy", "no"]
-    note: str
+    verdict: Verdict
+    why: str
+    remedy: str = ""
 
 
 def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
@@ -60,22 +67,26 @@ def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
     remove them. The model is copied first: its mode, device and weights stay as they are.
 
     Args:
-        model: any module of one image tensor that returns one score tensor (B, classes); or a program that
-            ``torch.export`` made of one in eval mode, with a free batch size.
+        model: any module of one image tensor that returns one tensor, class scores (B, classes) or other values
+            (B, *outputs); or a program that ``torch.export`` made of one in eval mode, with a free batch size.
         example: one batch of images, (B, *features); only its shape and type matter.
     Raises:
         ConversionError: names every operation that cannot be translated, the reason and the remedy; or what is no
             module, or no batch of images.
     """
-    nodes, findings = _translate(model, example)
-    if refused := [finding for finding in findings if finding.verdict == "no"]:
-        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.note}" for f in refused))
-    return Network(tuple(nodes))
+    reader = _translated(model, example)
+    if reader.refused:
+        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in reader.refused))
+    return Network(tuple(reader.nodes))
 
 
-def findings(model: nn.Module | ExportedProgram, example: Tensor) -> list[Finding]:
-    """Every operation of a model with its verdict, in the order in which they run. Nothing is raised for a refusal."""
-    return _translate(model, example)[1]
+def examine(model: nn.Module | ExportedProgram, example: Tensor) -> tuple[Network | None, list[Finding]]:
+    """As ``trace``, but None where an operation cannot be translated; and every operation with its verdict, in order.
+
+    Of operations that only a lossy pass makes fit for spikes the verdict is "refused"; the network holds them.
+    """
+    reader = _translated(model, example)
+    return None if reader.refused else Network(tuple(reader.nodes)), reader.findings
 
 
 def export(model: nn.Module | ExportedProgram, example: Tensor) -> ExportedProgram:
@@ -132,12 +143,12 @@ def _check_types(model: object, example: object) -> None:
         raise ConversionError(f"example: of shape {tuple(example.shape)}. Pass a batch of images, (B, features)")
 
 
-def _translate(model: nn.Module | ExportedProgram, example: Tensor) -> tuple[list[Node], list[Finding]]:
+def _translated(model: nn.Module | ExportedProgram, example: Tensor) -> "_Reader":
     program = export(model, example)
     reader = _Reader(program, tuple(int(n) for n in example.shape[1:]))
     for node in program.graph.nodes:
         reader.read(node)
-    return reader.nodes, reader.findings
+    return reader
 
 
 class _Reader:
@@ -149,6 +160,7 @@ class _Reader:
     def __init__(self, program: ExportedProgram, shape: tuple[int, ...]) -> None:
         self.nodes: list[Node] = []
         self.findings: list[Finding] = []
+        self.refused: list[Finding] = []
         self.known: dict[FxNode, Any] = {}
         self._shape = shape
         self._example = torch.empty(0)  # the images' placeholder: their batch size, type and device are the network's
@@ -182,11 +194,11 @@ class _Reader:
             found = sum(isinstance(output, Value) for output in outputs)
             raise ConversionError(
                 f"output: the model returns {len(outputs)} values, {found} computed from the images. "
-                "Return one tensor: the class scores"
+                "Return one tensor: class scores, or other values"
             )
-        if len(outputs[0].shape) != 1:
-            note = f"scores of shape {outputs[0].shape} per image, expected a vector. Flatten them"
-            self.findings.append(Finding("readout", "output", "no", note))
+        if outputs[0].viewed:
+            why = f"reshaped to {outputs[0].shape} per image, and only a reshape to a vector converts"
+            self._refuse(Finding("readout", "output", "refused", why, "Return it as it was, or as a vector"))
         self._add("readout", Readout(), (outputs[0],), outputs[0].shape)
 
     def _read_call(self, node: FxNode) -> None:
@@ -236,7 +248,7 @@ class _Reader:
             if node.target in SPLITS:
                 return inputs[0]  # what reads a part takes its slice
             if node.target in SOFTMAXES and _last(node, self._outputs):
-                self.findings.append(Finding(layer, operation, "yes", "dropped: the order of the scores stays"))
+                self.findings.append(Finding(layer, operation, "exact", "dropped: the order of the scores stays"))
                 return inputs[0]
             if node.target in RESHAPES:
                 ops = reshape(inputs[0], shape)
@@ -252,15 +264,19 @@ class _Reader:
             if not all(map(_finite, ops)):
                 raise Untranslatable("its weights hold NaN or infinity. Train the model again")
         except Untranslatable as refusal:
-            self.findings.append(Finding(layer, operation, "no", str(refusal)))
+            self._refuse(Finding(layer, operation, "refused", refusal.why, refusal.remedy))
             return Value(inputs[0].node, shape)
         if not ops:
-            self.findings.append(Finding(layer, operation, "yes", "nothing to do in a trained network"))
+            self.findings.append(Finding(layer, operation, "exact", "nothing to do in a trained network"))
         for op in ops:
             name = self._name(layer)
             self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
             inputs = (self._add(name, op, inputs, shape),)
         return Value(inputs[0].node, shape, viewed)
+
+    def _refuse(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self.refused.append(finding)
 
     def _add(self, name: str, op: Op, inputs: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
         self._names.add(name)
@@ -306,19 +322,26 @@ def _finite(op: Op) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in vars(op).values() if isinstance(value, Tensor))
 
 
-VERDICTS: dict[type, tuple[Literal["yes", "lossy"], str]] = {
-    Conv: ("yes", "weights carry over"),
-    Linear: ("yes", "weights carry over"),
-    AvgPool: ("yes", "averages spikes"),
-    Affine: ("yes", "folded into the weights"),
-    Flatten: ("yes", "reorders spikes"),
-    Pad: ("yes", "zeros around or between spikes, or fewer of them"),
-    Add: ("yes", "currents add up"),
-    Concat: ("yes", "spikes side by side"),
-    Neuron: ("yes", "becomes integrate-and-fire neurons"),
+VERDICTS: dict[type, tuple[Verdict, str, str]] = {
+    Conv: ("exact", "weights carry over", ""),
+    Linear: ("exact", "weights carry over", ""),
+    AvgPool: ("exact", "averages spikes", ""),
+    Affine: ("exact", "folded into the weights", ""),
+    Flatten: ("exact", "reorders spikes", ""),
+    Pad: ("exact", "zeros around or between spikes, or fewer of them", ""),
+    Add: ("exact", "currents add up", ""),
+    Concat: ("exact", "spikes side by side", ""),
+    Neuron: ("approximate", "neurons: rates are multiples of 1/T, at most 1", "More time-steps T"),
     MaxPool: (
-        "lossy",
-        "a maximum of spikes is not the maximum of rates. Train with average pooling, "
-        "or pass lossy=[es.max_pool_to_avg]",
+        "refused",
+        "a maximum of spikes is not the maximum of rates",
+        "Train with average pooling, or pass lossy=[es.max_pool_to_avg] or [es.max_pool_to_winner]",
+    ),
+    WinnerPool: ("approximate", "of each window, what has spiked most so far passes", "More time-steps T"),
+    LeakyReLU: (
+        "refused",
+        "spikes have one sign, so the negative side is lost",
+        "Train with ReLU, or pass lossy=[es.leaky_relu_to_pairs]",
     ),
 }
+"""How each operation of a Network converts, why, and what to do."""

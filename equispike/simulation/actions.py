@@ -10,8 +10,10 @@ from torch import Tensor
 
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network, Node
+from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time, fixed_values
 from equispike.simulation.layout import extent, pack, padded, to_features, to_positions, train_bytes, widen
+from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, upstream
 from equispike.simulation.stepwise import beginning
 from equispike.simulation.views import Current
@@ -51,6 +53,7 @@ class State:
         trains: spikes of this chunk, by layer, and by sign of the input.
         dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
         v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise.
+        sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         fired: spikes by step and image, (T, B), int32, by layer.
         scores: cumulative, (T + 1, B, classes), float64; first those before the first step.
@@ -81,8 +84,9 @@ class State:
         self.v = {
             name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].clone(memory_format=torch.contiguous_format)
             for name, v in start.potentials.items()
-            if name in needed
+            if name in needed.intersection(network.neurons)
         }
+        self.sums = {name: v for name, v in start.potentials.items() if name in needed.difference(network.neurons)}
         self.counts = {name: torch.zeros_like(v) for name, v in self.v.items()}
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
@@ -96,7 +100,7 @@ class State:
         """Where the run can go on."""
         shapes = self.network.shapes
         potentials = {name: to_features(v[:, :, None], shapes[name])[0] for name, v in self.v.items()}
-        return Moment(self.steps.stop - 1, potentials, self.scores[self.rows.stop].clone())
+        return Moment(self.steps.stop - 1, {**potentials, **self.sums}, self.scores[self.rows.stop].clone())
 
     @property
     def rows(self) -> slice:
@@ -195,6 +199,12 @@ def apply(state: State, node: Node) -> None:
     """A linear operation on dense values."""
     inputs = [state.value(name) for name in node.inputs]
     state.dense[node.name] = apply_over_time(node, inputs, len(state.steps))
+
+
+def choose(state: State, node: Node) -> None:
+    """A winner pool, on dense values."""
+    assert isinstance(node.op, WinnerPool)
+    state.dense[node.name], state.sums[node.name] = winners(node.op, state.value(node.inputs[0]), state.sums[node.name])
 
 
 def score(state: State, name: str, scale: float) -> None:

@@ -15,7 +15,7 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron
+from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, WinnerPool
 from equispike.simulation.record import Engine, Moment, Record
 
 BLOCK = 16
@@ -114,7 +114,7 @@ def until_settled(
     scores = readout.new_zeros(batch, *classes, dtype=torch.float64)
     counts = {name: images.new_zeros(batch, *shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes = {name: images.new_zeros(timesteps, batch, dtype=torch.int32) for name in counts}
-    potentials = {name: images.new_zeros(batch, *shapes[name]) for name in counts}
+    potentials: dict[str, Tensor] = {}
     steps = torch.zeros(batch, dtype=torch.int64, device=images.device)
     running, start = torch.arange(batch, device=images.device), None
     for done in range(0, timesteps, BLOCK):
@@ -126,7 +126,8 @@ def until_settled(
         for name in counts:
             counts[name][running] += record.counts[name]
             spikes[name][done:end, running] = record.spikes[name]
-            potentials[name][running] = record.end.potentials[name]
+        for name, v in record.end.potentials.items():
+            potentials.setdefault(name, v.new_zeros(batch, *v.shape[1:]))[running] = v
         going = ~stop.settled(network, readout[:end, running], timesteps)[-1]
         running, start = running[going], record.end.of(going)
         if not len(running):
@@ -182,6 +183,10 @@ def _bounds(network: Network, node: Node) -> tuple[Tensor, Tensor]:
         spread = dataclasses.replace(op, weight=op.weight.abs(), bias=None)
     elif isinstance(op, Add | Concat):
         spread = dataclasses.replace(op, coefficients=tuple(abs(c) for c in op.coefficients))
+    elif isinstance(op, WinnerPool):
+        ((middle, radius),) = inputs
+        most, least = op(middle + radius), -op(radius - middle)
+        return (most + least) / 2, (most - least) / 2
     else:
         spread = op
     return op(*(middle for middle, _ in inputs)), spread(*(radius for _, radius in inputs))

@@ -18,8 +18,9 @@ from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset, if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Conv, Input, Neuron, Readout
+from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
 from equispike.simulation.layout import pack, unpack
+from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, Record, upstream
 from equispike.simulation.stepwise import beginning, initial_potentials
 
@@ -110,6 +111,8 @@ def propagate(
                     threshold, _ = calibrated(node.name, op)
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
                     value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
+                elif isinstance(op, WinnerPool):
+                    value, v[node.name] = winners(op, inputs[0], v[node.name])
                 elif isinstance(op, Readout):
                     value = inputs[0].expand(len(steps), *inputs[0].shape[1:])
                 else:

@@ -14,7 +14,7 @@ import torch
 from equispike.functional.coding import Coder, Poisson
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout
+from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, WinnerPool
 from equispike.simulation import actions
 from equispike.simulation.actions import SIGNS, Layer, State
 from equispike.simulation.layout import extent, train_bytes, widen
@@ -145,7 +145,8 @@ class _Planner:
         else:
             for source in node.inputs:
                 self._densify(source)
-            self._compute(node, partial(actions.apply, node=node), node.inputs)
+            dense = actions.choose if isinstance(op, WinnerPool) else actions.apply
+            self._compute(node, partial(dense, node=node), node.inputs)
 
     def replay(self, node: Node) -> None:
         """The train of a neuron layer comes from the state."""

@@ -15,7 +15,8 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
-from equispike.graph.ops import MaxPool
+from equispike.graph.ops import LeakyReLU
+from equispike.graph.pooling import is_open
 from equispike.simulation import events, layerwise
 from equispike.simulation.early_exit import Stop, until_settled
 from equispike.simulation.record import Engine, Record, join
@@ -41,7 +42,7 @@ class Run:
 
     Attributes:
         readout: cumulative class score after each step, (T, B, classes); divided by the step's number it estimates the
-            trained network's output.
+            trained network's output. Of a network with other outputs (T, B, *outputs), see ``analysis.values``.
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
         spikes: spikes of each layer in each step, by layer, (T, B), int32.
         neurons: number of neurons, by layer.
@@ -61,7 +62,7 @@ class Run:
 
     @cached_property
     def _decision(self) -> tuple[Tensor, Tensor]:
-        return predict(self.readout)
+        return predict(self.readout.movedim(2, -1))
 
     @property
     def timesteps(self) -> int:
@@ -73,13 +74,17 @@ class Run:
 
     @property
     def predictions(self) -> Tensor:
-        """Class with the highest score after each step, (T, B); equal scores go to the lowest class."""
+        """Class with the highest score after each step, (T, B); equal scores go to the lowest class.
+
+        Classes are the first axis of the outputs: of scores in space, (T, B, classes, *space), each place has a class
+        of its own, (T, B, *space).
+        """
         return self._decision[0]
 
     @property
     def ties(self) -> Tensor:
         """Share of images whose highest score is reached by several classes, after each step, (T,)."""
-        return self._decision[1].double().mean(1)
+        return self._decision[1].double().flatten(1).mean(1)
 
     @property
     def spike_rate(self) -> Tensor:
@@ -132,6 +137,8 @@ def simulate(
         raise SimulationError(f"verify: {verify} is less than 0. Give a number of images")
     if not images.is_floating_point():
         raise SimulationError(f"images of type {images.dtype}: preprocess them as in training (floats)")
+    if stop is not None and len(network.shapes[network.nodes[-1].name]) > 1:
+        raise SimulationError("stop: an image has one answer only where the outputs are a vector of class scores")
     images = network.check_images(images)
     if not len(images):
         raise SimulationError("images: there are none. Give at least one")
@@ -171,8 +178,10 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
     if engine != "auto" and engine not in ENGINES:
         raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(['auto', *ENGINES]))}")
     for node in network.nodes:
-        if isinstance(node.op, MaxPool):
-            raise SimulationError(f"{node.name} (MaxPool): does not run on spikes. Convert the model first")
+        if is_open(node.op) or isinstance(node.op, LeakyReLU):
+            raise SimulationError(
+                f"{node.name} ({type(node.op).__name__}): does not run on spikes. Convert the model first"
+            )
     if not network.neurons:
         raise SimulationError("the network has no neuron layer: nothing in it spikes")
     for name, op in network.neurons.items():

@@ -9,7 +9,8 @@ from equispike.functional.coding import Coder, uniform
 from equispike.functional.integrate import if_step
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
-from equispike.graph.ops import Input, Neuron, Readout
+from equispike.graph.ops import Input, Neuron, Readout, WinnerPool
+from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, Record
 
 
@@ -55,7 +56,7 @@ def steps(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield every node's value, step after step: currents of linear nodes, spikes (0 or the amplitude) of neurons.
 
-    Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
+    Potentials ``v`` (and sums of winner pools) after the ``done`` steps before are brought up to date on the way.
     """
     v = initial_potentials(network, indices, seed) if v is None else v
     for t in range(done + 1, timesteps + 1):
@@ -67,6 +68,8 @@ def steps(
             elif isinstance(op, Neuron):
                 threshold, amplitude = calibrated(node.name, op)
                 values[node.name], v[node.name] = if_step(inputs[0], v[node.name], threshold, op.reset, amplitude)
+            elif isinstance(op, WinnerPool):
+                (values[node.name],), v[node.name] = winners(op, inputs[0][None], v[node.name])
             elif isinstance(op, Readout):
                 values[node.name] = inputs[0].double() * op.scale
             else:
@@ -84,7 +87,8 @@ def beginning(network: Network, indices: Tensor, seed: int) -> Moment:
 def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str, Tensor]:
     """Potential V(0) of every neuron layer, (B, *features): a fraction of the threshold, or uniform below it.
 
-    A uniform draw of the n-th neuron layer (n = 1, 2, ...) comes from stream n of the seed.
+    A uniform draw of the n-th neuron layer (n = 1, 2, ...) comes from stream n of the seed. Of winner pools the sums of
+    their inputs so far: zeros, float64.
     """
     potentials: dict[str, Tensor] = {}
     for n, (name, op) in enumerate(network.neurons.items(), start=1):
@@ -95,4 +99,8 @@ def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str
         else:
             fraction = threshold.new_full((len(indices), *shape), op.v_init)
         potentials[name] = fraction * threshold
+    for node in network.nodes:
+        if isinstance(node.op, WinnerPool):
+            shape = len(indices), *network.shapes[node.inputs[0]]
+            potentials[node.name] = torch.zeros(shape, dtype=torch.float64, device=network.device)
     return potentials

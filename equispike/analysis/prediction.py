@@ -1,0 +1,71 @@
+r"""How many time-steps will a converted network need? Predicted from the rounding of rates, without a simulation.
+
+After T steps of a constant current a neuron with soft reset has given :math:`\lfloor T a / \theta \rfloor` spikes, at
+most T. So a network of spikes computes, but for the order in which spikes arrive, what the trained network would with
+every ReLU a rounded down to
+
+.. math:: a_T = \frac{\theta}{T} \left\lfloor T \min\left(\frac{a}{\theta}, 1\right) \right\rfloor
+
+(the activation with which Bu et al., 2022, train, with the initial potential zero). With :math:`y_T` the scores of that
+network, centred over the images, the prediction is the smallest power of two T with
+
+.. math:: \frac{\lVert y_T - y_\infty \rVert}{\lVert y_\infty \rVert} \le \varepsilon
+
+What a network loses in accuracy at such an error depends on how far apart its classes are; unevenness, the error of
+spikes that come too late, is left out. Both can move the true number by a small factor either way.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network, evaluate
+from equispike.graph.ops import Neuron
+
+TOLERANCE = 0.2
+"""Error of the scores at which answers are useful: a fifth of what differs between images."""
+
+MOST = 4096
+"""Steps beyond which nothing is predicted."""
+
+
+def useful_timesteps(network: Network, images: Tensor, tolerance: float = TOLERANCE) -> int | None:
+    """The predicted smallest useful T, a power of two; None if it is above 4096, or if all images get equal scores.
+
+    Args:
+        network: with thresholds, in the activation form, as ``convert`` gives it.
+        images: at least two, (B, *features), preprocessed as in training.
+        tolerance: epsilon.
+
+    >>> import equispike as es
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images = torch.rand(16, 4)
+    >>> useful_timesteps(es.convert(model, images), images) in (2, 4, 8, 16, 32)
+    True
+    """
+    limit = _scores(network, images, None)
+    spread = torch.linalg.vector_norm(limit)
+    timesteps = 1
+    while float(torch.linalg.vector_norm(_scores(network, images, timesteps) - limit)) > tolerance * float(spread):
+        timesteps *= 2
+        if timesteps > MOST:
+            return None
+    return timesteps if float(spread) > 0 else None
+
+
+@torch.no_grad()
+def _scores(network: Network, images: Tensor, timesteps: int | None) -> Tensor:
+    """Scores with rates of whole spikes in so many steps (None: any rate up to one), centred over the images."""
+    ((_, scores),) = evaluate(
+        network, network.check_images(images), {network.nodes[-1].name}, partial(_rounded, timesteps=timesteps)
+    )
+    scores = scores.double()
+    return scores - scores.mean(0)
+
+
+def _rounded(op: Neuron, current: Tensor, timesteps: int | None) -> Tensor:
+    threshold, amplitude = calibrated("neurons", op)
+    rate = (current / threshold).clamp(0, 1)
+    return amplitude * (rate if timesteps is None else (rate * timesteps).floor() / timesteps)

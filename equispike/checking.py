@@ -1,0 +1,140 @@
+"""check(): would a model convert, how, and how many time-steps would it need?"""
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equispike.analysis.prediction import MOST, useful_timesteps
+from equispike.conversion import Model, convert
+from equispike.errors import CalibrationError
+from equispike.graph.lossy import LossyPass
+from equispike.graph.network import Network
+from equispike.graph.ops import Neuron
+from equispike.graph.pooling import early_max_pools
+from equispike.graph.trace import VERDICTS, Finding, Verdict, examine
+
+IMAGES = 8
+"""Images of noise from which T is predicted where there are no others."""
+
+
+class Row(NamedTuple):
+    """One line of a report: uses of an operation that fare alike, and the layers that they are in."""
+
+    operation: str
+    count: int
+    converts: Verdict
+    why: str
+    remedy: str
+    layers: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows, in the order of ``HEADER``; of many layers the first."""
+        more = f" and {self.count - 2} more" if self.count > 2 else ""
+        return self.operation, str(self.count), self.converts, self.why, self.remedy, ", ".join(self.layers[:2]) + more
+
+
+HEADER = "operation", "count", "converts", "why", "remedy", "layers"
+EARLY = "of constant currents, in front of neurons"
+_WIDTHS = 20, 5, 11, 36, 36, 30
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a model is made of, and whether it converts. Printing it gives a table.
+
+    Attributes:
+        rows: operations, in the order in which they run first.
+        timesteps: predicted smallest useful T, see ``analysis.prediction``; None if nothing could be predicted.
+        basis: in words, what the prediction rests on, or why there is none.
+    """
+
+    rows: tuple[Row, ...]
+    timesteps: int | None
+    basis: str
+
+    @property
+    def convertible(self) -> bool:
+        """Whether ``convert`` takes the model as it is."""
+        return all(row.converts != "refused" for row in self.rows)
+
+    @property
+    def prediction(self) -> str:
+        """The predicted T as a sentence."""
+        if self.timesteps is None:
+            return f"No T predicted: {self.basis}."
+        return f"Predicted smallest useful T: {self.timesteps}, {self.basis}."
+
+    def __str__(self) -> str:
+        rows = [
+            [textwrap.wrap(cell, w) or [""] for cell, w in zip(row.cells, _WIDTHS, strict=True)] for row in self.rows
+        ]
+        rows.insert(0, [[name.capitalize()] for name in HEADER])
+        widths = [max(len(line) for row in rows for line in row[column]) for column in range(len(HEADER))]
+        lines = list[str]()
+        for row in rows:
+            for i in range(max(map(len, row))):
+                cells = (cell[i] if i < len(cell) else "" for cell in row)
+                lines.append("  ".join(f"{cell:{w}}" for cell, w in zip(cells, widths, strict=True)).rstrip())
+        return "\n".join([*lines, self.prediction])
+
+
+def check(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> Report:
+    """Judge every operation of a model: exact, approximate or refused, why, and the remedy; and predict T.
+
+    Args:
+        model: any module of one image tensor, or a program that ``torch.export`` made of one, or a network that was
+            read from a file; it is not changed.
+        example: a batch of images of the right shape. T is predicted from these, calibrated on themselves; if they are
+            all alike, as zeros are, from noise of mean 0 and deviation 1.
+        lossy: passes that ``convert`` is to be called with; applied if nothing else is refused.
+    Raises:
+        ConversionError: ``torch.export`` cannot read the model at all.
+    """
+    network, found = (model, _findings(model)) if isinstance(model, Network) else examine(model, example)
+    if network is not None:
+        network, found = _passed(network, found, lossy)
+    if not any(VERDICTS[Neuron][1] == finding.why for finding in found):
+        found.append(Finding("(model)", "-", "refused", "no ReLU: nothing would spike", "Train with ReLU"))
+    rows = _grouped(found)
+    if network is None or any(row.converts == "refused" for row in rows):
+        return Report(rows, None, "the model does not convert as it is")
+    return Report(rows, *_predicted(network, example))
+
+
+def _passed(network: Network, found: list[Finding], lossy: Iterable[LossyPass]) -> tuple[Network, list[Finding]]:
+    """The network behind the passes that ``convert`` applies, and what is then to be said of its layers."""
+    network, early = early_max_pools(network)
+    said: dict[str, tuple[Verdict, str]] = dict.fromkeys(early, ("exact", EARLY))
+    for lossy_pass in lossy:
+        network, changes = lossy_pass(network)
+        said |= {change.layer: ("approximate", change.text) for change in changes}
+    return network, [Finding(f.layer, f.operation, *said[f.layer]) if f.layer in said else f for f in found]
+
+
+def _grouped(found: list[Finding]) -> tuple[Row, ...]:
+    layers: dict[tuple[str, Verdict, str, str], list[str]] = {}
+    for layer, operation, *rest in found:
+        layers.setdefault((operation, *rest), []).append(layer)
+    return tuple(Row(key[0], len(names), *key[1:], tuple(names)) for key, names in layers.items())
+
+
+def _findings(network: Network) -> list[Finding]:
+    known = (node for node in network if type(node.op) in VERDICTS)
+    return [Finding(node.name, type(node.op).__name__, *VERDICTS[type(node.op)]) for node in known]
+
+
+def _predicted(network: Network, example: Tensor) -> tuple[int | None, str]:
+    images, source = example, f"from the {len(example)} images given"
+    if len(example) < 2 or bool((example == example[:1]).all()):
+        noise = torch.randn(IMAGES, *network.input.shape, generator=torch.Generator().manual_seed(0))
+        images, source = noise, f"from {IMAGES} images of noise; images of the training data predict better"
+    try:
+        timesteps = useful_timesteps(convert(network, images), images)
+    except CalibrationError as error:
+        return None, f"{source}: {error}"
+    return timesteps, source if timesteps else f"{source}: it is above {MOST}, or all scores are alike"
