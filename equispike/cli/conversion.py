@@ -108,7 +108,7 @@ class Thresholds:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Lossy:
-    """What ``check``, ``convert``, ``sweep`` and ``diagnose`` may replace, because it has no exact counterpart in spikes."""
+    """What commands may replace, because it has no exact counterpart in spikes."""
 
     max_pool_to_avg: Annotated[
         bool, Parameter(help="Replace max pools by average pools: changes the trained network.", negative="")
