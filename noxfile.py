@@ -2,7 +2,7 @@
 
 `nox -s benchmark -- simulation --network vgg16 --batch 64`: one benchmark beside them. `nox -s nir`: do they read our
 NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them? `nox -s compare`: our
-conversion beside SpikingJelly's.
+conversion beside SpikingJelly's. `nox -s architectures`: do networks of torchvision and timm convert?
 """
 
 import nox
@@ -45,6 +45,15 @@ def nir_versions(session: nox.Session, version: str) -> None:
     """The tests of NIR files with another version of nir."""
     session.install("-c", "constraints.txt", ".[nir]", "pytest", "hypothesis", f"nir=={version}")
     session.run("python", "-m", "pytest", "-q", "tests/test_nir.py")
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def architectures(session: nox.Session) -> None:
+    """Read networks of torchvision and timm and compare their scores; arguments go to benchmarks/architectures.py."""
+    session.install("-c", "constraints.txt", ".")
+    # without their dependencies, which would replace torch
+    session.install("-c", "constraints.txt", "--no-deps", "torchvision", "timm", "pyyaml", "pillow")
+    session.run("python", "benchmarks/architectures.py", *session.posargs)
 
 
 def with_peers(session: nox.Session) -> None:

@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ IMAGES = 8
 """Images of noise from which T is predicted where there are no others."""
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """One line of a report: uses of an operation that fare alike, and the layers that they are in."""
 
     operation: str
@@ -118,8 +118,8 @@ def _passed(network: Network, found: list[Finding], lossy: Iterable[LossyPass]) 
 
 def _grouped(found: list[Finding]) -> tuple[Row, ...]:
     layers: dict[tuple[str, Verdict, str, str], list[str]] = {}
-    for layer, operation, *rest in found:
-        layers.setdefault((operation, *rest), []).append(layer)
+    for f in found:
+        layers.setdefault((f.operation, f.verdict, f.why, f.remedy), []).append(f.layer)
     return tuple(Row(key[0], len(names), *key[1:], tuple(names)) for key, names in layers.items())
 
 

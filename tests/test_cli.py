@@ -220,6 +220,7 @@ def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_conve
         "from torch import nn\n"
         "def good(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))\n"
         "def bad(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.GELU(), nn.Linear(5, 3))\n"
+        "def pooled(): return nn.Sequential(*[nn.Conv2d(3, 3, 1), nn.ReLU()] * 2, nn.MaxPool2d(2), nn.Flatten())\n"
     )
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "check", "mine:good", "--shape", "3", "2", "2")[0] == 0
@@ -228,6 +229,14 @@ def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_conve
     assert "GELU" in out
     assert "Train with ReLU" in out
     assert err.count("\n") == 1
+    assert run(capsys, "check", "mine:pooled", "--shape", "3", "2", "2")[0] == 2
+    code, out, _ = run(capsys, "check", "mine:pooled", "--shape", "3", "2", "2", "--max-pool-to-winner")
+    assert code == 0
+    assert "passes the one that spiked most" in out
+    assert "Predicted smallest useful T" in out
+    assert "Give one of" in refused(
+        capsys, "check", "mine:pooled", "--max-pool-to-winner", "--max-pool-to-avg", "--shape", "3", "2", "2"
+    )
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

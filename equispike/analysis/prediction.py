@@ -46,13 +46,13 @@ def useful_timesteps(network: Network, images: Tensor, tolerance: float = TOLERA
     True
     """
     limit = _scores(network, images, None)
-    spread = torch.linalg.vector_norm(limit)
+    allowed = tolerance**2 * float(limit.square().sum())
     timesteps = 1
-    while float(torch.linalg.vector_norm(_scores(network, images, timesteps) - limit)) > tolerance * float(spread):
+    while float((_scores(network, images, timesteps) - limit).square().sum()) > allowed:
         timesteps *= 2
         if timesteps > MOST:
             return None
-    return timesteps if float(spread) > 0 else None
+    return timesteps if allowed > 0 else None
 
 
 @torch.no_grad()

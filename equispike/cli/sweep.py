@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from equispike.calibrate.method import Method
     from equispike.zoo.data import Dataset
 
+NOTHING = Lossy()
 Many = Parameter(consume_multiple=True, negative="")
 MethodName = Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"]
 
@@ -102,7 +103,7 @@ def sweep(
     ] = "validation",
     images: Annotated[int, Parameter(help="The first so many of them.")] = 200,
     calibration: CalibrationImages = 256,
-    lossy: Lossy = Lossy(),
+    lossy: Lossy = NOTHING,
     csv: Annotated[Path | None, Parameter(help="Write every point and step to this CSV file too.")] = None,
     data: DataSet = None,
     normalise: Normalise = None,
