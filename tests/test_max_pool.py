@@ -1,6 +1,7 @@
 """Max pooling three ways, and leaky ReLU: what keeps the function, what spikes do, and that all engines agree."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import equispike as es
+from equispike.export import nir, onnx_model, torch_module
 from equispike.graph.lossy import leaky_relu_to_pairs, max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, LeakyReLU, Linear, MaxPool, Neuron, Op, Readout, WinnerPool
@@ -135,3 +137,10 @@ def test_files_hold_winner_pools(tmp_path: Path) -> None:
     es.save(network, tmp_path / "net.safetensors")
     loaded = es.load(tmp_path / "net.safetensors")
     assert torch.equal(es.simulate(loaded, IMAGES, 9).readout, es.simulate(network, IMAGES, 9).readout)
+
+
+@pytest.mark.parametrize("write", [torch_module.write, nir.write, onnx_model.write])
+def test_other_tools_cannot_be_told_of_winner_pools(tmp_path: Path, write: Callable[..., object]) -> None:
+    with pytest.raises(es.ConversionError, match=r"WinnerPool\): counts spikes.*Train with average pooling"):
+        write(spiking(), tmp_path / "file")
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from equispike.errors import ConversionError
 from equispike.graph.exact import calibrated, fold_amplitudes, fold_thresholds, sum_pools
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
+from equispike.graph.pooling import unwritable
 
 Profile = Literal["portable", "compact"]
 
@@ -108,7 +109,7 @@ class _Builder:
         elif isinstance(op, Readout):
             self._readout(node, op)
         else:
-            raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+            raise unwritable(node)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape in which an old node's value lives now."""

@@ -22,6 +22,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.grid import divisors
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout
+from equispike.graph.pooling import unwritable
 
 OPSET, IR_VERSION = 17, 8
 """Of 2022: what runtimes from then on read."""
@@ -174,7 +175,7 @@ class _Writer:
             score = self._put("Mul", self._put("Cast", *inputs, to=self.types.DOUBLE), scale)
             self._put("Add", "total", score, result="total.next")
         else:
-            raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+            raise unwritable(node)
 
     def _conv(self, op: Conv, x: str, behind: Sequence[int], result: str | None = None) -> str:
         """A convolution with this much padding behind the features, and its own in front."""

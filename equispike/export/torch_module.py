@@ -13,6 +13,7 @@ from equispike.export.checkpoint import write_bytes
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
+from equispike.graph.pooling import unwritable
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
 
@@ -148,7 +149,7 @@ def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], te
     if isinstance(op, Readout):
         return f"total = total + {x}.double() * {op.scale!r}"
     if not isinstance(op, Neuron):
-        raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+        raise unwritable(node)
     threshold, amplitude = calibrated(node.name, op)
     theta, u = kept("threshold", threshold), f"v{number}"
     size = "" if bool((amplitude == 1).all()) else f" * {kept('amplitude', amplitude)}"

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TypeGuard
 
+from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import MaxPool, Neuron, Op, WinnerPool
 
@@ -59,3 +60,11 @@ def _moved(network: Network, pool: Node) -> Network:
             inputs = (neurons if name == pool.name else name for name in node.inputs)
             nodes.append(dataclasses.replace(node, inputs=tuple(inputs)))
     return dataclasses.replace(network, nodes=tuple(nodes))
+
+
+def unwritable(node: Node) -> ConversionError:
+    """Why no other tool can be told of a node."""
+    where = f"{node.name} ({type(node.op).__name__})"
+    if isinstance(node.op, WinnerPool):
+        return ConversionError(f"{where}: counts spikes, which no other tool does. Train with average pooling")
+    return ConversionError(f"{where}: does not run on spikes. Convert the model first")
