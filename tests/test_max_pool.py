@@ -142,5 +142,5 @@ def test_files_hold_winner_pools(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [torch_module.write, nir.write, onnx_model.write])
 def test_other_tools_cannot_be_told_of_winner_pools(tmp_path: Path, write: Callable[..., object]) -> None:
     with pytest.raises(es.ConversionError, match=r"WinnerPool\): counts spikes.*Train with average pooling"):
-        write(spiking(), tmp_path / "file")
+        write(spiking(), tmp_path / "file.py")
     assert not list(tmp_path.iterdir())
