@@ -154,16 +154,11 @@ def evaluate(
         raise SimulationError(f"runs: {runs} is less than 1")
     drawn = not coder.constant or any(op.v_init == "uniform" for op in network.neurons.values())
     seeds = tuple(range(seed, seed + (runs if drawn else 1)))
-    right, ties, among = (torch.zeros(len(seeds), timesteps, dtype=torch.float64) for _ in range(3))
-    spikes = {name: torch.zeros(len(seeds), timesteps, dtype=torch.int64) for name in network.neurons}
-    counts = {name: torch.zeros(network.shapes[name], dtype=torch.int64) for name in network.neurons}
+    tallies = [_Tally(network, timesteps) for _ in seeds]
     inputs = torch.zeros(network.input.shape, dtype=torch.float64) if isinstance(coder, Poisson) else None
-    predictions: list[list[Tensor]] = [[] for _ in seeds]
     trained: list[Tensor] = []
     truth: list[Tensor] = []
-    many = math.prod(network.shapes[network.nodes[-1].name]) >= MANY_CLASSES
-    total = steps = 0
-    seconds = 0.0
+    total = 0
     known = length_hint(batches) * len(seeds)  # 0 of what has no length
     work = ((batch, n) for batch in read(batches, network.input.shape, "test batch") for n in range(len(seeds)))
     for (images, labels), n in track(work, label, known):
@@ -172,16 +167,7 @@ def evaluate(
         labels = labels.cpu()
         indices = torch.arange(total, total + len(images))
         run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory, stop=stop)
-        right[n] += (run.predictions.cpu() == labels).double().sum(1)
-        predictions[n].append(run.predictions[-1].cpu())
-        if many:
-            among[n] += (accuracy(run, labels, top=5).cpu() * len(images)).round()
-        ties[n] += (run.ties.cpu() * len(images)).round()
-        for name, layer in run.spikes.items():
-            spikes[name][n] += layer.sum(1, dtype=torch.int64).cpu()
-            counts[name] += run.counts[name].sum(0, dtype=torch.int64).cpu()
-        seconds += run.seconds
-        steps += int(run.steps.sum())
+        tallies[n].add(run, labels)
         if n == len(seeds) - 1:
             images = network.check_images(images)
             with torch.no_grad():
@@ -190,22 +176,53 @@ def evaluate(
                 inputs += timesteps * coder.probability(images, network.input.scale).sum(0).cpu()
             truth.append(labels)
             total += len(images)
-    neurons = sum(count.numel() for count in counts.values())
-    per_step = torch.stack(list(spikes.values())).sum(0)
-    rates = [spike_rate(steps, neurons, total) for steps in per_step]
+    neurons = sum(count.numel() for count in tallies[0].counts.values())
+    rates = [spike_rate(torch.stack([*tally.spikes.values()]).sum(0), neurons, total) for tally in tallies]
+    runs = len(tallies) * total
     return Evaluation(
-        right / total,
+        torch.stack([tally.right for tally in tallies]) / total,
         torch.stack(rates),
-        ties / total,
+        torch.stack([tally.ties for tally in tallies]) / total,
         float((torch.cat(trained) == torch.cat(truth)).double().mean()),
-        among / total if many else None,
-        {name: count.double() / len(seeds) / total for name, count in counts.items()},
-        {name: layer.double().sum(0) / len(seeds) / total for name, layer in spikes.items()},
+        torch.stack([tally.among for tally in tallies]) / total if tallies[0].many else None,
+        {
+            name: torch.stack([tally.counts[name] for tally in tallies]).sum(0).double() / runs
+            for name in network.neurons
+        },
+        {
+            name: torch.stack([tally.spikes[name] for tally in tallies]).sum(0).double() / runs
+            for name in network.neurons
+        },
         None if inputs is None else inputs / total,
-        torch.stack([torch.cat(parts) for parts in predictions]),
+        torch.stack([torch.cat(tally.predictions) for tally in tallies]),
         torch.cat(trained),
         total,
         seeds,
-        seconds,
-        steps / len(seeds) / total,
+        sum(tally.seconds for tally in tallies),
+        sum(tally.steps for tally in tallies) / runs,
     )
+
+
+class _Tally:
+    """What is summed over the images of one seed."""
+
+    def __init__(self, network: Network, timesteps: int) -> None:
+        self.many = math.prod(network.shapes[network.nodes[-1].name]) >= MANY_CLASSES
+        self.right, self.ties, self.among = (torch.zeros(timesteps, dtype=torch.float64) for _ in range(3))
+        self.spikes = {name: torch.zeros(timesteps, dtype=torch.int64) for name in network.neurons}
+        self.counts = {name: torch.zeros(network.shapes[name], dtype=torch.int64) for name in network.neurons}
+        self.predictions: list[Tensor] = []
+        self.seconds, self.steps = 0.0, 0
+
+    def add(self, run: Run, labels: Tensor) -> None:
+        """The run of some images with these labels."""
+        self.right += (run.predictions.cpu() == labels).double().sum(1)
+        self.ties += (run.ties.cpu() * run.images).round()
+        if self.many:
+            self.among += (accuracy(run, labels, top=5).cpu() * run.images).round()
+        for name, layer in run.spikes.items():
+            self.spikes[name] += layer.sum(1, dtype=torch.int64).cpu()
+            self.counts[name] += run.counts[name].sum(0, dtype=torch.int64).cpu()
+        self.predictions.append(run.predictions[-1].cpu())
+        self.seconds += run.seconds
+        self.steps += int(run.steps.sum())
