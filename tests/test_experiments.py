@@ -56,7 +56,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def quick(folder: Path, **other: object) -> Setting:
-    return Setting(**{"out": folder, "images": 20, "timesteps": 8, **other})  # type: ignore[arg-type]
+    return Setting(**{"out": folder, "images": 20, "timesteps": 8, "observe": 8, **other})  # type: ignore[arg-type]
 
 
 def test_every_table_and_figure_is_there_once_with_its_source() -> None:
@@ -102,7 +102,7 @@ def test_published_losses_are_the_differences_of_the_published_accuracies() -> N
 def test_a_table_has_json_pictures_and_the_published_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--out", str(tmp_path), "--images", "20", "--timesteps", "8"]
+    options = ["--out", str(tmp_path), "--images", "20", "--observe", "8", "--timesteps", "8"]
     shown = run(capsys, "reproduce", "sengupta-table-1", *options)
     assert "spiking error (paper)" in shown
     assert "8.54" in shown
@@ -114,7 +114,7 @@ def test_a_table_has_json_pictures_and_the_published_column(
         assert (row["images"], row["timesteps"], row["data"]) == (20, 8, "mnist-sample/test")
         assert len(row["accuracy"][0]) == 8
     assert {"sengupta2019", "diehl2015"} == set(content["cite"])
-    assert content["command"] == "equispike reproduce sengupta-table-1 --size small --images 20 --timesteps 8"
+    assert content["command"] == "equispike reproduce sengupta-table-1 --size small --images 20 --timesteps 8 --observe 8"
     assert {"versions", "device", "threads", "seconds", "conditions"} <= set(content)
     assert (tmp_path / "sengupta-table-1.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "sengupta-table-1.pdf").read_bytes().startswith(b"%PDF")

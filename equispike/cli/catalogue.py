@@ -31,6 +31,9 @@ def reproduce(
     ] = None,
     images: Annotated[int | None, Parameter(help="First test images to use. Default: the size's.")] = None,
     timesteps: Annotated[int | None, Parameter(help="Steps T. Default: the size's.")] = None,
+    observe: Annotated[
+        int | None, Parameter(help="Steps for which SpikeNorm and RMP observe each layer. Default: the size's.")
+    ] = None,
     page: Annotated[Path | None, Parameter(help="Write all results in the folder as a Markdown page.")] = None,
     data_folder: Folder = None,
 ) -> None:
@@ -41,13 +44,13 @@ def reproduce(
 
     Example: equispike reproduce han-figures-3d-4c ding-theorem-2 --out results
     """
-    require_positive(images=images, timesteps=timesteps)
+    require_positive(images=images, timesteps=timesteps, observe=observe)
     require_writable(out_folder / "results.json", page)
     from equispike.experiments.catalogue import CATALOGUE, chosen
     from equispike.experiments.networks import Setting
     from equispike.experiments.page import write_page
 
-    setting = Setting(size, out_folder, data_folder, weights, network, images, timesteps)
+    setting = Setting(size, out_folder, data_folder, weights, network, images, timesteps, observe)
     entries = chosen(names)
     if network is not None and len(entries) != 1:
         raise EquispikeError("--network: is for one entry at a time. Name it")

@@ -96,7 +96,7 @@ def result(entry: Entry, setting: Setting) -> tuple[dict[str, Any], bool]:
     path = setting.out / f"{entry.name}.json"
     if path.is_file():
         content = read_json(path)
-        if content.get("asked") == asked(setting):
+        if _given(content.get("asked", {})) == asked(setting):
             return content, True
     setting.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
@@ -129,18 +129,15 @@ def result(entry: Entry, setting: Setting) -> tuple[dict[str, Any], bool]:
 
 def command(entry: Entry, setting: Setting) -> str:
     """What to type for this result; where files lie is left out."""
-    options = {name: value for name, value in asked(setting).items() if value is not None}
-    return " ".join(["equispike reproduce", entry.name, *(f"--{name} {value}" for name, value in options.items())])
+    options = (f"--{name} {value}" for name, value in asked(setting).items())
+    return " ".join(["equispike reproduce", entry.name, *options])
 
 
 def asked(setting: Setting) -> dict[str, Any]:
     """What tells one run of an entry from another: an entry that was run so is not run again."""
-    return {
-        "size": setting.size,
-        "network": None if setting.network is None else Path(setting.network).name,
-        "images": setting.images,
-        "timesteps": setting.timesteps,
-    }
+    network = None if setting.network is None else Path(setting.network).name
+    numbers = {name: getattr(setting, name) for name in ("images", "timesteps", "observe")}
+    return _given({"size": setting.size, "network": network, **numbers})
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -165,6 +162,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     header, *body = rows
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *body]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _cell(value: float | str | None) -> str:

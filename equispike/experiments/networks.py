@@ -47,7 +47,7 @@ class Setting:
         data_folder: of the data sets, as for ``zoo.data.load``.
         weights: folder with trained networks, NAME.safetensors; default ``out`` / "networks".
         network: a name or file in place of the network of an experiment that has one.
-        images, timesteps: in place of the size's own numbers.
+        images, timesteps, observe: in place of the size's own numbers (see :class:`Amount`).
     """
 
     size: Size = "small"
@@ -57,6 +57,7 @@ class Setting:
     network: str | None = None
     images: int | None = None
     timesteps: int | None = None
+    observe: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -125,7 +126,7 @@ def ready(wanted: Wanted, setting: Setting) -> Ready:
         images,
         setting.timesteps or amount.timesteps,
         min(amount.calibration, len(data.train)),
-        amount.observe,
+        setting.observe or amount.observe,
         amount.seeds,
     )
     stands_in = "" if name == wanted.full else f"{name} stands in for the paper's {wanted.full}; "
