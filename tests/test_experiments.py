@@ -114,7 +114,8 @@ def test_a_table_has_json_pictures_and_the_published_column(
         assert (row["images"], row["timesteps"], row["data"]) == (20, 8, "mnist-sample/test")
         assert len(row["accuracy"][0]) == 8
     assert {"sengupta2019", "diehl2015"} == set(content["cite"])
-    assert content["command"] == "equispike reproduce sengupta-table-1 --size small --images 20 --timesteps 8 --observe 8"
+    asked = "--size small --images 20 --timesteps 8 --observe 8"
+    assert content["command"] == f"equispike reproduce sengupta-table-1 {asked}"
     assert {"versions", "device", "threads", "seconds", "conditions"} <= set(content)
     assert (tmp_path / "sengupta-table-1.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "sengupta-table-1.pdf").read_bytes().startswith(b"%PDF")
