@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tables import write_table
 from torch import Tensor, nn
 
 from equispike.errors import ConversionError
@@ -190,7 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     without_gpu_operators()
-    lines: list[tuple[str, ...]] = [HEADER, ("---", "--:", "---", "--:", "--:", "--:")]
+    lines: list[tuple[str, ...]] = [HEADER]
     surprises: list[str] = []
     for name in arguments.only:
         size, expected = ARCHITECTURES[name]
@@ -207,8 +208,7 @@ def main() -> None:
         "model and the network read from it, before and after its passes, over the largest score. Seconds "
         f"of one thread: one run, CPU, torch {torch.__version__}. Refused operations are counted out of all."
     )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    arguments.out.write_text(f"{conditions}\n\n{table}\n", encoding="utf-8")
+    write_table(arguments.out, conditions, lines, words=3)
     if surprises:
         raise SystemExit("\n".join(surprises))
 

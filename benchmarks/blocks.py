@@ -1,34 +1,29 @@
 """Do residual, dense and depthwise networks convert? Small ones, trained on MNIST, with DataNorm(99.9).
 
-Each is trained for one epoch, converted with 256 training images and simulated on test images with constant input and
+Each is trained as RECIPE says, converted with 256 training images and simulated on test images with constant input and
 soft reset. Writes docs/tables/blocks.md.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tables import write_table
 from torch import Tensor, nn
 
 from equispike.analysis.accuracy import evaluate, latency
 from equispike.calibrate.data_norm import DataNorm
 from equispike.checking import check
 from equispike.conversion import convert
-from equispike.zoo.data import Split, load
+from equispike.zoo.data import load
+from equispike.zoo.models import Residual
+from equispike.zoo.recipes import RECIPES
+from equispike.zoo.train import train
 
+RECIPE = replace(RECIPES["mnist"], epochs=3)
 HEADER = "network", "layers of neurons", "trained", "T=32", "T=64", "T=128", "T=256", "within 1 point", "predicted T"
-
-
-class Residual(nn.Module):
-    """He et al. (2016): relu(x + f(x))."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.block = nn.Sequential(unit(width, width), nn.ReLU(), unit(width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.block(x))
 
 
 class Dense(nn.Module):
@@ -42,17 +37,16 @@ class Dense(nn.Module):
         return torch.cat([x, self.conv(F.relu(self.norm(x)))], 1)
 
 
-class Inverted(nn.Module):
+def residual(width: int) -> nn.Module:
+    """He et al. (2016a): a ReLU behind the sum."""
+    return Residual(nn.Sequential(unit(width, width), nn.ReLU(), unit(width, width)), nn.Identity(), nn.ReLU())
+
+
+def inverted(width: int, expansion: int) -> nn.Module:
     """Sandler et al. (2018): wide, depthwise, narrow again, with ReLU6 between and none behind the sum."""
-
-    def __init__(self, width: int, expansion: int) -> None:
-        super().__init__()
-        wide = width * expansion
-        parts = unit(width, wide, 1), nn.ReLU6(), unit(wide, wide, 3, groups=wide), nn.ReLU6(), unit(wide, width, 1)
-        self.block = nn.Sequential(*parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x)
+    wide = width * expansion
+    parts = unit(width, wide, 1), nn.ReLU6(), unit(wide, wide, 3, groups=wide), nn.ReLU6(), unit(wide, width, 1)
+    return Residual(nn.Sequential(*parts), nn.Identity(), nn.Identity())
 
 
 def unit(width: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
@@ -63,55 +57,39 @@ def unit(width: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1
 def network(name: str) -> nn.Module:
     stem = unit(1, 16, stride=2), nn.ReLU()
     if name == "residual":
-        width, body = 32, (Residual(16), unit(16, 32, stride=2), nn.ReLU(), Residual(32))
+        width, body = 32, (residual(16), unit(16, 32, stride=2), nn.ReLU(), residual(32))
     elif name == "dense":
         width, body = 52, (*(Dense(16 + 12 * i, 12) for i in range(3)), nn.BatchNorm2d(52), nn.ReLU())
     else:
-        width, body = 32, (Inverted(16, 3), unit(16, 32, stride=2), nn.ReLU6(), Inverted(32, 3), Inverted(32, 3))
+        width, body = 32, (inverted(16, 3), unit(16, 32, stride=2), nn.ReLU6(), inverted(32, 3), inverted(32, 3))
     return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
-
-
-def train(model: nn.Module, data: Split, batch: int = 64) -> None:
-    images, labels = data.floats(), data.labels
-    optimiser = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, total_steps=len(labels) // batch)
-    for chosen in torch.randperm(len(labels)).split(batch)[: len(labels) // batch]:
-        optimiser.zero_grad()
-        F.cross_entropy(model(images[chosen]), labels[chosen]).backward()
-        optimiser.step()
-        schedule.step()
-    model.eval()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trained", type=int, default=16000, help="training images")
     parser.add_argument("--images", type=int, default=1000, help="of the test part")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/tables/blocks.md"))
     arguments = parser.parse_args()
     splits = load("mnist")
-    lines: list[tuple[str, ...]] = [HEADER, ("---", *("--:",) * (len(HEADER) - 1))]
+    lines: list[tuple[str, ...]] = [HEADER]
     for name in ("residual", "dense", "depthwise"):
         torch.manual_seed(arguments.seed)
-        model = network(name)
-        train(model, splits.train.take(arguments.trained))
+        model = train(network(name), splits.train, splits.validation, RECIPE, arguments.seed).model
         spiking = convert(model, splits.train.take(256).batches(64), DataNorm(99.9))
         found = evaluate(spiking, splits.test.take(arguments.images).batches(100), 256)
         at = (f"{100 * float(found.mean[t - 1]):.2f}" for t in (32, 64, 128, 256))
         reached = str(latency(found.mean, found.trained - 0.01) or "never")
         predicted = str(check(model, splits.train.take(64).floats()).timesteps)
-        trained = f"{100 * found.trained:.2f}"
-        lines.append((name, str(len(spiking.neurons)), trained, *at, reached, predicted))
+        lines.append((name, str(len(spiking.neurons)), f"{100 * found.trained:.2f}", *at, reached, predicted))
         print(" | ".join(lines[-1]), flush=True)
     conditions = (
         f"Written by `benchmarks/blocks.py`: accuracy in % on {arguments.images:,} test images of MNIST after T steps; "
-        f"trained for one epoch on {arguments.trained:,} images (seed {arguments.seed}, one run), `DataNorm(99.9)` "
+        f"trained on {len(splits.train):,} images (seed {arguments.seed}, one run) with `{RECIPE}`, `DataNorm(99.9)` "
         "with 256 training images, constant input, soft reset; the predicted T is that of `check` with 64 training "
         f"images. CPU, torch {torch.__version__}."
     )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    arguments.out.write_text(f"{conditions}\n\n{table}\n", encoding="utf-8")
+    write_table(arguments.out, conditions, lines)
 
 
 if __name__ == "__main__":

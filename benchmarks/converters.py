@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from tables import write_table
 
 from equispike.converters import Side, compare
 from equispike.zoo.data import load
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/tables/converters.md"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [HEADER, ("---",) * len(HEADER)]
+    lines = [HEADER]
     for name in arguments.networks:
         lines += rows(name, arguments.data_folder)
         print(*(" | ".join(line) for line in lines[-2:]), sep="\n", flush=True)
@@ -65,8 +66,7 @@ def main() -> None:
         f"in batches of 100, percentile {PERCENTILE}, soft reset, float32, torch {torch.__version__}, CPU, one run; "
         "processor seconds on one thread."
     )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    arguments.out.write_text(f"{conditions}\n\n{table}\n", encoding="utf-8")
+    write_table(arguments.out, conditions, lines, words=4)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from tables import write_table
 
 import equispike as es
 from equispike.export import nir
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/tables/nir_readers.md"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = [HEADER, ("---",) * len(HEADER)]
+    lines = [HEADER]
     for name in arguments.networks:
         lines += rows(name, arguments.data_folder)
     conditions = (
@@ -63,8 +64,7 @@ def main() -> None:
         f"`quantize(bits={BITS}, per_channel=False)`, CPU, torch {torch.__version__}. A neuron of one image differs if "
         "its spikes over all steps differ in number."
     )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    arguments.out.write_text(f"{conditions}\n\n{table}\n", encoding="utf-8")
+    write_table(arguments.out, conditions, lines, words=len(HEADER))
 
 
 if __name__ == "__main__":

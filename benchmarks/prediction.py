@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from tables import write_table
 
 from equispike.analysis.accuracy import evaluate, latency
 from equispike.checking import check
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=512)
     parser.add_argument("--out", type=Path, default=Path("docs/tables/prediction.md"))
     arguments = parser.parse_args()
-    lines: list[tuple[str, ...]] = [HEADER, ("---", *("--:",) * (len(HEADER) - 1))]
+    lines: list[tuple[str, ...]] = [HEADER]
     for name in arguments.models:
         lines.append(row(name, arguments.images, arguments.timesteps))
         print(" | ".join(lines[-1]), flush=True)
@@ -47,8 +48,7 @@ def main() -> None:
         f"images, up to T = {arguments.timesteps}; default method, 256 calibration images, constant input, soft reset, "
         f"one run, CPU, torch {torch.__version__}."
     )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    arguments.out.write_text(f"{conditions}\n\n{table}\n", encoding="utf-8")
+    write_table(arguments.out, conditions, lines)
 
 
 if __name__ == "__main__":

@@ -157,10 +157,10 @@ def numbers(values: Tensor) -> list[float]:
     return [float(value) for value in values.flatten()]
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, numbers to the right."""
+def markdown(rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table in Markdown: columns of numbers, those behind the first of words, to the right."""
     header, *body = rows
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *body]
+    lines = [header, ["---"] * words + ["--:"] * (len(header) - words), *body]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
