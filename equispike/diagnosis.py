@@ -9,10 +9,10 @@ from torch import Tensor
 
 from equispike.analysis.accuracy import accuracy
 from equispike.analysis.causes import Causes, causes
-from equispike.batches import Batches, hold
+from equispike.batches import Batches
 from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method
-from equispike.conversion import Model, convert
+from equispike.conversion import Converter, Model
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.progress import track
@@ -107,14 +107,14 @@ def diagnose(
     Raises:
         as ``convert`` and ``simulate``.
     """
-    batches = hold(calibration)
 
     def measured(network: Network, timesteps: int) -> tuple[Run, float, float]:
         run = simulate(network, images, timesteps, coder, seed)
         return run, float(accuracy(run, labels)[-1]), float(run.spike_rate[-1])
 
+    convert = Converter(model, calibration, options.pop("lossy", ()))
     asked: dict[str, Any] = {"method": method, **options}
-    network = convert(model, batches, **asked)
+    network = convert(**asked)
     run, reached, rate = measured(network, timesteps)
     with torch.no_grad():
         trained = float((network(network.check_images(images)).argmax(1).cpu() == labels.cpu()).double().mean())
@@ -125,7 +125,7 @@ def diagnose(
         tried = _remedies(str(used["method"]), str(used["reset"]), timesteps, options)
         for name, change in track(tried.items(), "trying remedies", len(tried)):
             steps = change.pop("timesteps", timesteps)
-            _, *helped = measured(convert(model, batches, **{**asked, **change}) if change else network, steps)
+            _, *helped = measured(convert(**{**asked, **change}), steps)
             remedies.append(Remedy(name, *helped))
     remedies.sort(key=lambda remedy: (-remedy.accuracy, remedy.spike_rate))
     return Diagnosis(trained, reached, rate, timesteps, len(images), layers, tuple(remedies))
