@@ -18,7 +18,7 @@ from torch import Tensor
 
 from equispike.analysis.energy import FLOAT32_45NM, Costs
 from equispike.errors import SimulationError
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, not_spiking
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, WinnerPool
 
 NOT_COUNTED = (
@@ -252,7 +252,7 @@ def _counting(node: Node) -> Callable[..., Tensor]:
         return functools.partial(sum_pool, AvgPool(op.kernel, op.stride, op.padding, op.ceil_mode))
     if isinstance(op, Flatten | Pad):
         return op
-    raise SimulationError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+    raise SimulationError(not_spiking(node))
 
 
 def sum_pool(op: AvgPool, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, not_spiking
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
 
 PIXELS = 256
@@ -91,7 +91,7 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_c
         return Readout(float((scale * digits).round() / digits)), one
     if isinstance(op, Flatten | Pad | WinnerPool):
         return op, units[0]
-    raise ConversionError(f"{node.name} ({type(op).__name__}): does not run on spikes. Convert the model first")
+    raise ConversionError(not_spiking(node))
 
 
 def _rounded_weights(op: Conv | Linear, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:

@@ -243,6 +243,11 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     return shape
 
 
+def not_spiking(node: Node) -> str:
+    """What to say of a node that only a trained network can have."""
+    return f"{node.name} ({type(node.op).__name__}): does not run on spikes. Convert the model first"
+
+
 def _span(threshold: Tensor | None) -> str:
     if threshold is None:
         return "-"

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TypeGuard
 
 from equispike.errors import ConversionError
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, not_spiking
 from equispike.graph.ops import MaxPool, Neuron, Op, WinnerPool
 
 
@@ -64,7 +64,8 @@ def _moved(network: Network, pool: Node) -> Network:
 
 def unwritable(node: Node) -> ConversionError:
     """Why no other tool can be told of a node."""
-    where = f"{node.name} ({type(node.op).__name__})"
-    if isinstance(node.op, WinnerPool):
-        return ConversionError(f"{where}: counts spikes, which no other tool does. Train with average pooling")
-    return ConversionError(f"{where}: does not run on spikes. Convert the model first")
+    if not isinstance(node.op, WinnerPool):
+        return ConversionError(not_spiking(node))
+    return ConversionError(
+        f"{node.name} (WinnerPool): counts spikes, which no other tool does. Train with average pooling"
+    )

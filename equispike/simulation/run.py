@@ -14,7 +14,7 @@ from torch import Tensor
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
+from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
 from equispike.simulation import events, layerwise
@@ -179,9 +179,7 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
         raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(['auto', *ENGINES]))}")
     for node in network.nodes:
         if is_open(node.op) or isinstance(node.op, LeakyReLU):
-            raise SimulationError(
-                f"{node.name} ({type(node.op).__name__}): does not run on spikes. Convert the model first"
-            )
+            raise SimulationError(not_spiking(node))
     if not network.neurons:
         raise SimulationError("the network has no neuron layer: nothing in it spikes")
     for name, op in network.neurons.items():
