@@ -43,6 +43,16 @@ def read(batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpos
         raise DataError(f"{purpose}: there are no images. Pass at least one batch")
 
 
+def read_labelled(
+    batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "test batch"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same of batches whose labels are needed: pairs. DataError also for a batch without."""
+    for images, labels in read(batches, shape, purpose):
+        if labels is None:
+            raise DataError(f"{purpose}: comes without labels. Pass (images, labels) pairs")
+        yield images, labels
+
+
 def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> list[Batch]:
     """Calibration images, read once and held: methods need them more than once, in one order.
 

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from equispike.batches import Batches, hold, read
+from equispike.batches import Batches, hold, read_labelled
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
-from equispike.errors import ConversionError, DataError, EquispikeError
+from equispike.errors import ConversionError, EquispikeError
 from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
@@ -119,9 +119,7 @@ def compare(
     same = _with_thresholds(peer, network)
     ours, theirs = _Tally(partial(_simulated, network, timesteps)), _Tally(partial(_stepped, peer, timesteps))
     n = trained = differing = neurons = 0
-    for x, truth in track(read(test, network.input.shape, "test batch"), "comparing", length_hint(test)):
-        if truth is None:
-            raise DataError("test batch: comes without labels. Pass (images, labels) pairs")
+    for x, truth in track(read_labelled(test, network.input.shape), "comparing", length_hint(test)):
         n += len(x)
         counts = ours.run(x, truth)
         theirs.run(x, truth)

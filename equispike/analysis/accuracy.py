@@ -8,8 +8,8 @@ from operator import length_hint
 import torch
 from torch import Tensor
 
-from equispike.batches import Batches, read
-from equispike.errors import DataError, SimulationError
+from equispike.batches import Batches, read_labelled
+from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
 from equispike.progress import track
@@ -160,10 +160,8 @@ def evaluate(
     truth: list[Tensor] = []
     total = 0
     known = length_hint(batches) * len(seeds)  # 0 of what has no length
-    work = ((batch, n) for batch in read(batches, network.input.shape, "test batch") for n in range(len(seeds)))
+    work = ((batch, n) for batch in read_labelled(batches, network.input.shape) for n in range(len(seeds)))
     for (images, labels), n in track(work, label, known):
-        if labels is None:
-            raise DataError("test batch: comes without labels. Pass (images, labels) pairs")
         labels = labels.cpu()
         indices = torch.arange(total, total + len(images))
         run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory, stop=stop)
