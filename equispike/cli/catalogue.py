@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from equispike.cli.shared import Folder, out, progress, require_positive, require_writable
+from equispike.cli.shared import Folder, out, print_table, progress, require_positive, require_writable
 from equispike.errors import EquispikeError
 
 if TYPE_CHECKING:
@@ -81,14 +81,8 @@ def _show(name: str, setting: "Setting") -> None:
 
     with progress():
         content, again = result(CATALOGUE[name], setting)
-    header, *rows = table(content["lines"])
     title = f"{content['title']}" + (f" ({content['source']})" if content["source"] else "")
-    grid = Table(title=title, title_justify="left")
-    for number, column in enumerate(header):
-        grid.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        grid.add_row(*row)
-    out.print(grid)
+    print_table(table(content["lines"]), title, no_wrap=False)
     out.print(f"{content['note']}.", markup=False)
     for remark in content["remarks"]:
         out.print(remark, markup=False)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
 
 from equispike.cli.shared import (
     DataSet,
@@ -12,6 +11,7 @@ from equispike.cli.shared import (
     Normalise,
     Source,
     out,
+    print_table,
     progress,
     read_data,
     read_model,
@@ -65,17 +65,13 @@ def compare(
         held = up_to(splits.train, calibration).batches(100)
         found = run(model, held, test.batches(100), timesteps, percentile)
     shown = chosen_steps(timesteps)
-    table = Table(
-        title=f"{source}: accuracy (%) on {found.images:,} images of {splits.name} after T steps; trained: "
-        f"{found.trained:.2%}",
-        title_justify="left",
-    )
-    for number, name in enumerate(("converter", *(f"T={t}" for t in shown), "spikes/image", "convert s", "simulate s")):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    rows = [["converter", *(f"T={t}" for t in shown), "spikes/image", "convert s", "simulate s"]]
     for side in (found.ours, found.theirs):
-        cells = (*(f"{side.accuracy[t - 1]:.2%}" for t in shown), f"{side.spikes:,.0f}")
-        table.add_row(side.name, *cells, f"{side.converting:.2f}", f"{side.simulating:.2f}")
-    out.print(table)
+        accuracies = (f"{side.accuracy[t - 1]:.2%}" for t in shown)
+        seconds = f"{side.converting:.2f}", f"{side.simulating:.2f}"
+        rows.append([side.name, *accuracies, f"{side.spikes:,.0f}", *seconds])
+    judged_on = f"{found.images:,} images of {splits.name}"
+    print_table(rows, f"{source}: accuracy (%) on {judged_on} after T steps; trained: {found.trained:.2%}")
     out.print(f"seconds of processor time, {torch.get_num_threads()} threads", markup=False)
     out.print(
         f"with our thresholds, {found.differing:,} of {found.neurons:,} neurons spike another number of times there",

@@ -1,7 +1,7 @@
 """What the commands share: consoles, options, and how they find models and data. torch is loaded when needed."""
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
@@ -146,11 +146,16 @@ def print_runs(runs: list[dict[str, Any]], title: str) -> None:
     """The table of several evaluations, as ``Result.curves`` or a file has them."""
     from equispike.results import table
 
-    header, *rows = table(runs)
+    print_table(table(runs), title, words=3)
+
+
+def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1, no_wrap: bool = True) -> None:
+    """A header and rows; columns of numbers, those behind the first of words, to the right."""
+    header, *body = rows
     grid = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
-        grid.add_column(name, justify="left" if number < 3 else "right", no_wrap=True)
-    for row in rows:
+        grid.add_column(name, justify="left" if number < words else "right", no_wrap=no_wrap)
+    for row in body:
         grid.add_row(*row)
     out.print(grid)
 
