@@ -37,7 +37,7 @@ def missing(path: Path, points: Sequence[Conditions]) -> list[int]:
         FileError: it is no such file.
     """
     there = path.exists() and path.stat().st_size > 0  # a process that was killed may have left an empty file
-    known = {key for key, _ in _rows(path)} if there else set[str]()
+    known = {key for (key,) in _rows(path, "conditions")} if there else set[str]()
     return [number for number, conditions in enumerate(points) if _key(conditions) not in known]
 
 
@@ -71,7 +71,7 @@ def read(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     if not path.is_file():
         raise FileError(f"{path}: no such file")
     try:
-        return [(json.loads(key), json.loads(document)) for key, document in _rows(path)]
+        return [(json.loads(key), json.loads(document)) for key, document in _rows(path, "conditions, document")]
     except (ValueError, TypeError, RecursionError) as error:
         raise FileError(f"{path}: holds a damaged point: {error}. Delete the file and sweep again") from error
 
@@ -146,10 +146,10 @@ def _mean(values: Sequence[Any]) -> Any:
     return sum(values) / len(values) if numbers and any(value != first for value in values) else first
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
+def _rows(path: Path, columns: str) -> list[tuple[str, ...]]:
     with _opened(path, f"{path}: is damaged. Delete it and sweep again", "ro") as connection:
         _check(connection, path)
-        return connection.execute("SELECT conditions, document FROM points ORDER BY conditions").fetchall()
+        return connection.execute(f"SELECT {columns} FROM points ORDER BY conditions").fetchall()
 
 
 @contextmanager
