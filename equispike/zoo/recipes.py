@@ -139,6 +139,17 @@ RECIPES: dict[str, Recipe] = {
     "cifar-smooth": Recipe(
         epochs=20, lr=0.1, weight_decay=5e-4, shift=4, flip=True, label_smoothing=0.1, normalise=True, dropout=0.0
     ),
+    "cifar-strong": Recipe(
+        epochs=22,
+        lr=0.1,
+        weight_decay=5e-4,
+        shift=4,
+        flip=True,
+        cutout=8,
+        label_smoothing=0.1,
+        normalise=True,
+        dropout=0.0,
+    ),
     "ding-cifar-fast": Recipe(
         epochs=20, batch=128, lr=0.1, weight_decay=5e-4, shift=4, flip=True, normalise=True, dropout=0.0
     ),
