@@ -17,7 +17,7 @@ from test_simulate import one_layer, same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import actions
+from equispike.simulation import actions, layout
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
@@ -50,6 +50,33 @@ def test_events_are_stepwise_spike_for_spike(
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for name in ("events", "auto"):
             same(es.simulate(network, images, T, coder, seed, engine=name, batch_size=batch), reference)
+
+
+LEVELS = torch.tensor([0.0, 2.0**-40, -1e-9, 0.3, -0.7, 1.0, -1.0, 2.5])
+
+
+@needs_core
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 3), st.integers(1, 3)),
+    st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3),
+    st.integers(0, 2**64 - 1),
+    st.integers(1, 2**31),
+    st.integers(1, 70),
+    st.sampled_from([None, 0.5, 2.0]),
+)
+@settings(max_examples=EXAMPLES // 4)
+def test_poisson_spikes_of_the_core_are_those_of_the_coder(
+    shape: tuple[int, ...], indices: list[int], seed: int, first: int, steps: int, scale: float | None
+) -> None:
+    images = LEVELS[torch.randint(len(LEVELS), shape, generator=torch.Generator().manual_seed(seed % 2**32))]
+    coder, numbers, when = es.Poisson(scale=scale), torch.tensor(indices[: len(images)]), range(first, first + steps)
+    currents = coder.encode(images, numbers, when, seed, scale=1.0, amplitude=1.0)
+    limits = coder.limits(images, 1.0).flatten(2)
+    for isa in actions.core.instruction_sets():  # type: ignore[union-attr]
+        trains = [torch.zeros_like(layout.pack(currents > 0)) for _ in range(2)]
+        actions.core.draw(limits, numbers, seed, first, *trains, 2, isa)  # type: ignore[union-attr]
+        assert torch.equal(trains[0], layout.pack(currents > 0))
+        assert torch.equal(trains[1], layout.pack(currents < 0))
 
 
 def image_network(*layers: Conv | AvgPool, channels: int = 3, size: int = 8, classes: int = 4) -> Network:

@@ -76,8 +76,7 @@ def uniform(seed: int, indices: Tensor, stream: int, features: tuple[int, ...]) 
     Returns:
         (B, *features), float32 (exact in it), on the device of ``indices``.
     """
-    key = _key(seed)
-    _check_indices(indices, len(indices))
+    key = key_for(seed, indices)
     size = math.prod(features)
     groups = torch.arange(-(-size // 4), device=indices.device)
     zero = torch.zeros((), dtype=torch.int64, device=indices.device)
@@ -144,28 +143,37 @@ class Poisson:
         self, images: Tensor, indices: Tensor, steps: range, seed: int, scale: float, amplitude: float
     ) -> Tensor:
         """See :meth:`Coder.encode`. Groups of four inputs that are all zero draw nothing."""
-        key = _key(seed)
         _check(images, indices, steps, scale, amplitude)
+        key = key_for(seed, indices)
+        limits = self.limits(images, scale)
         if self.scale is not None:
-            _check_positive("Poisson.scale", self.scale)
             amplitude *= self.scale / scale
 
         size = images.shape[1:].numel()
-        padded = torch.nn.functional.pad(images.flatten(1), (0, -size % 4))
+        padded = torch.nn.functional.pad(limits.flatten(1), (0, -size % 4))
         groups = padded.reshape(len(images), padded.shape[1] // 4, 4)
-        currents = groups.new_zeros(len(steps), *groups.shape)
+        currents = images.new_zeros(len(steps), *groups.shape)
         times = torch.arange(steps.start, steps.stop, steps.step, device=images.device)[:, None]
         stream = torch.zeros((), dtype=torch.int64, device=images.device)
         live = groups.any(dim=2).nonzero()
         size_of_block = _block(images.device, len(steps))
         for start in range(0, len(live), size_of_block):
             row, group = live[start : start + size_of_block].T
-            values = groups[row, group]  # (N, 4)
-            limits = self.probability(values, scale).mul(_WORD).round().long()
-            spikes = values.sign() * amplitude
+            own = groups[row, group]  # (N, 4)
+            spikes = own.sign().to(images.dtype) * amplitude
             words = philox((group, times, indices[row], stream), key)
-            currents[:, row, group] = (torch.stack(words, dim=-1) < limits) * spikes
+            currents[:, row, group] = (torch.stack(words, dim=-1) < own.abs()) * spikes
         return currents.flatten(2)[..., :size].reshape(len(steps), *images.shape)
+
+    def limits(self, images: Tensor, scale: float) -> Tensor:
+        """An input fires where its word is below its limit's size; the sign is that of its spikes.
+
+        Returns:
+            sign(x) round(p 2**32), in the shape of the images, int64, in [-2**32, 2**32]; ``scale`` as in ``encode``.
+        """
+        if self.scale is not None:
+            _check_positive("Poisson.scale", self.scale)
+        return (self.probability(images, scale) * _WORD).round().long() * images.sign().long()
 
     def probability(self, images: Tensor, scale: float) -> Tensor:
         """That an input spikes in a step, in the shape of the images, float64; ``scale`` as in ``encode``."""
@@ -194,9 +202,11 @@ def _block(device: torch.device, steps: int) -> int:
     return max(1, _BLOCK.get(device.type, _BLOCK_ELSEWHERE) // max(1, steps))
 
 
-def _key(seed: int) -> tuple[int, int]:
+def key_for(seed: int, indices: Tensor) -> tuple[int, int]:
+    """The key of all draws; SimulationError if the seed or an image's number does not fit into its words."""
     if not 0 <= seed < 2**64:
         raise SimulationError(f"seed: {seed} is outside [0, 2**64); pass a non-negative 64-bit integer")
+    _check_indices(indices, len(indices))
     return seed & _MASK, seed >> 32
 
 

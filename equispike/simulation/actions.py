@@ -8,11 +8,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import Coder
+from equispike.functional.coding import Coder, Poisson, key_for
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time, fixed_values
-from equispike.simulation.layout import extent, pack, padded, to_features, to_positions, train_bytes, widen
+from equispike.simulation.layout import extent, padded, to_features, to_positions, train_bytes, widen
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, upstream
 from equispike.simulation.stepwise import beginning
@@ -57,6 +57,7 @@ class State:
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         fired: spikes by step and image, (T, B), int32, by layer.
         scores: cumulative, (T + 1, B, classes), float64; first those before the first step.
+        draws: of Poisson input, what the core draws by: limits, the images' numbers, seed.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
 
@@ -73,6 +74,10 @@ class State:
     ) -> None:
         self.network, self.images, self.given = network, images.contiguous(), given
         op = network.input
+        if type(coder) is Poisson:
+            key_for(seed, indices)
+            limits = coder.limits(self.images, op.scale)
+            self.draws = limits.view(*limits.shape[:2], -1), indices.contiguous(), seed
         self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
         start = start or beginning(network, indices, seed)
         self.steps = range(start.step + 1, start.step + 1)
@@ -183,11 +188,13 @@ def replay(state: State, name: str) -> None:
     state.trains[name] = known.permute(1, 2, 0, 3).contiguous()
 
 
-def encode(state: State, name: str) -> None:
-    """Spikes of the input, those of either sign as a train of their own."""
-    currents = state.encode(steps=state.steps)
-    for sign, fires in zip(SIGNS, (currents > 0, currents < 0)):
-        state.trains[name + sign] = pack(fires)
+def draw(state: State, name: str) -> None:
+    """Poisson spikes of the input, those of either sign as a train of their own."""
+    assert core is not None
+    positions, size = train_bytes(state.network.shapes[name])
+    trains = [torch.zeros(len(state.images), positions, len(state.steps), size, dtype=torch.uint8) for _ in SIGNS]
+    core.draw(*state.draws, state.steps.start, *trains, torch.get_num_threads(), ISA)
+    state.trains.update(zip((name + sign for sign in SIGNS), trains))
 
 
 def present(state: State, name: str) -> None:

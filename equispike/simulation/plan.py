@@ -175,7 +175,7 @@ class _Planner:
         if self.spike:
             sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype)
             writes = {train: size for s in SIGNS for train, size in self._train_size(name + s, name).items()}
-            self._act(node, partial(actions.encode, name=name), (), writes)
+            self._act(node, partial(actions.draw, name=name), (), writes)
             views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
             self.values[name] = Spikes(tuple(views), shape)
         elif self.spike is None:

@@ -85,6 +85,26 @@ Pool &pool() {
   return instance;
 }
 
+// The same work on so many threads, this one among them; what the last of them to fail threw.
+template <class Worker>
+void on_threads(std::size_t threads, const Worker &worker) {
+  std::exception_ptr failure;
+  std::mutex mutex;
+  auto body = [&] {
+    try {
+      worker();
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      failure = std::current_exception();
+    }
+  };
+  std::vector<std::thread> others;
+  for (std::size_t i = 1; i < threads; ++i) others.emplace_back(body);
+  body();
+  for (auto &other : others) other.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
 // Widest instruction set of this machine that a kernel was built for, or `wanted` if it is one of them.
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names{"baseline"};
@@ -324,23 +344,11 @@ class Layer {
 
   static void work(const Job<Real> &job, const std::vector<Share> &shares, int threads, Kernel<Real> kernel) {
     std::atomic<std::size_t> next{0};
-    std::exception_ptr failure;
-    std::mutex mutex;
-    auto body = [&] {
+    on_threads(std::min<std::size_t>(threads, shares.size()), [&] {
       auto scratch = pool().take();
-      try {
-        for (std::size_t i = next++; i < shares.size(); i = next++) kernel(job, shares[i], *scratch);
-      } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex);
-        failure = std::current_exception();
-      }
+      for (std::size_t i = next++; i < shares.size(); i = next++) kernel(job, shares[i], *scratch);
       pool().give(std::move(scratch));
-    };
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads && i < static_cast<int>(shares.size()); ++i) others.emplace_back(body);
-    body();
-    for (auto &other : others) other.join();
-    if (failure) std::rethrow_exception(failure);
+    });
   }
 
   int out_rows_, out_cols_, padded_, width_;
@@ -352,6 +360,33 @@ class Layer {
   Array<const Real> weights_;
   bool scatter_, weighted_ = false;
 };
+
+// Poisson spikes of steps first_step, first_step + 1, ...: those of positive and of negative inputs, in place.
+void draw(const Array<const std::int64_t> &limits, const Array<const std::int64_t> &indices, std::uint64_t seed,
+          std::uint32_t first_step, const Bits &positive, const Bits &negative, int threads, const std::string &isa) {
+  require(limits.ndim() == 3 && limits.shape(0) > 0, "limits: not (images, channels, positions)");
+  const std::size_t images = limits.shape(0), channels = limits.shape(1), positions = limits.shape(2);
+  require_shape<const std::int64_t>(indices, {images}, "indices: not (images,)");
+  require(positive.ndim() == 4 && positive.shape(3) % 8 == 0 && 8 * positive.shape(3) >= channels, "trains: too few bytes");
+  const std::size_t steps = positive.shape(2), bytes = positive.shape(3);
+  for (const auto *train : {&positive, &negative}) {
+    require_shape<std::uint8_t>(*train, {images, positions, steps, bytes}, "trains: not (images, positions, steps, bytes)");
+  }
+  require(channels * positions < (std::uint64_t{1} << 34), "limits: too many inputs");
+  require(threads > 0, "threads: fewer than one");
+  const Draw job{channels,   positions,      steps,           bytes,          limits.data(), indices.data(),
+                 seed,       first_step,     positive.data(), negative.data()};
+  auto *kernel = &baseline::draw;
+#if defined(EQUISPIKE_X86)
+  if (isa == "avx512") kernel = &avx512::draw;
+  if (isa == "avx2") kernel = &avx2::draw;
+#endif
+  require(isa == "baseline" || kernel != &baseline::draw, unknown_isa);
+  std::atomic<std::size_t> next{0};
+  on_threads(std::min<std::size_t>(threads, images), [&] {
+    for (std::size_t i = next++; i < images; i = next++) kernel(job, i);
+  });
+}
 
 template <class Real>
 void bind(nb::module_ &module, const char *name) {
@@ -377,5 +412,7 @@ NB_MODULE(_core, module) {
   equispike::bind<double>(module, "Layer64");
   module.def("add_up", &equispike::add_up, "numbers"_a, "repeats"_a, "isa"_a,
              nb::call_guard<nb::gil_scoped_release>(), "Their sum, so many times.");
+  module.def("draw", &equispike::draw, "limits"_a, "indices"_a, "seed"_a, "first_step"_a, "positive"_a, "negative"_a,
+             "threads"_a, "isa"_a, nb::call_guard<nb::gil_scoped_release>(), "Poisson spikes of some steps, as trains.");
   module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");
 }

@@ -65,6 +65,16 @@ struct Job {
   Real *currents;  // [images][positions][steps][padded]
 };
 
+// Poisson input: an input fires where its random word is below its limit's size, in the train of its limit's sign.
+struct Draw {
+  std::size_t channels, positions, steps, bytes;
+  const std::int64_t *limits;   // [images][channels][positions], -2^32 to 2^32
+  const std::int64_t *indices;  // [images], of the data set
+  std::uint64_t seed;
+  std::uint32_t first_step;
+  std::uint8_t *positive, *negative;  // trains, [images][positions][steps][bytes]
+};
+
 // Memory that outlives a call, so that pages are not mapped anew for every layer.
 struct Buffer {
   void *data;
@@ -96,6 +106,7 @@ using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
   void gather(const Job<double> &, const Share &, Scratch &);      \
   void scatter(const Job<float> &, const Share &, Scratch &);      \
   void scatter(const Job<double> &, const Share &, Scratch &);     \
+  void draw(const Draw &, std::size_t image);                      \
   float add_up(const float *, std::size_t count, int repeats);     \
   }
 EQUISPIKE_DECLARE(baseline)
