@@ -40,7 +40,6 @@ NARROW: dict[str, Build] = {
 
 GENTLE = Recipe(epochs=12, batch=10, lr=0.02, weight_decay=1e-4, normalise=True, dropout=0.0)
 FASTER = {"mnist-cnn-rnl": 0.2, "cifar-again": 0.01}  # narrow; made for trained weights
-SLOWER = {"mnist-alexnet": 0.005}  # two wide layers without batch norm: the loss is no number in the third epoch
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +90,15 @@ def test_every_recipe_learns(images, name, machine):
 
 
 @pytest.mark.parametrize("machine", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", [name for name in MODELS if "imagenet" not in name])
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.endswith(("imagenet", "cifar100"))])
 def test_full_size_networks_learn(images, name, machine):
+    """On 20 images; 100 classes change the last layer alone. Without batch norm a larger lr blows wide layers up."""
     if not os.environ.get("EQUISPIKE_TEST_FULL_SIZE"):
         pytest.skip("takes half an hour; runs where EQUISPIKE_TEST_FULL_SIZE is set")
-    standardise = not any(isinstance(module, nn.BatchNorm2d) for module in build(name).modules())
-    recipe = replace(GENTLE, epochs=4, standardise=standardise, lr=SLOWER.get(name, GENTLE.lr))
-    epochs = history(partial(build, name), images, recipe, machine)
+    few = {channels: split[::3] for channels, split in images.items()}
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in build(name).modules())
+    recipe = replace(GENTLE, epochs=6, standardise=not normed, lr=GENTLE.lr if normed else GENTLE.lr / 4)
+    epochs = history(partial(build, name), few, recipe, machine)
     assert epochs[-1].loss < 0.9 * epochs[0].loss
     assert epochs[-1].train_accuracy > epochs[0].train_accuracy
 
