@@ -42,7 +42,7 @@ def gradients(model: nn.Module, images: Tensor, p: float, lambda_: float) -> tup
     """Gradients of the cosine term and of lambda times the mean Omega in one p shared by all layers."""
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     scale = torch.tensor(p, requires_grad=True)
-    scores, rates = scores_and_rates(frozen, images, {path: scale for path, _ in rate_norms(frozen)})
+    scores, rates = scores_and_rates(frozen, images, {f"{path}.p": scale for path, _ in rate_norms(frozen)})
     cosine = rate_inference_loss(frozen(images), scores, rates, 0.0)
     inference = rate_inference_loss(frozen(images), scores, rates, lambda_) - cosine
     one, two = (torch.autograd.grad(loss, scale, retain_graph=True)[0] for loss in (cosine, inference))
@@ -60,7 +60,7 @@ def test_omega_of_a_real_layer_grows_as_equation_10_says(model: nn.Module, mnist
     frozen = copy.deepcopy(model).eval().double().requires_grad_(False)
     first = rate_norms(frozen)[0][0]
     p = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
-    _, rates = scores_and_rates(frozen, mnist.train.take(64).floats().double(), {first: p})
+    _, rates = scores_and_rates(frozen, mnist.train.take(64).floats().double(), {f"{first}.p": p})
     r = rates[0][rates[0].detach().flatten(1).amax(1) < 1]
     assert len(r) > 10
     (found,) = torch.autograd.grad(omega(r).sum(), p)
@@ -81,7 +81,7 @@ def test_scores_rates_and_loss_are_the_literal_pass() -> None:
     network.eval()
     expected = [reference.rate_norm_stage_2(layers, largest, p, x.numpy()) for p in (1.0, 0.6)]
     p = torch.tensor(0.6, dtype=torch.float64)
-    scores, rates = scores_and_rates(network, x, {path: p for path, _ in rate_norms(network)})
+    scores, rates = scores_and_rates(network, x, {f"{path}.p": p for path, _ in rate_norms(network)})
     for found, value in zip([*rates, scores], expected[1], strict=True):
         assert np.allclose(found.detach().numpy(), value, rtol=1e-12)
     loss = rate_inference_loss(network(x), scores, rates, 0.05)
@@ -130,6 +130,31 @@ def test_each_layer_may_have_a_p_of_its_own_and_seeds_decide(model: nn.Module, m
     assert [r.step for r in reports] == [1, 2, 3, 4, 5, 6]
     assert reports[-1].seconds_left == 0
     assert {(r.lambda_, r.number, r.lambdas, r.steps) for r in reports} == {(0.1, 1, 1, 6)}
+
+
+def test_rescaled_weights_leave_clipping_alone(model: nn.Module, mnist: Dataset) -> None:
+    """Scores are those of the trained network with each rate cut off at p, and a lowered network is one as trained."""
+    train, validation, images = mnist.train.take(100), mnist.validation.take(50), mnist.validation.take(20).floats()
+    settings = Settings(**SHORT, start=-3.0, shared=False, rescale=True)
+    found = lower_thresholds(model, train, validation, (0.1,), settings)
+    (point,) = found.points
+    cut = copy.deepcopy(model).eval()
+    for path, layer in rate_norms(cut):
+        layer.register_forward_hook(lambda _m, _i, rate, p=point.p[path]: rate.clamp(max=p))
+    lowered = found.at(point)
+    assert torch.allclose(lowered(images), cut(images), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(lowered(images), found.model(images), rtol=1e-2)
+    right = (lowered(validation.floats()).argmax(1) == validation.labels).double().mean()
+    assert point.validation_accuracy == pytest.approx(float(right))
+    network = es.convert(lowered, train.take(8).floats(), es.RateNorm())
+    for path, layer in rate_norms(model):
+        assert float(network.thresholds[path]) == pytest.approx(point.p[path] * float(layer.running_max), rel=1e-6)
+    again = lower_thresholds(lowered, train, validation, (0.1,), settings)
+    assert again.trained.validation_accuracy == point.validation_accuracy
+    assert again.trained.omega == pytest.approx(point.omega)
+    sums = with_rate_norm(build("resnet20-junctions-cifar10"))
+    with pytest.raises(es.EquispikeError, match="has no weights of its own to take the threshold into"):
+        lower_thresholds(sums, train, validation, (0.1,), settings)
 
 
 def test_a_second_run_starts_from_the_network_as_trained(model: nn.Module, mnist: Dataset) -> None:

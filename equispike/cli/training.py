@@ -154,6 +154,13 @@ def lower_thresholds(
     ] = (0.003, 0.01, 0.03, 0.1),
     steps: Annotated[int, Parameter(help="Steps of learning, of 128 images each.")] = 200,
     shared: Annotated[bool, Parameter(help="One factor for all layers, or one for each.")] = True,
+    rescale: Annotated[
+        bool,
+        Parameter(
+            help="Let the weights that read a layer follow its threshold, so that only clipping changes; without, as "
+            "in the paper, weights stay as they are. Not for networks whose sums read rates."
+        ),
+    ] = False,
     tolerance: Annotated[
         float, Parameter(help="Validation accuracy that speed may cost, e.g. 0.005 for half a point.")
     ] = 0.005,
@@ -163,10 +170,10 @@ def lower_thresholds(
 ) -> None:
     """Lower the learnt thresholds of a trained Rate Norm network, so that it answers in fewer steps.
 
-    Weights stay as they are. Writes a model for each lambda and trade_off.json, and marks the fastest one within the
+    Writes a model for each lambda and trade_off.json, and marks the fastest one within the
     tolerance.
 
-    Example: equispike lower-thresholds mnist-cnn-rnl --out lowered
+    Example: equispike lower-thresholds mnist-cnn-rnl --rescale --out lowered
     """
     require_positive(steps=steps)
     require_writable(out_folder / "trade_off.json")
@@ -190,8 +197,9 @@ def lower_thresholds(
         )
     splits, stated = read_data(card, data, None, data_folder)
     with progress() as show:
+        settings = Settings(steps=steps, shared=shared, rescale=rescale)
         curve = run(
-            model, splits.train, splits.validation, lambdas, Settings(steps=steps, shared=shared), seed,
+            model, splits.train, splits.validation, lambdas, settings, seed,
             lambda state: show("learning", (state.number - 1) * state.steps + state.step, state.lambdas * state.steps),
         )  # fmt: skip
     chosen = curve.choose(tolerance)
@@ -207,7 +215,8 @@ def lower_thresholds(
         mark = "  (chosen)" if point is chosen else ""
         numbers = (f"{point.lambda_:g}", f"{point.validation_accuracy:.2%}", f"{point.omega:.2f}", span)
         table.add_row(*numbers, f"{path}{mark}")
-    content = {"model": source, **stated, "seed": seed, "steps": steps, "shared": shared, "tolerance": tolerance}
+    content = {"model": source, **stated, "seed": seed, "steps": steps, "shared": shared}
+    content |= {"rescale": rescale, "tolerance": tolerance}
     write_json(out_folder / "trade_off.json", {**content, "points": points, "versions": versions()})
     out.print(table)
 

@@ -11,12 +11,12 @@ from equispike.analysis.accuracy import latency
 from equispike.analysis.fit import RateFit, rate_fit
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.compare import column, curves, told
-from equispike.experiments.ding import MAX_NORM, RMP_STYLE, ROBUST_NORM, STAGE_2, VGG, stages
+from equispike.experiments.ding import MAX_NORM, RESCALED, RMP_STYLE, ROBUST_NORM, STAGE_2, VGG, stages
 from equispike.experiments.entry import Entry, Figures, Line, Outcome, numbers
 from equispike.experiments.networks import Setting
 from equispike.experiments.rows import BATCH, converted, mean
 
-WAYS = (MAX_NORM, ROBUST_NORM, RMP_STYLE, STAGE_2)
+WAYS = (MAX_NORM, ROBUST_NORM, RMP_STYLE, STAGE_2, RESCALED)
 LEVEL = 0.03
 IMAGES = 16  # for K and Omega
 SHOWN = 4  # layers whose K is drawn
@@ -30,7 +30,7 @@ PUBLISHED: dict[str, Figures] = {
 
 def run(setting: Setting) -> Outcome:
     """K, accuracy, thresholds and Omega, before and after the thresholds were lowered."""
-    both = stages(VGG, setting)
+    both = stages(VGG, WAYS, setting)
     rows = both.rows(WAYS, setting)
     level = rows[MAX_NORM.label]["trained_accuracy"] - LEVEL
     steps = {label: latency(torch.tensor(mean(one["accuracy"])), level) for label, one in rows.items()}
@@ -43,13 +43,13 @@ def run(setting: Setting) -> Outcome:
                 "steps": here if here is not None else "not reached",
                 "times sooner": slow / here if here and slow else None,
             },
-            PUBLISHED[label],
+            PUBLISHED.get(label, {}),
         )
         for label, here, one in ((label, steps[label], one) for label, one in rows.items())
     ]
     measured = {
         way.label: (network, converted(way, network))
-        for way, network in ((MAX_NORM, both.trained), (STAGE_2, both.lowered))
+        for way, network in ((MAX_NORM, both.trained), (STAGE_2, both.lowered[STAGE_2.label].network))
     }
     test = both.trained.data.test.take(IMAGES)
     timesteps = both.trained.amount.timesteps
@@ -77,9 +77,12 @@ def run(setting: Setting) -> Outcome:
             for what, by in bars
         ),
     )
-    taken, before = both.chosen, both.points[0]
-    remark = f"lambda {taken.lambda_:g} taken: mean Omega {before.omega:.2f} before, {taken.omega:.2f} after."
-    return Outcome(tuple(lines), figure, note, (remark,), conditions, kept)
+    remarks = tuple(
+        f"{label}: lambda {lowered.chosen.lambda_:g} taken, mean Omega {lowered.points[0].omega:.2f} before and "
+        f"{lowered.chosen.omega:.2f} after."
+        for label, lowered in both.lowered.items()
+    )
+    return Outcome(tuple(lines), figure, note, remarks, conditions, kept)
 
 
 def _omegas(fit: RateFit) -> list[float]:

@@ -33,7 +33,7 @@ def spikes(one: Row) -> torch.Tensor:
 
 def run(setting: Setting) -> Outcome:
     """Figure 7: power of both ways, and how much sooner and at what energy the second reaches an accuracy."""
-    both = stages(VGG, setting)
+    both = stages(VGG, WAYS, setting)
     rows = both.rows(WAYS, setting)
     slow, _ = rows.values()
     each = {label: spikes(one) for label, one in rows.items()}

@@ -82,7 +82,7 @@ def from_relu(model: Model, images: Batches, momentum: float | None = 0.1) -> Mo
     True
     """
     copied = with_rate_norm(model, momentum)
-    readers = _readers(copied)
+    readers = readers_of(copied)
     largest = _largest_inputs(model, [path for path, _ in rate_norms(copied)], images)
     for path, layer in rate_norms(copied):
         layer.running_max.copy_(largest[path])
@@ -183,7 +183,7 @@ _PROPORTIONAL = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Dropout, n
 """Modules whose output is multiplied by what their input is multiplied by."""
 
 
-def _readers(model: nn.Module) -> dict[RateNorm, list[Weighted]]:
+def readers_of(model: nn.Module) -> dict[RateNorm, list[Weighted]]:
     """The layers whose weights each Rate Norm layer's output meets first."""
     readers: dict[RateNorm, list[Weighted]] = {layer: [] for _, layer in rate_norms(model)}
     carried: dict[fx.Node, RateNorm] = {}

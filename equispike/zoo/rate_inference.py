@@ -19,6 +19,7 @@ from torch.func import functional_call
 from equispike.errors import DataError, EquispikeError
 from equispike.functional.rate import omega, rate_inference_loss
 from equispike.nn import rate_norms
+from equispike.nn.replace import readers_of
 from equispike.zoo.data import Part
 from equispike.zoo.recipes import Recipe
 
@@ -36,6 +37,8 @@ class Settings:
         lr: of Adam, on p'.
         start: p' at the start; p = sigmoid(p').
         shared: one p for all layers, else one for each.
+        rescale: the layers that read a rate take p into their weights, so that lower thresholds clip and change nothing
+            else. Without, weights rest, as in the paper, and what the next layer receives grows as p falls.
     """
 
     steps: int = 200
@@ -43,6 +46,7 @@ class Settings:
     lr: float = 0.1
     start: float = 2.5
     shared: bool = True
+    rescale: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -70,11 +74,16 @@ class Point:
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Accuracy against time: the network as trained, and a point for each lambda, in the order given."""
+    """Accuracy against time: the network as trained, and a point for each lambda, in the order given.
+
+    Fields:
+        rescale: as in the settings.
+    """
 
     model: nn.Module
     trained: Point
     points: tuple[Point, ...]
+    rescale: bool = False
 
     def choose(self, tolerance: float = 0.005) -> Point:
         """The smallest Omega whose validation accuracy is at most ``tolerance`` below that of the trained network."""
@@ -85,8 +94,11 @@ class TradeOff:
         return min(within, key=lambda point: point.omega)
 
     def at(self, point: Point) -> nn.Module:
-        """A copy of the trained network with the point's thresholds, in eval mode; ready for ``es.convert``."""
-        return _with_p(self.model, point.p)
+        """A copy of the trained network with the point's thresholds, in eval mode; ready for ``es.convert``.
+
+        Where weights were rescaled, the maxima are lowered and p is 1: the function is that of a network so trained.
+        """
+        return _rescaled(self.model, point.p) if self.rescale else _with_p(self.model, point.p)
 
 
 @dataclass(frozen=True)
@@ -116,9 +128,9 @@ def lower_thresholds(
 
     .. math:: \min_{p'} \; 1 - \cos(y^*, y) + \lambda \, \frac{1}{L} \sum_l \Omega_l
 
-    The teacher y* is the same network with p = 1. All else rests: weights, batch norm and maxima (eval mode). Nothing
-    decays p'. On the model's device; the model and the caller's random state stay as they are; the same seed gives the
-    same result.
+    The teacher y* is the same network with p = 1. All else rests: batch norm and maxima (eval mode), and weights, but
+    for ``Settings.rescale``. Nothing decays p'. On the model's device; the model and the caller's random state stay as
+    they are; the same seed gives the same result.
 
     Args:
         model: trained with ``nn.RateNorm`` in place of every ReLU.
@@ -128,7 +140,7 @@ def lower_thresholds(
         report: called after every step.
     Raises:
         EquispikeError: the model has no Rate Norm layer, or a ReLU beside them; a lambda is negative or not finite;
-            the loss is not finite.
+            the loss is not finite; weights are to be rescaled, and a rate reaches an operation without any.
         DataError: an empty split.
     """
     _check(model, train, validation, lambdas)
@@ -136,6 +148,7 @@ def lower_thresholds(
     teacher = _with_p(model, dict.fromkeys(paths, 1.0)).requires_grad_(False)
     teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     device = next(teacher.parameters()).device
+    readers = _readers(teacher) if settings.rescale else {}
     order = _order(len(train), settings, seed)
     start, points = time.perf_counter(), list[Point]()
     for number, lambda_ in enumerate(lambdas, start=1):
@@ -144,7 +157,8 @@ def lower_thresholds(
         for step, (images, _) in enumerate(train.shuffled(order, UNCHANGED, device), start=1):
             optimizer.param_groups[0]["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 0.5) / len(order)))
             images = images.to(memory_format=torch.channels_last)
-            loss = _loss(teacher, images, dict(zip(paths, raw.sigmoid().expand(len(paths)), strict=True)), lambda_)
+            p = dict(zip(paths, raw.sigmoid().expand(len(paths)), strict=True))
+            loss = _loss(teacher, images, p, readers, lambda_)
             value = loss.item()
             if not math.isfinite(value):
                 raise EquispikeError(f"lambda {lambda_:g}: the loss is {value} in step {step}. Train the model again")
@@ -154,21 +168,22 @@ def lower_thresholds(
             if report:
                 done = (number - 1) * len(order) + step
                 left = (time.perf_counter() - start) / done * (len(lambdas) * len(order) - done)
-                p = float(raw.detach().sigmoid().mean())
-                report(Progress(lambda_, number, len(lambdas), step, len(order), value, p, left))
+                mean = float(raw.detach().sigmoid().mean())
+                report(Progress(lambda_, number, len(lambdas), step, len(order), value, mean, left))
         learnt = dict(zip(paths, map(float, raw.detach().sigmoid().expand(len(paths))), strict=True))
-        points.append(_point(teacher, validation, lambda_, learnt, settings.batch))
+        model_there = _rescaled(teacher, learnt) if settings.rescale else _with_p(teacher, learnt)
+        points.append(_point(model_there, validation, lambda_, learnt, settings.batch))
     trained = _point(teacher, validation, 0.0, dict.fromkeys(paths, 1.0), settings.batch)
-    return TradeOff(_with_p(model, dict.fromkeys(paths, 1.0)), trained, tuple(points))
+    return TradeOff(_with_p(model, dict.fromkeys(paths, 1.0)), trained, tuple(points), settings.rescale)
 
 
 def scores_and_rates(
-    model: nn.Module, images: Tensor, p: Mapping[str, Tensor] | None = None
+    model: nn.Module, images: Tensor, values: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """One pass: scores (B, classes), and the rates of each Rate Norm layer in the order in which they run.
 
     Args:
-        p: by layer, shape (), in place of the layer's own.
+        values: parameters and buffers by path, in place of the model's own.
     """
     rates: list[Tensor] = []
 
@@ -177,22 +192,25 @@ def scores_and_rates(
 
     hooks = [layer.register_forward_hook(keep) for _, layer in rate_norms(model)]
     try:
-        scores: Tensor = functional_call(model, {f"{path}.p": value for path, value in (p or {}).items()}, (images,))
+        scores: Tensor = functional_call(model, dict(values or {}), (images,))
     finally:
         for hook in hooks:
             hook.remove()
     return scores, rates
 
 
-def _loss(teacher: nn.Module, images: Tensor, p: Mapping[str, Tensor], lambda_: float) -> Tensor:
+def _loss(
+    teacher: nn.Module, images: Tensor, p: Mapping[str, Tensor], readers: Mapping[str, str], lambda_: float
+) -> Tensor:
     with torch.no_grad():
         expected: Tensor = teacher(images)
-    scores, rates = scores_and_rates(teacher, images, p)
+    values = {f"{path}.p": value for path, value in p.items()}
+    values |= {weight: teacher.get_parameter(weight) * p[path] for weight, path in readers.items()}
+    scores, rates = scores_and_rates(teacher, images, values)
     return rate_inference_loss(expected, scores, rates, lambda_)
 
 
-def _point(teacher: nn.Module, validation: Part, lambda_: float, p: Mapping[str, float], batch: int) -> Point:
-    model = _with_p(teacher, p)
+def _point(model: nn.Module, validation: Part, lambda_: float, p: Mapping[str, float], batch: int) -> Point:
     device = next(model.parameters()).device
     hits, total = 0, 0.0
     with torch.no_grad():
@@ -208,6 +226,23 @@ def _with_p(model: nn.Module, p: Mapping[str, float]) -> nn.Module:
     for path, layer in rate_norms(model):
         layer.p.fill_(p[path])
     return model
+
+
+def _rescaled(model: nn.Module, p: Mapping[str, float]) -> nn.Module:
+    """Maxima times p, and the weights that read the rates too."""
+    model = copy.deepcopy(model).eval()
+    for path, layer in rate_norms(model):
+        layer.running_max *= p[path]
+    for weight, path in _readers(model).items():
+        model.get_parameter(weight).data *= p[path]
+    return model
+
+
+def _readers(model: nn.Module) -> dict[str, str]:
+    """The weights that read rates, and the Rate Norm layer of these, by path."""
+    paths = {module: path for path, module in model.named_modules()}
+    found = readers_of(model)
+    return {f"{paths[reader]}.weight": path for path, layer in rate_norms(model) for reader in found[layer]}
 
 
 def _order(images: int, settings: Settings, seed: int) -> list[Tensor]:
