@@ -21,6 +21,7 @@ from equispike.simulation import actions, layout
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
+from equispike.simulation.layout import as_integers
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -46,6 +47,7 @@ def test_events_are_stepwise_spike_for_spike(
         patch.setattr(engine, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
         patch.setattr(actions, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
+        patch.setattr(actions, "LARGEST", data.draw(st.sampled_from([0, 2**13 - 1])))
         patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for name in ("events", "auto"):
@@ -117,17 +119,84 @@ WIDE = {
 @needs_core
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("coder", [es.Constant(), es.Poisson(scale=2.0)])
-@pytest.mark.parametrize("scattered", [0, 10**6])
+@pytest.mark.parametrize(("scattered", "largest"), [(0, 2**13 - 1), (0, 0), (10**6, 0)])
 def test_wide_layers_and_awkward_geometries_are_exact(
-    name: str, coder: Any, scattered: int, monkeypatch: pytest.MonkeyPatch
+    name: str, coder: Any, scattered: int, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "SCATTERED", scattered)
+    monkeypatch.setattr(actions, "LARGEST", largest)
     network, images = image_network(*WIDE[name]), dyadic(7, 3, 3, 8, 8, dtype=torch.float32)
     reference = es.simulate(network, images, 6, coder, engine="stepwise")
     assert 0 < float(reference.spike_rate[-1]) < 100
     for isa in actions.core.instruction_sets():  # type: ignore[union-attr]
         monkeypatch.setattr(actions, "ISA", isa)
         same(es.simulate(network, images, 6, coder, engine="events"), reference)
+
+
+def linear_network(weight: torch.Tensor, *shape: int) -> Network:
+    """Neurons that spike where the input is one, and a linear layer that is read out."""
+    theta = torch.ones((), dtype=weight.dtype)
+    nodes = Node("input", Input(shape)), Node("neurons", Neuron(theta, theta), ("input",))
+    head = Node("flat", Flatten(), ("neurons",)), Node("head", Linear(weight, None), ("flat",))
+    return Network((*nodes, *head, Node("readout", Readout(), ("head",))))
+
+
+@needs_core
+@given(st.integers(250, 2**15 - 1), st.integers(0, 3), st.integers(1, 70), st.integers(-20, 20), seeds, st.data())
+@settings(max_examples=EXAMPLES // 3)
+def test_sums_of_integers_are_widened_before_they_overflow(
+    largest: int, more: int, classes: int, exponent: int, seed: int, data: Any
+) -> None:
+    """Output 0 adds up the largest weight, output 1 the smallest, in one more event than 16 bits hold at least."""
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    events = (2**15 - 1) // largest + 1 + more
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-largest, largest + 1, (classes + 2, events + 1), generator=generator).to(dtype)
+    weight[0], weight[1] = largest, -largest
+    weight[:, -1] = 1.0  # no larger unit divides all
+    network = linear_network(weight * 2.0**exponent, events + 1)
+    images = torch.ones(3, events + 1, dtype=dtype)
+    images[1] = torch.randint(0, 2, (events + 1,), generator=generator)
+    images[2, -1] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actions, "LARGEST", 2**15 - 1)
+        patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
+        run = es.simulate(network, images, 2, engine="events")
+    same(run, es.simulate(network, images, 2, engine="stepwise"))
+
+
+@needs_core
+def test_sums_of_integers_may_leave_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "LARGEST", 2**15 - 1)
+    shape = 1100, 8, 8
+    weight = torch.full((1, 1100 * 8 * 8), 2.0**15 - 1, dtype=torch.float64)
+    network = linear_network(torch.cat([weight, -weight]), *shape)
+    run = es.simulate(network, torch.ones(1, *shape, dtype=torch.float64), 1, engine="events")
+    total = 1100 * 64 * (2.0**15 - 1)
+    assert total > 2**31
+    assert run.readout.flatten().tolist() == [total, -total]
+
+
+@needs_core
+@given(st.integers(1, 2**15 - 1), st.integers(-60, 60), st.integers(1, 2**15 - 1), seeds)
+def test_integers_times_their_unit_are_the_weights(most: int, exponent: int, largest: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-most, most + 1, (3, 4), generator=generator) * 2.0**exponent
+    found = as_integers(weight, largest)
+    if found is None:
+        finer = as_integers(weight, 2**15 - 1)
+        assert finer is not None
+        assert int(finer[0].abs().max()) > largest
+    else:
+        integers, unit = found
+        assert torch.equal(integers * unit, weight)
+        assert int(integers.abs().max()) <= largest
+        assert not weight.any() or (integers % 2).any()
+
+
+def test_weights_of_more_than_16_bits_are_no_integers() -> None:
+    assert as_integers(torch.tensor([1.0, 1 + 2.0**-15]), 2**15 - 1) is None
+    assert as_integers(torch.tensor([1.0, torch.pi]), 2**15 - 1) is None
 
 
 @needs_core

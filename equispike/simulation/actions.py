@@ -12,7 +12,7 @@ from equispike.functional.coding import Coder, Poisson, key_for
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time, fixed_values
-from equispike.simulation.layout import extent, padded, to_features, to_positions, train_bytes, widen
+from equispike.simulation.layout import as_integers, extent, padded, to_features, to_positions, train_bytes, widen
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, upstream
 from equispike.simulation.stepwise import beginning
@@ -38,6 +38,10 @@ SLAB = 320 * 1024
 SCATTERED = 48
 """Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
 each output adds up the weights of its events in registers: more work to find them, less to add."""
+
+LARGEST = 2**13 - 1
+"""Weights that are integers times one unit, none of them larger than this, are added up in 16 bits: four of them fit
+there, whichever they are, and fewer would hardly pay."""
 
 _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
@@ -125,19 +129,23 @@ class Layer:
         self.dense, self.shape = current.dense, current.shape
         channels, rows, cols = extent(current.shape)
         self.channels, self.positions = padded(channels), rows * cols
-        depth = sum(term.weight.shape[0] * term.weight.shape[1] for term in current.gathers)
-        fitting = (w for w in _WIDTHS if not self.channels % w and depth * w * dtype.itemsize <= SLAB)
+        scatters = self._scatters(current)
+        gathered = (term.weight.flatten(0, 1) for term in current.gathers)
+        weight = widen(torch.cat([torch.empty(0, channels, dtype=dtype), *gathered]), self.channels)
+        weight, unit = (None if scatters else as_integers(weight, LARGEST)) or (weight, None)
+        fitting = (w for w in _WIDTHS if not self.channels % w and len(weight) * w * weight.itemsize <= SLAB)
         width = next(fitting, _WIDTHS[-1])
         self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(
-            rows, cols, self.channels, width, self._scatters(current)
+            rows, cols, self.channels, width, scatters
         )
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
         for term in current.gathers:
             self.core.gather(term.extent, term.rows, term.cols)
-        if current.gathers:
-            weight = torch.cat([term.weight.flatten(0, 1) for term in current.gathers])
-            weight = widen(weight, self.channels).view(depth, -1, width).movedim(1, 0)
-            self.core.set_weights(weight.contiguous())
+        slabs = weight.view(len(weight), self.channels // width, width).movedim(1, 0).contiguous()
+        if unit is None:
+            self.core.set_weights(slabs)
+        else:
+            self.core.set_integers(slabs, unit)
         for term in current.taps:
             self.core.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias

@@ -4,6 +4,9 @@ A *train* holds the spikes of a layer in some steps, (B, positions, T', bytes), 
 step are the bits of whole 64-bit words, the first channel lowest.
 """
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,6 +37,28 @@ def train_bytes(shape: tuple[int, ...]) -> tuple[int, int]:
 def widen(x: Tensor, channels: int, value: float = 0.0) -> Tensor:
     """Filled up to so many channels, the last axis."""
     return F.pad(x, (0, channels - x.shape[-1]), value=value).contiguous()
+
+
+def as_integers(weight: Tensor, largest: int) -> tuple[Tensor, float] | None:
+    """Weights as integers, int16, and the unit that they count: the largest power of two that divides all of them.
+
+    None if there is no such unit, or an integer's magnitude is more than ``largest`` (below 2**15).
+
+    >>> as_integers(torch.tensor([0.5, -0.75]), largest=3)
+    (tensor([ 2, -3], dtype=torch.int16), 0.25)
+    >>> as_integers(torch.tensor([0.5, -0.75]), largest=2)
+    """
+    most = float(weight.abs().max()) if weight.numel() else 0.0
+    exponent = math.frexp(most)[1] - 15
+    scaled = weight * 2.0**-exponent  # of magnitudes below 2**15
+    integers = scaled.to(torch.int16)
+    if not torch.equal(integers.to(weight.dtype), scaled):
+        return None
+    digits = int(np.bitwise_or.reduce(integers.numpy(), axis=None))
+    unit = digits & -digits or 1
+    if most * 2.0**-exponent > unit * largest:
+        return None
+    return integers // unit, unit * 2.0**exponent
 
 
 def to_positions(value: Tensor, channels: int) -> Tensor:

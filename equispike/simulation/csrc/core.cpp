@@ -244,6 +244,20 @@ class Layer {
     weighted_ = true;
   }
 
+  // The same, where all of them are integers times `unit`.
+  void set_integers(const Array<const std::int16_t> &integers, Real unit) {
+    require_shape<const std::int16_t>(
+        integers, {static_cast<std::size_t>(padded_ / width_), depth_, static_cast<std::size_t>(width_)},
+        "layer: integers are not (slabs, depth, width)");
+    int largest = 1;
+    for (std::size_t i = 0; i < integers.size(); ++i) largest = std::max(largest, std::abs(int{integers.data()[i]}));
+    run_ = std::numeric_limits<std::int16_t>::max() / largest;
+    require(!scatter_ && run_ > 0, "layer: integers are scattered or too large");
+    integers_ = integers;
+    unit_ = unit;
+    weighted_ = true;
+  }
+
   // Run neurons over one chunk: spikes, counts, fired and v are updated in place.
   void fire(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<const Real> &threshold, bool hard,
             const Array<Real> &v, const Array<Real> &counts, const Array<std::int32_t> &fired, const Bits &spikes,
@@ -297,7 +311,10 @@ class Layer {
     job.steps = static_cast<int>(steps);
     job.padded = padded_;
     job.width = width_;
-    job.weights = weighted_ ? weights_.data() : nullptr;
+    job.weights = weights_.is_valid() ? weights_.data() : nullptr;
+    job.integers = integers_.is_valid() ? integers_.data() : nullptr;
+    job.run = run_;
+    job.unit = unit_;
     job.depth = depth_;
     job.base = base.data();
     job.base_step = base.shape(2) == 1 ? 0 : padded;
@@ -358,6 +375,9 @@ class Layer {
   std::vector<int> shifts_;
   std::vector<std::vector<Real>> tap_weights_;
   Array<const Real> weights_;
+  Array<const std::int16_t> integers_;
+  int run_ = 0;
+  Real unit_ = 0;
   bool scatter_, weighted_ = false;
 };
 
@@ -398,6 +418,7 @@ void bind(nb::module_ &module, const char *name) {
       .def("gather", &Self::gather, "extent"_a, "rows"_a, "cols"_a)
       .def("tap", &Self::tap, "extent"_a, "rows"_a, "cols"_a, "shift"_a, "weights"_a)
       .def("set_weights", &Self::set_weights, "weights"_a)
+      .def("set_integers", &Self::set_integers, "integers"_a, "unit"_a)
       .def("fire", &Self::fire, "trains"_a, "base"_a, "threshold"_a, "hard"_a, "v"_a, "counts"_a, "fired"_a, "spikes"_a,
            "threads"_a, "isa"_a, unlocked)
       .def("emit", &Self::emit, "trains"_a, "base"_a, "currents"_a, "threads"_a, "isa"_a, unlocked);

@@ -8,8 +8,9 @@
 namespace equispike {
 namespace {
 
-constexpr int slack = 8;            // copies run in strides of this many elements, past the end
-constexpr int tile_positions = 16;  // output positions whose event lists are kept at once
+constexpr int slack = 8;              // copies run in strides of this many elements, past the end
+constexpr int tile_positions = 16;    // output positions whose event lists are kept at once
+constexpr int most_shorts = 1 << 16;  // so many int16 add up in an int32
 
 // The active channels of every position in one row of a source, appended to its list.
 std::uint32_t decode_row(const Window &window, int image, int row, int steps, std::uint32_t size, Buffer &channels,
@@ -128,7 +129,8 @@ struct Decoder {
 };
 
 template <class Real, int N>
-void add_events(const Real *weights, const std::uint32_t *event, const std::uint32_t *end, Vector<Real> *sum) {
+void add_events(const Job<Real> &, const Real *weights, const std::uint32_t *event, const std::uint32_t *end,
+                Vector<Real> *sum) {
   constexpr int width = N * lanes<Real>;
   if constexpr (N < 4) {  // two chains of additions, or their latency would count
     Vector<Real> other[N] = {};
@@ -148,18 +150,57 @@ void add_events(const Real *weights, const std::uint32_t *event, const std::uint
   }
 }
 
-// All steps of one output position and slab.
+// Twice the weights in a vector and in the cache: integers are added up in 16 bits, widened before they could overflow.
+template <class Real, int N>
+void add_events(const Job<Real> &job, const std::int16_t *integers, const std::uint32_t *event, const std::uint32_t *end,
+                Vector<Real> *sum) {
+  constexpr int width = N * lanes<Real>, K = width / lanes<std::int32_t>;
+  constexpr int S = width % lanes<std::int16_t> ? 16 : lanes<std::int16_t>, M = width / S;
+  const int run = job.run;
+  while (event != end) {
+    const std::uint32_t *last = end - event > most_shorts ? event + most_shorts : end;
+    Vector<std::int32_t> total[K];
+    for (int k = 0; k < K; ++k) total[k] = Vector<std::int32_t>{};
+    while (event != last) {
+      const std::uint32_t *stop = last - event > run ? event + run : last;
+      Group<std::int16_t, S> part[M];
+      for (int m = 0; m < M; ++m) part[m] = Group<std::int16_t, S>{};
+      for (; event != stop; ++event) {
+        const std::int16_t *row = integers + static_cast<std::size_t>(*event) * width;
+        for (int m = 0; m < M; ++m) part[m] += load<S>(row + m * S);
+      }
+      alignas(vector_bytes) std::int16_t shorts[width];
+      for (int m = 0; m < M; ++m) store(shorts + m * S, part[m]);
+      for (int k = 0; k < K; ++k) total[k] += widen<std::int32_t>(shorts + k * lanes<std::int32_t>);
+    }
+    alignas(vector_bytes) std::int32_t ints[width];
+    for (int k = 0; k < K; ++k) store(ints + k * lanes<std::int32_t>, total[k]);
+    for (int n = 0; n < N; ++n) sum[n] += widen<Real>(ints + n * lanes<Real>) * job.unit;
+  }
+}
+
+// All steps of one output position and slab, `rows` being its weights.
+template <class Real, int N, class Row>
+void add_and_fire(const Job<Real> &job, const Row *rows, int image, int here, int slab, const std::uint32_t *events,
+                  const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
+  constexpr int L = lanes<Real>;
+  const Real *base = job.base + image * job.base_image + here * job.base_position + slab * N * L;
+  auto current = [&](int t, Vector<Real> *sum) {
+    for (int n = 0; n < N; ++n) sum[n] = load(base + t * job.base_step + n * L);
+    add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
+  };
+  integrate<Real, N>(job, image, here, slab, 0, job.steps, current, fired, buffer);
+}
+
 template <class Real, int N>
 void position(const Job<Real> &job, int image, int here, int slab, const std::uint32_t *events,
               const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
-  constexpr int L = lanes<Real>, width = N * L;
-  const Real *base = job.base + image * job.base_image + here * job.base_position + slab * width;
-  const Real *weights = job.weights + static_cast<std::size_t>(slab) * job.depth * width;
-  auto current = [&](int t, Vector<Real> *sum) {
-    for (int n = 0; n < N; ++n) sum[n] = load(base + t * job.base_step + n * L);
-    add_events<Real, N>(weights, events + starts[t], events + starts[t + 1], sum);
-  };
-  integrate<Real, N>(job, image, here, slab, 0, job.steps, current, fired, buffer);
+  const std::size_t first = static_cast<std::size_t>(slab) * job.depth * N * lanes<Real>;
+  if (job.integers) {
+    add_and_fire<Real, N>(job, job.integers + first, image, here, slab, events, starts, fired, buffer);
+  } else {
+    add_and_fire<Real, N>(job, job.weights + first, image, here, slab, events, starts, fired, buffer);
+  }
 }
 
 template <class Real>

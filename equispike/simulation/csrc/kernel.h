@@ -46,7 +46,10 @@ struct Tap {
 template <class Real>
 struct Job {
   int images, out_rows, out_cols, steps, padded, width;
-  const Real *weights;  // [padded / width][depth][width]
+  const Real *weights;           // [padded / width][depth][width]; or null, and instead of them
+  const std::int16_t *integers;  // the same in multiples of `unit`,
+  int run;                       // of which so many add up without an overflow, whichever they are
+  Real unit;
   std::size_t depth;
   const Gather *gathers;
   int gather_count;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "kernel.h"
 
@@ -20,40 +21,48 @@ constexpr int vector_bytes = 32;
 constexpr int vector_bytes = 16;
 #endif
 
-template <class Real>
-struct Lanes;
-
-template <>
-struct Lanes<float> {
-  using Int = std::int32_t;
-  typedef float Vector __attribute__((vector_size(vector_bytes)));
-  typedef Int Mask __attribute__((vector_size(vector_bytes)));
+template <class T, int count>
+struct Grouped {
+  typedef T Vector __attribute__((vector_size(count * sizeof(T))));
 };
 
-template <>
-struct Lanes<double> {
-  using Int = std::int64_t;
-  typedef double Vector __attribute__((vector_size(vector_bytes)));
-  typedef Int Mask __attribute__((vector_size(vector_bytes)));
-};
+template <class T, int count>
+using Group = typename Grouped<T, count>::Vector;
+template <class T>
+constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+template <class T>
+using Vector = Group<T, lanes<T>>;
+template <class Real>
+using Int = std::conditional_t<sizeof(Real) == 4, std::int32_t, std::int64_t>;
+template <class Real>
+using Mask = Vector<Int<Real>>;
 
-template <class Real>
-using Vector = typename Lanes<Real>::Vector;
-template <class Real>
-using Mask = typename Lanes<Real>::Mask;
-template <class Real>
-constexpr int lanes = vector_bytes / static_cast<int>(sizeof(Real));
-
-template <class Real>
-Vector<Real> load(const Real *from) {
-  Vector<Real> x;
+template <int count, class T>
+Group<T, count> load(const T *from) {
+  Group<T, count> x;
   std::memcpy(&x, from, sizeof x);
   return x;
 }
 
-template <class Real>
-void store(Real *to, Vector<Real> x) {
+template <class T>
+Vector<T> load(const T *from) {
+  return load<lanes<T>>(from);
+}
+
+template <class T, class V>
+void store(T *to, V x) {
   std::memcpy(to, &x, sizeof x);
+}
+
+// A vector of T from numbers of a narrower type.
+template <class T, class Narrow>
+Vector<T> widen(const Narrow *from) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC 12 would convert half of them at a time
+  if constexpr (sizeof(Narrow) == 2) {
+    return (Vector<T>)_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+  }
+#endif
+  return __builtin_convertvector(load<lanes<T>>(from), Vector<T>);
 }
 
 template <class Real>
@@ -104,13 +113,12 @@ auto at_least(V x, V y) {
 // All lanes whose bit is set.
 template <class Real>
 Mask<Real> mask_of(std::uint64_t bits) {
-  using Int = typename Lanes<Real>::Int;
   Mask<Real> lane;
 #if defined(__AVX2__)
-  for (int i = 0; i < lanes<Real>; ++i) lane[i] = Int{1} << i;
-  return ((Mask<Real>{} + static_cast<Int>(bits & ((1u << lanes<Real>)-1))) & lane) == lane;
+  for (int i = 0; i < lanes<Real>; ++i) lane[i] = Int<Real>{1} << i;
+  return ((Mask<Real>{} + static_cast<Int<Real>>(bits & ((1u << lanes<Real>)-1))) & lane) == lane;
 #else
-  for (int i = 0; i < lanes<Real>; ++i) lane[i] = -static_cast<Int>(bits >> i & 1);
+  for (int i = 0; i < lanes<Real>; ++i) lane[i] = -static_cast<Int<Real>>(bits >> i & 1);
   return lane;
 #endif
 }
