@@ -18,8 +18,7 @@ from equispike.export.hdf5 import Fields
 from equispike.export.nir import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
-from equispike.graph.from_onnx import LARGEST
-from equispike.graph.network import Network, Node, shape_of
+from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
 NEURONS = "LIF", "CubaLIF", "LI", "CubaLI", "I", "Threshold"
