@@ -179,6 +179,8 @@ REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
     "weights of another shape": (layer("Conv", "x k", weights("k", 3, 5, 1, 1)), "does not fit its input"),
     "strides of zero": (layer("Conv", "x k", weights("k", 3, 3, 1, 1), strides=[0, 0]), "Conv"),
     "a circle": (([node("Add", "x g", "f"), node("Relu", "f", "g"), *HEAD], [weights("w", 5, 192)]), "come before"),
+    "a constant without a value": (
+        ([node("Constant", "", "k"), node("Add", "x k", "f"), *HEAD], [weights("w", 5, 192)]), "holds 0 values"),
     "padding without end": (
         layer("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 9**6, 9**6], count_include_pad=1), "proportion"),
 }  # fmt: skip

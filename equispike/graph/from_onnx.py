@@ -337,6 +337,8 @@ def _transpose(attributes: Attributes, x: Tensor) -> Tensor:
 
 
 def _given(attributes: Attributes) -> Tensor:
+    if len(attributes) != 1:
+        raise ValueError(f"holds {len(attributes)} values where one is expected")
     return torch.as_tensor(next(iter(attributes.values())))
 
 
