@@ -14,6 +14,7 @@ from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
+from equispike.graph.program import check_output
 from equispike.graph.trace import VERDICTS, Finding, Verdict, examine
 
 IMAGES = 8
@@ -83,19 +84,24 @@ class Report:
         return "\n".join([*lines, self.prediction])
 
 
-def check(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> Report:
+def check(model: Model, example: Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None) -> Report:
     """Judge every operation of a model: exact, approximate or refused, why, and the remedy; and predict T.
 
     Args:
-        model: any module of one image tensor, or a program that ``torch.export`` made of one, or a network that was
-            read from a file; it is not changed.
+        model: any module of one image tensor, or a program that ``torch.export`` made of one, or a program or network
+            that was read from a file; it is not changed.
         example: a batch of images of the right shape. T is predicted from these, calibrated on themselves; if they are
             all alike, as zeros are, from noise of mean 0 and deviation 1.
         lossy: passes that ``convert`` is to be called with; applied if nothing else is refused.
+        output: as for ``convert``.
     Raises:
         ConversionError: ``torch.export`` cannot read the model at all.
     """
-    network, found = (model, _findings(model)) if isinstance(model, Network) else examine(model, example)
+    if isinstance(model, Network):
+        check_output(output, 1)
+        network, found = model, _findings(model)
+    else:
+        network, found = examine(model, example, output)
     if network is not None:
         network, found = _passed(network, found, lossy)
     if not any(VERDICTS[Neuron][1] == finding.why for finding in found):

@@ -21,10 +21,11 @@ from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.trace import VERDICTS, trace
+from equispike.graph.program import Program, check_output
+from equispike.graph.trace import VERDICTS, Traceable, trace
 from equispike.versions import versions
 
-Model = nn.Module | ExportedProgram | Network
+Model = Traceable | Network
 """A trained network in any form that converts."""
 
 OUTPUT_NEURONS = "output neurons"
@@ -39,12 +40,15 @@ def convert(
     readout: ReadoutKind | None = None,
     v_init: float | str = 0.0,
     lossy: Iterable[LossyPass] = (),
+    output: int | None = None,
 ) -> Network:
     """Turn a trained ReLU network into a network of integrate-and-fire neurons.
 
     Args:
-        model: trained; any module of one image tensor that returns class scores (B, classes), or a program that
-            ``torch.export`` made of one, or a network that ``graph.from_onnx.read`` found in a file. It is not changed.
+        model: trained; any module of one image tensor that returns class scores (B, classes), or other values, or
+            several such tensors (see ``output``); or a program that
+            ``torch.export`` made of one, or what ``graph.from_pt2.read`` or ``graph.from_onnx.read`` found in a file.
+            It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory.
         method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else
@@ -55,6 +59,8 @@ def convert(
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta).
         lossy: passes for what has no exact counterpart in spikes: ``es.max_pool_to_avg``, ``es.max_pool_to_winner``,
             ``es.leaky_relu_to_pairs``. Max pools behind the first layer are exact as they are with constant input.
+        output: which of several tensors that the model returns is to be the readout, from 0. Networks for several of
+            them, from the same images, spike alike in the layers that they share.
     Returns:
         the network in the activation form: a layer's threshold is in units of its trained activation (of RMP with
         scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
@@ -73,7 +79,7 @@ def convert(
     torch.Size([32, 16])
     """
     held = hold(batches)
-    network, changes = prepare(model, held[0].images, lossy)
+    network, changes = prepare(model, held[0].images, lossy, output)
     if method is None:
         learnt = any(op.threshold is not None for op in network.neurons.values())
         method = RateNorm() if learnt else DataNorm(percentile=99.9)
@@ -158,13 +164,21 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
         return model.state_dict()
     if isinstance(model, ExportedProgram):
         return model.state_dict
+    if isinstance(model, Program):
+        return model.constants
     fields = ((node.name, field, value) for node in model.nodes for field, value in vars(node.op).items())
     return {f"{name}.{field}": value for name, field, value in fields if isinstance(value, Tensor)}
 
 
-def prepare(model: Model, example: Tensor, lossy: Iterable[LossyPass] = ()) -> tuple[Network, list[Change]]:
+def prepare(
+    model: Model, example: Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None
+) -> tuple[Network, list[Change]]:
     """Trace, apply passes, fold: the network as it will spike, without thresholds, and what lossy passes changed."""
-    network = model if isinstance(model, Network) else trace(model, example)
+    if isinstance(model, Network):
+        check_output(output, 1)
+        network = model
+    else:
+        network = trace(model, example, output)
     network, _ = early_max_pools(network)
     changes = list[Change]()
     for lossy_pass in lossy:

@@ -36,6 +36,7 @@ def dyadic(seed: int, *shape: int, low: int = -8, high: int = 8, dtype: torch.dt
 
 seeds = st.integers(0, 2**32 - 1)
 
+SEARCH = "EQUISPIKE_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "100"))
 """Damaged files to read; thousands are for a search of their own."""
 

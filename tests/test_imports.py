@@ -75,7 +75,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["equispike", "equispike.errors", "equispike.progress"])
+@pytest.mark.parametrize("name", ["equispike", "equispike.errors", "equispike.progress", "equispike.export.hdf5"])
 def test_importing_what_needs_no_torch_does_not_import_it(name: str) -> None:
     assert run(f"import sys, {name}; print('torch' in sys.modules)") == "False\n"
 

@@ -16,7 +16,8 @@ from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import max_pool_to_avg
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Linear, MaxPool, Neuron, Pad
-from equispike.graph.trace import trace
+from equispike.graph.trace import export, trace
+from equispike.simulation.run import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch copies the input of an even kernel
 
@@ -705,6 +706,7 @@ REFUSED_FORWARDS = {
     ),
     "another type": (lambda m, x: x.double().flatten(1).float(), "changes the type"),
     "mean in another type": (lambda m, x: x.mean((2, 3), dtype=torch.float64).float(), "changes the type"),
+    "share of the batch": (lambda m, x: (x / x.shape[0]).flatten(1), "how many images are in a batch"),
     "sum over images": (lambda m, x: (x - x.mean(0, keepdim=True)).flatten(1), "mixes the images"),
     "mean over channels": (lambda m, x: x.mean(1).flatten(1), "mean over all of space"),
     "mean over rows": (lambda m, x: x.mean(2).flatten(1), "mean over all of space"),
@@ -882,7 +884,35 @@ def test_two_inputs_are_refused() -> None:
 def test_two_outputs_are_refused(outputs) -> None:
     message = refused(Forward(lambda m, x: outputs(m.a(x).relu()), a=nn.Linear(4, 3)), 4)
     assert message.startswith("output: ")
-    assert "Return one tensor: class scores, or other values" in message
+    assert "Return one tensor: class scores, or other values; or choose one: output=0 for the first" in message
+
+
+def test_one_of_several_outputs_is_read_without_what_others_need() -> None:
+    def forward(m, x):
+        y = m.a(x).relu()
+        scores = m.b(y)
+        return torch.softmax(scores, 1), {"gate": m.c(y).sigmoid(), "rest": [scores, y]}
+
+    model = Forward(forward, a=nn.Linear(4, 5), b=nn.Linear(5, 3), c=nn.Linear(5, 2)).double()
+    x = images(4)
+    program, (expected, more) = export(model, x), model(x)
+    assert torch.allclose(torch.softmax(trace(model, x, output=0)(x), 1), expected)
+    assert kinds(trace(program, x, output=2)) == ["Linear", "Neuron", "Linear"]
+    assert torch.allclose(trace(program, x, output=2)(x), more["rest"][0])
+    assert torch.allclose(trace(program, x, output=3)(x), more["rest"][1])
+    assert check(program, x, output=2).convertible
+    assert not check(program, x, output=1).convertible
+    with pytest.raises(ConversionError, match=r"^sigmoid \(sigmoid\): not piecewise linear"):
+        trace(program, x, output=1)
+    for number in (-1, 4):
+        with pytest.raises(ConversionError, match=f"output: {number}, and the model returns 4. Count from 0 to 3"):
+            convert(program, x, output=number)
+    scores, rates = (convert(program, x, output=number) for number in (2, 3))
+    with pytest.raises(ConversionError, match="output: 1, and the model returns 1"):
+        convert(scores, x, output=1)
+    assert scores.thresholds.keys() == rates.thresholds.keys()
+    runs = [simulate(network, x, 16) for network in (scores, rates)]
+    assert torch.equal(runs[0].counts["relu"], runs[1].counts["relu"])
 
 
 def test_an_output_that_does_not_depend_on_the_images_is_refused() -> None:

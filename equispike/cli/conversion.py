@@ -129,6 +129,7 @@ class Lossy:
         return [getattr(lossy, option.name) for option in fields(self) if getattr(self, option.name)]
 
 
+Output = Annotated[int | None, Parameter(help="Which of several outputs of the model, from 0. Default: its only one.")]
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
 CoderName = Annotated[
@@ -143,7 +144,7 @@ def check(
         Parameter(
             consume_multiple=True,
             negative="",
-            help="Shape of one image, e.g. --shape 3 32 32. Default: that of the data or of the ONNX file, or 1 28 28.",
+            help="Shape of one image, e.g. --shape 3 32 32. Default: that of the data or of the file, or 1 28 28.",
         ),
     ] = None,
     data: Annotated[
@@ -154,6 +155,7 @@ def check(
         ),
     ] = None,
     lossy: Lossy = Lossy(),
+    output: Output = None,
     normalise: Normalise = None,
     data_folder: Folder = None,
 ) -> None:
@@ -169,6 +171,7 @@ def check(
     from equispike.checking import HEADER
     from equispike.checking import check as run
     from equispike.graph.network import Network
+    from equispike.graph.program import Program
 
     require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape or ())})
     if shape and data:
@@ -177,8 +180,9 @@ def check(
     if data:
         example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
     else:
-        example = torch.zeros(2, *(shape or (model.input.shape if isinstance(model, Network) else (1, 28, 28))))
-    report = run(model, example, lossy.passes)
+        own = model.input.shape if isinstance(model, Network) else model.shape if isinstance(model, Program) else None
+        example = torch.zeros(2, *(shape or own or (1, 28, 28)))
+    report = run(model, example, lossy.passes, output)
     table = Table(*HEADER)
     for row in report.rows:
         table.add_row(*row.cells)
@@ -198,6 +202,7 @@ def convert(
     reset: ResetRule = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     lossy: Lossy = Lossy(),
+    output: Output = None,
     data: DataSet = None,
     normalise: Normalise = None,
     images: CalibrationImages = 256,
@@ -221,7 +226,7 @@ def convert(
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, lossy=lossy.passes,
+            readout=readout, lossy=lossy.passes, output=output,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)

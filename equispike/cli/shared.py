@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from equispike.graph.network import Network
+    from equispike.graph.program import Program
     from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
@@ -55,14 +56,15 @@ Source = Annotated[
     str,
     Parameter(
         help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
-        "'equispike train', an ONNX file, or package.module:factory, a Python function without arguments that returns "
-        "the module; package.module:factory@weights.safetensors fills it with these weights."
+        "'equispike train', an ONNX file, a .pt2 file of torch.export.save, or package.module:factory, a Python "
+        "function without arguments that returns the module; package.module:factory@weights.safetensors fills it with "
+        "these weights."
     ),
 ]
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
 
-def read_model(source: str) -> "tuple[nn.Module | Network, dict[str, Any]]":
+def read_model(source: str) -> "tuple[nn.Module | Network | Program, dict[str, Any]]":
     """The trained model that a source names, and its card; user code is imported only for package.module:factory."""
     module, colon, factory = source.partition(":")
     factory, _, weights = factory.partition("@")
@@ -70,6 +72,10 @@ def read_model(source: str) -> "tuple[nn.Module | Network, dict[str, Any]]":
         from equispike.graph.from_onnx import read
 
         return read(source), {}
+    if source.endswith(".pt2"):
+        from equispike.graph import from_pt2
+
+        return from_pt2.read(source), {}
     if not colon:
         from equispike.zoo.store import load_model
 

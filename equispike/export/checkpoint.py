@@ -22,8 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from equispike.errors import FileError
-from equispike.graph.from_onnx import LARGEST
-from equispike.graph.network import Network, Node
+from equispike.graph.network import LARGEST, Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
 
 VERSION = 1

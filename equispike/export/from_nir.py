@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from equispike.errors import EquispikeError, FileError
-from equispike.export.hdf5 import Fields, Reader
+from equispike.export import hdf5
+from equispike.export.hdf5 import Fields
 from equispike.export.nir import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
-from equispike.graph.from_onnx import LARGEST
-from equispike.graph.network import Network, Node, shape_of
+from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
 NEURONS = "LIF", "CubaLIF", "LI", "CubaLI", "I", "Threshold"
@@ -41,36 +41,22 @@ def read(path: str | PathLike[str], reset: Reset | None = None) -> Network:
     """
     path = Path(path)
     try:
-        reader = Reader(path)
-        try:
-            return _network(reader, reset)
-        finally:
-            reader.close()
-    except (
-        EquispikeError,
-        OSError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        RecursionError,
-    ) as error:
+        return _network(hdf5.read(path), reset)
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, EquispikeError) and str(error).startswith((str(path), "NIR files need")):
             raise
         reason = " ".join(str(error).split())[:300]
         raise FileError(f"{path}: cannot be read as a NIR network: {reason}") from error
 
 
-def _network(reader: Reader, reset: Reset | None) -> Network:
-    root = reader.group(reader.file, "node")
-    graph = reader.fields(root)
-    if graph.get("type") != "NIRGraph":
+def _network(file: Fields, reset: Reset | None) -> Network:
+    root = _group(file, "node")
+    if root.get("type") != "NIRGraph":
         raise ValueError("it holds no graph")
-    own = _own(reader, root)
-    group = reader.group(root, "nodes")
-    fields = {name: reader.fields(reader.group(group, name)) for name in reader.names(group)}
-    sources = _sources(fields, graph["edges"])
+    own = _own(_group(root, "metadata")) if "metadata" in root else {}
+    nodes = _group(root, "nodes")
+    fields = {name: _group(nodes, name) for name in nodes}
+    sources = _sources(fields, root["edges"])
     assembly = _Assembly(own, reset)
     for name in _order(sources):
         assembly.add(name, fields[name], sources[name])
@@ -79,11 +65,16 @@ def _network(reader: Reader, reset: Reset | None) -> Network:
     return fold_affine(network.to(torch.float64 if doubles else torch.float32))
 
 
-def _own(reader: Reader, root: Any) -> dict[str, Any]:
+def _group(parent: Fields, name: str) -> Fields:
+    found = parent.get(name)
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}: is missing, or no group")
+    return cast("Fields", found)
+
+
+def _own(metadata: Fields) -> dict[str, Any]:
     """What this package wrote beside the graph; empty for files of others."""
-    if "metadata" not in reader.names(root):
-        return {}
-    text = reader.fields(reader.group(root, "metadata")).get(METADATA)
+    text = metadata.get(METADATA)
     found: Any = json.loads(text) if isinstance(text, str) else {}
     if not isinstance(found, dict):
         raise ValueError("its metadata is no JSON object")

@@ -5,6 +5,7 @@ returns the operations that replace the call, in order (none for a call that cha
 ``Untranslatable``.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from equispike.functional import rate
+from equispike.graph.network import LARGEST
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, LeakyReLU, Linear, MaxPool, Neuron, Op, Pad
 
 aten: Any = torch.ops.aten
@@ -135,7 +137,14 @@ def _upsample(x: Value, size: Any, factors: Any = None, *more: Any) -> list[Op]:
     repeats = tuple(new // old for new, old in zip(size, space, strict=True))
     if any(new % old for new, old in zip(size, space, strict=True)):
         raise Untranslatable(f"{space} does not repeat a whole number of times into {tuple(size)}. Use such a factor")
-    return _conv_transposed(x, torch.ones(x.shape[0], 1, *repeats), None, repeats, groups=x.shape[0])
+    return _conv_transposed(x, torch.ones(_affordable(x.shape[0], 1, *repeats)), None, repeats, groups=x.shape[0])
+
+
+def _affordable(*shape: int) -> tuple[int, ...]:
+    """The shape of a kernel; Untranslatable if a file, or its writer, asks for one that fills the memory."""
+    if math.prod(shape) > LARGEST:
+        raise Untranslatable(f"needs a kernel of shape {shape}, which is out of proportion. Use fewer channels")
+    return shape
 
 
 def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> list[Op]:
@@ -157,14 +166,18 @@ def _addmm(bias: Tensor, x: Value, weight: Tensor, *, beta: float = 1, alpha: fl
 
 
 def _batch_norm(
-    x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, *rest: Any
-) -> list[Op]:
-    if mean is None or var is None:
+    x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, training: bool,
+    momentum: float, eps: float, cudnn: bool = False,
+) -> list[Op]:  # fmt: skip
+    if mean is None or var is None or training:
         raise Untranslatable(NO_STATISTICS)
-    eps = [value for value in rest if isinstance(value, float)][-1]  # (momentum, eps), behind a flag in old forms
     scale = torch.rsqrt(var.double() + eps) * (1.0 if weight is None else weight.double())
     shift = (0.0 if bias is None else bias.double()) - mean.double() * scale
     return [Affine(scale.to(var.dtype), shift.to(var.dtype))]
+
+
+def _trained_batch_norm(x: Value, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> list[Op]:
+    return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)
 
 
 def _relu(x: Value) -> list[Op]:
@@ -243,25 +256,28 @@ def _channel_shuffle(x: Value, groups: int) -> list[Op]:
     """A 1x1 convolution that puts each channel in its new place."""
     channels = torch.arange(x.shape[0]).view(groups, -1).t().flatten()
     ones = (1,) * (len(x.shape) - 1)
-    weight = torch.eye(x.shape[0])[channels].view(x.shape[0], -1, *ones)
+    weight = torch.zeros(_affordable(x.shape[0], x.shape[0])).fill_diagonal_(1)[channels].view(x.shape[0], -1, *ones)
     return [Conv(weight, None, ones, (0,) * len(ones), ones)]
 
 
 def _pixel_shuffle(x: Value, factor: int) -> list[Op]:
     """A transposed convolution that puts each channel in its place of a block of pixels."""
     channels, block = x.shape[0] // factor**2, factor**2
-    weight = torch.zeros(channels, block, channels, block)
+    weight = torch.zeros(_affordable(channels, block, channels, block))
     weight[torch.arange(channels), :, torch.arange(channels)] = torch.eye(block)
     return _conv_transposed(x, weight.view(-1, channels, factor, factor), stride=factor)
 
 
-def parts(x: Value, sizes: Any, dim: int = 0) -> list[list[Op]]:
-    """For each part of a split, the slice that takes it."""
+def _parts(x: Value, sizes: Any, dim: int = 0) -> list[list[Op]]:
     length = x.shape[dim % (len(x.shape) + 1) - 1]
     lengths = [int(n) for n in flat(sizes)]
     if len(lengths) == 1:
         lengths = [min(lengths[0], length - start) for start in range(0, length, lengths[0])]
     return [_slice(x, dim, end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _chunks(x: Value, chunks: int, dim: int = 0) -> list[list[Op]]:
+    return _parts(x, -(-x.shape[dim % (len(x.shape) + 1) - 1] // chunks), dim)
 
 
 def _max_pool(
@@ -399,7 +415,7 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.matmul.default: _matmul,
     aten.mm.default: _matmul,
     aten.addmm.default: _addmm,
-    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _trained_batch_norm,
     aten.batch_norm.default: _batch_norm,
     aten.relu.default: _relu,
     aten.relu6.default: _relu6,
@@ -432,16 +448,23 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.constant_pad_nd.default: _pad_with_value,
     aten.slice.Tensor: _slice,
     aten.dropout.default: _dropout,
+    aten.feature_dropout.default: _dropout,
     aten.clone.default: _nothing,
     aten.alias.default: _nothing,
     aten.detach.default: _nothing,
     aten._to_copy.default: _nothing,
+    aten.to.dtype: _nothing,
+    aten.to.dtype_layout: _nothing,
     aten.contiguous.default: _nothing,
 }
 """Translation of each operation that has one. Those in ``RESHAPES`` are judged by the shapes alone."""
 
-SPLITS: frozenset[object] = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default})
-"""Operations of several results, each of which is a slice; see ``parts``."""
+SPLITS: dict[object, Callable[..., list[list[Op]]]] = {
+    aten.split.Tensor: _parts,
+    aten.split_with_sizes.default: _parts,
+    aten.chunk.default: _chunks,
+}
+"""Operations of several results: for each of them, the slice that takes it."""
 
 SOFTMAXES: frozenset[object] = frozenset(
     {aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default}

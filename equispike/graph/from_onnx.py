@@ -15,11 +15,8 @@ from torch import Tensor
 from equispike.errors import ConversionError, FileError
 from equispike.extras import extra
 from equispike.graph.aten import TRANSLATIONS, Untranslatable, Value, remedy, reshape
-from equispike.graph.network import Network, Node, shape_of
+from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Input, Linear, Op, Pad, Readout
-
-LARGEST = 2**28
-"""Features of one image in one place; more is a file that lies, or none that this machine could run."""
 
 Attributes = Mapping[str, Any]
 aten: Any = torch.ops.aten
@@ -235,7 +232,7 @@ def _batch_norm(attributes: Attributes, x: Value, *statistics: Any) -> list[Op]:
     if attributes.get("training_mode", 0):
         raise Untranslatable("is in training mode. Export the model in eval mode")
     tensors = [_tensor(t) for t in statistics]
-    return TRANSLATIONS[aten.batch_norm.default](x, *tensors, 0.0, float(attributes.get("epsilon", 1e-5)))
+    return TRANSLATIONS[aten.batch_norm.default](x, *tensors, False, 0.0, float(attributes.get("epsilon", 1e-5)))
 
 
 def _clip(attributes: Attributes, x: Value, low: Any = None, high: Any = None) -> list[Op]:
@@ -340,6 +337,8 @@ def _transpose(attributes: Attributes, x: Tensor) -> Tensor:
 
 
 def _given(attributes: Attributes) -> Tensor:
+    if len(attributes) != 1:
+        raise ValueError(f"holds {len(attributes)} values where one is expected")
     return torch.as_tensor(next(iter(attributes.values())))
 
 

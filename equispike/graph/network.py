@@ -14,6 +14,9 @@ from torch import Tensor
 from equispike.errors import ConversionError, SimulationError
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, Op, Readout, map_tensors
 
+LARGEST = 2**28
+"""Features of one image in one place; more is a file that lies, or a network that this machine could not run."""
+
 
 @dataclass(frozen=True, eq=False)
 class Node:

@@ -1,6 +1,7 @@
 """From a PyTorch model to a Network, by way of ``torch.export``: every operation is translated or refused by name."""
 
 import copy
+import math
 import operator
 import warnings
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from equispike.errors import ConversionError
+from equispike.errors import ConversionError, EquispikeError
 from equispike.graph.aten import (
     RESHAPES,
     SOFTMAXES,
@@ -19,11 +20,10 @@ from equispike.graph.aten import (
     Untranslatable,
     Value,
     flat,
-    parts,
     remedy,
     reshape,
 )
-from equispike.graph.network import Network, Node
+from equispike.graph.network import LARGEST, Network, Node
 from equispike.graph.ops import (
     Add,
     Affine,
@@ -42,12 +42,16 @@ from equispike.graph.ops import (
     WinnerPool,
     map_tensors,
 )
+from equispike.graph.program import BATCH_SIZE, Program, of
 
 FxNode = torch.fx.Node
 
 
 Verdict = Literal["exact", "approximate", "refused"]
 """Whether spikes do what an operation does: in every step, the better the more steps there are, or not at all."""
+
+
+BATCH = "depends on how many images are in a batch. Compute with each image alone"
 
 
 class Finding(NamedTuple):
@@ -60,39 +64,45 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def trace(model: nn.Module | ExportedProgram, example: Tensor) -> Network:
+Traceable = nn.Module | ExportedProgram | Program
+
+
+def trace(model: Traceable, example: Tensor, output: int | None = None) -> Network:
     """Read a model into a Network, without thresholds.
 
     Batch norm appears as ``Affine`` and max pooling as ``MaxPool``; passes of ``graph.exact`` and ``graph.lossy``
     remove them. The model is copied first: its mode, device and weights stay as they are.
 
     Args:
-        model: any module of one image tensor that returns one tensor, class scores (B, classes) or other values
-            (B, *outputs); or a program that ``torch.export`` made of one in eval mode, with a free batch size.
+        model: any module of one image tensor that returns class scores (B, classes) or other values (B, *outputs), or
+            several such tensors; or a program that ``torch.export`` made of one in eval mode, with a free batch size;
+            or one that ``graph.from_pt2.read`` found in a file.
         example: one batch of images, (B, *features); only its shape and type matter.
+        output: which of several tensors that the model returns, from 0, in the order of its tuples, lists and dicts.
+            What no other output needs is left out.
     Raises:
         ConversionError: names every operation that cannot be translated, the reason and the remedy; or what is no
             module, or no batch of images.
     """
-    reader = _translated(model, example)
-    if reader.refused:
+    network, reader = _translated(model, example, output)
+    if network is None:
         raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in reader.refused))
-    return Network(tuple(reader.nodes))
+    return network
 
 
-def examine(model: nn.Module | ExportedProgram, example: Tensor) -> tuple[Network | None, list[Finding]]:
+def examine(model: Traceable, example: Tensor, output: int | None = None) -> tuple[Network | None, list[Finding]]:
     """As ``trace``, but None where an operation cannot be translated; and every operation with its verdict, in order.
 
     Of operations that only a lossy pass makes fit for spikes the verdict is "refused"; the network holds them.
     """
-    reader = _translated(model, example)
-    return None if reader.refused else Network(tuple(reader.nodes)), reader.findings
+    network, reader = _translated(model, example, output)
+    return network, reader.findings
 
 
-def export(model: nn.Module | ExportedProgram, example: Tensor) -> ExportedProgram:
+def export(model: Traceable, example: Tensor) -> Program:
     """The model's functional ATen graph with a free batch size. ConversionError if it cannot be exported."""
     _check_types(model, example)
-    if isinstance(model, ExportedProgram):
+    if not isinstance(model, nn.Module):
         return _checked(model, example)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     parameter = next(model.parameters(), None)
@@ -104,7 +114,7 @@ def export(model: nn.Module | ExportedProgram, example: Tensor) -> ExportedProgr
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program: Any = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch")},))
-            return program.run_decompositions({})
+            return of(program.run_decompositions({}))
     except Exception as error:  # whatever the user's forward may raise
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(
@@ -114,28 +124,30 @@ def export(model: nn.Module | ExportedProgram, example: Tensor) -> ExportedProgr
         ) from error
 
 
-def _checked(program: ExportedProgram, example: Tensor) -> ExportedProgram:
-    """An exported program in the form that ``export`` gives. ConversionError if its input is not one image tensor."""
-    names = program.graph_signature.user_inputs
-    found = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    shapes = [tuple(value.shape[1:]) for value in found if isinstance(value, Tensor)]
+def _checked(model: ExportedProgram | Program, example: Tensor) -> Program:
+    """A program in the form that ``export`` gives. ConversionError if its input is not one image tensor."""
+    if isinstance(model, Program):
+        program, fixed = model, False
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = of(cast("Any", model).run_decompositions({}))
+        fixed = any(isinstance(value, Tensor) and type(value.shape[0]) is int for value in program.inputs)
+    shapes = [tuple(value.shape[1:]) for value in program.inputs if isinstance(value, Tensor)]
     if shapes != [tuple(example.shape[1:])]:
         raise ConversionError(
             f"model: a program of inputs (B, ...) of shapes {shapes}, not of {tuple(example.shape[1:])}"
         )
-    if isinstance(found[0].shape[0], int):
+    if fixed:
         raise ConversionError(
-            f"model: a program for batches of {found[0].shape[0]}. Export it with a free batch size: "
+            f"model: a program for batches of {program.inputs[0].shape[0]}. Export it with a free batch size: "
             'dynamic_shapes=({0: torch.export.Dim("batch")},)'
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        decomposed: ExportedProgram = cast("Any", program).run_decompositions({})
-        return decomposed
+    return program
 
 
 def _check_types(model: object, example: object) -> None:
-    if not isinstance(model, nn.Module | ExportedProgram):
+    if not isinstance(model, Traceable):
         raise ConversionError(f"model: of type {type(model).__name__}. Pass a torch.nn.Module, built and trained")
     if not isinstance(example, Tensor):
         raise ConversionError(f"example: of type {type(example).__name__}. Pass a tensor of images, (B, features)")
@@ -143,12 +155,20 @@ def _check_types(model: object, example: object) -> None:
         raise ConversionError(f"example: of shape {tuple(example.shape)}. Pass a batch of images, (B, features)")
 
 
-def _translated(model: nn.Module | ExportedProgram, example: Tensor) -> "_Reader":
+def _translated(model: Traceable, example: Tensor, output: int | None) -> "tuple[Network | None, _Reader]":
     program = export(model, example)
+    if output is not None:
+        program = program.choose(output)
     reader = _Reader(program, tuple(int(n) for n in example.shape[1:]))
-    for node in program.graph.nodes:
-        reader.read(node)
-    return reader
+    try:
+        for node in program.needed():
+            reader.read(node)
+        return None if reader.refused else reader.network(), reader
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, EquispikeError) or not isinstance(model, Program):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(f"model: a program with arguments that do not fit: {reason}. Save it again") from error
 
 
 class _Reader:
@@ -157,7 +177,7 @@ class _Reader:
     A refused operation passes its first input on under the shape it would have had, so that the rest is judged too.
     """
 
-    def __init__(self, program: ExportedProgram, shape: tuple[int, ...]) -> None:
+    def __init__(self, program: Program, shape: tuple[int, ...]) -> None:
         self.nodes: list[Node] = []
         self.findings: list[Finding] = []
         self.refused: list[Finding] = []
@@ -165,12 +185,21 @@ class _Reader:
         self._shape = shape
         self._example = torch.empty(0)  # the images' placeholder: their batch size, type and device are the network's
         self._names: set[str] = set()
-        signature = program.graph_signature
-        sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        sources |= signature.inputs_to_lifted_tensor_constants
-        stored: dict[str, Any] = {**program.state_dict, **program.constants}
-        self._constants = {name: stored[source].detach().clone() for name, source in sources.items()}
-        self._outputs = signature.user_outputs
+        self._stored = {t.untyped_storage().data_ptr() for t in program.constants.values()}
+        self._left = LARGEST
+        self._constants, self._outputs = program.constants, program.outputs
+
+    def network(self) -> Network:
+        """What has been read. ConversionError where an operation gives other features than the program says."""
+        network = Network(tuple(self.nodes))
+        for name, shape in network.shapes.items():
+            if math.prod(shape) > LARGEST:
+                raise ConversionError(f"{name}: features of shape {shape} are out of proportion. Use smaller images")
+        for value in self.known.values():
+            if isinstance(value, Value) and not value.viewed and network.shapes[value.node] != value.shape:
+                said = f"features of shape {value.shape}, and gives {network.shapes[value.node]}"
+                raise ConversionError(f"{value.node}: the program says {said}. Export it again")
+        return network
 
     def read(self, node: FxNode) -> None:
         if node.op == "placeholder":
@@ -189,12 +218,12 @@ class _Reader:
 
     def _read_output(self, node: FxNode) -> None:
         values = {n.name: self.known.get(n) for n in node.all_input_nodes}
-        outputs = [values.get(str(name)) for name in self._outputs]
+        outputs = [values.get(name) for name in self._outputs]
         if len(outputs) != 1 or not isinstance(outputs[0], Value):
             found = sum(isinstance(output, Value) for output in outputs)
             raise ConversionError(
                 f"output: the model returns {len(outputs)} values, {found} computed from the images. "
-                "Return one tensor: class scores, or other values"
+                "Return one tensor: class scores, or other values; or choose one: output=0 for the first"
             )
         if outputs[0].viewed:
             why = f"reshaped to {outputs[0].shape} per image, and only a reshape to a vector converts"
@@ -206,18 +235,19 @@ class _Reader:
             return self.known[n]
 
         target = cast("Callable[..., Any]", node.target)
-        value = node.meta.get("val")
-        if value is None:  # an assertion
-            return
-        if isinstance(value, torch.SymInt) and cast("Any", value).node.has_hint():  # the batch size, for a reshape
-            self.known[node] = int(value)
-        elif not any(isinstance(self.known[n], Value) for n in node.all_input_nodes):
+        value = node.meta["val"]
+        arguments = cast("list[Any]", torch.fx.map_arg(list(node.args), lookup))
+        symbolic = isinstance(value, torch.SymInt | torch.SymBool | torch.SymFloat)
+        alone = not any(isinstance(self.known[n], Value) for n in node.all_input_nodes)
+        if target is torch.ops.aten.sym_size.int or (symbolic and alone):  # for a reshape, or an assertion
+            self.known[node] = BATCH_SIZE
+        elif alone:
             # weights that the model computes from its parameters (weight norm, transposes, ...)
-            self.known[node] = target(*torch.fx.map_arg(node.args, lookup), **torch.fx.map_arg(node.kwargs, lookup))
+            fixed = BATCH_SIZE not in flat(arguments)
+            self.known[node] = target(*arguments, **torch.fx.map_arg(node.kwargs, lookup)) if fixed else BATCH_SIZE
         elif target is operator.getitem:
             self.known[node] = self._read_part(node)
         else:
-            arguments = cast("list[Any]", torch.fx.map_arg(list(node.args), lookup))
             self.known[node] = self._read_operation(node, arguments)
 
     def _read_part(self, node: FxNode) -> Any:
@@ -227,7 +257,7 @@ class _Reader:
             return self.known[source]
         arguments = cast("list[Any]", torch.fx.map_arg(list(source.args), lambda n: self.known[n]))
         number = cast("int", node.args[1])
-        return self._read_operation(node, arguments, lambda *given: parts(*given)[number], source)
+        return self._read_operation(node, arguments, lambda *given: SPLITS[source.target](*given)[number], source)
 
     def _read_operation(
         self,
@@ -255,6 +285,8 @@ class _Reader:
                 viewed = not ops and (inputs[0].viewed or shape != inputs[0].shape)
             elif translate is None and node.target not in TRANSLATIONS:
                 raise Untranslatable(remedy(operation))
+            elif BATCH_SIZE in flat(arguments):
+                raise Untranslatable(BATCH)
             elif reshaped := [x.shape for x in inputs if x.viewed]:
                 raise Untranslatable(f"follows a reshape to {reshaped[0]}. Only a reshape to a vector converts")
             else:
@@ -281,6 +313,10 @@ class _Reader:
     def _add(self, name: str, op: Op, inputs: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
         self._names.add(name)
         op = map_tensors(op, lambda t: t.to(self._example.device, self._example.dtype))
+        made = [t for t in vars(op).values() if isinstance(t, Tensor)]
+        self._left -= sum(t.numel() for t in made if t.untyped_storage().data_ptr() not in self._stored)
+        if self._left < 0:
+            raise ConversionError(f"{name}: the kernels that stand for operations are out of proportion")
         self.nodes.append(Node(name, op, tuple(value.node for value in inputs)))
         return Value(name, shape)
 
@@ -311,9 +347,9 @@ def _result(node: FxNode) -> Tensor | None:
     return first if isinstance(first, Tensor) else None
 
 
-def _last(node: FxNode, outputs: Collection[object]) -> bool:
+def _last(node: FxNode, outputs: Collection[str]) -> bool:
     """Whether a node is the model's output and nothing else reads it, softmax over the classes."""
-    alone = len(node.users) == 1 and node.name in map(str, outputs)
+    alone = len(node.users) == 1 and node.name in outputs
     value: Tensor = node.meta["val"]
     return alone and value.ndim == 2 and cast("int", node.args[1]) in (1, -1)
 

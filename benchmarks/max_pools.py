@@ -1,0 +1,83 @@
+"""Three ways around max pools: what does each cost, and how many time-steps? One network, trained on MNIST.
+
+Both of its pools stand behind neurons, so the first can move in front of them. The same network trained with average
+pools stands beside it. Writes docs/tables/max_pools.md.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tables import write_table
+from torch import nn
+
+from equispike.analysis.accuracy import evaluate
+from equispike.calibrate.data_norm import DataNorm
+from equispike.conversion import convert
+from equispike.graph.lossy import max_pool_to_avg, max_pool_to_winner
+from equispike.graph.network import Network
+from equispike.graph.pooling import early_max_pools
+from equispike.graph.trace import trace
+from equispike.zoo.data import load
+from equispike.zoo.recipes import RECIPES
+from equispike.zoo.train import train
+
+STEPS = 16, 32, 64, 128, 256
+HEADER = "first pool", "second pool", "trained", *(f"T={t}" for t in STEPS), "spike rate at T=256"
+IN_FRONT, WINNER, AVERAGE = "in front of the neurons", "the winner passes", "the average instead"
+
+
+def model(pool: type[nn.Module]) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), pool(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), pool(2)),
+        *(nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
+    )
+
+
+def ways(network: Network) -> dict[tuple[str, str], Network]:
+    """The network with its two max pools replaced, by the names of the two ways."""
+    early, _ = early_max_pools(network)
+    return {
+        (IN_FRONT, WINNER): max_pool_to_winner(early)[0],
+        (WINNER, WINNER): max_pool_to_winner(network)[0],
+        (IN_FRONT, AVERAGE): max_pool_to_avg(early)[0],
+        (AVERAGE, AVERAGE): max_pool_to_avg(network)[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000, help="of the test part")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/tables/max_pools.md"))
+    arguments = parser.parse_args()
+    recipe = replace(RECIPES["mnist"], epochs=arguments.epochs)
+    splits = load("mnist")
+    example = splits.train.take(2).floats()
+    traced: list[Network] = []
+    for pool in (nn.MaxPool2d, nn.AvgPool2d):
+        torch.manual_seed(arguments.seed)
+        trained = train(model(pool), splits.train, splits.validation, recipe, arguments.seed).model
+        traced.append(trace(trained, example))
+    lines: list[tuple[str, ...]] = [HEADER]
+    for (first, second), network in {**ways(traced[0]), ("trained with averages", ""): traced[1]}.items():
+        spiking = convert(network, splits.train.take(256).batches(64), DataNorm(99.9))
+        found = evaluate(spiking, splits.test.take(arguments.images).batches(100), max(STEPS))
+        at = (f"{100 * float(found.mean[t - 1]):.2f}" for t in STEPS)
+        lines.append((first, second, f"{100 * found.trained:.2f}", *at, f"{float(found.spike_rate[0, -1]):.2f} %"))
+        print(" | ".join(lines[-1]), flush=True)
+    conditions = (
+        f"Written by `benchmarks/max_pools.py`: accuracy in % on {arguments.images:,} test images of MNIST after T "
+        "steps, and in front of it that of the network with its pools replaced, before it spikes; trained on "
+        f"{len(splits.train):,} images (seed {arguments.seed}, one run) with `{recipe}`, `DataNorm(99.9)` with 256 "
+        f"training images, constant input, soft reset. CPU, torch {torch.__version__}."
+    )
+    write_table(arguments.out, conditions, lines, words=2)
+
+
+if __name__ == "__main__":
+    main()

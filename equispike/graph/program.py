@@ -1,0 +1,77 @@
+"""Program: a model as a graph of ATen calls, in the form that is translated. ``torch.export`` or a file gives it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from equispike.errors import ConversionError
+
+
+class BatchSize:
+    """Stands for the number of images in a batch, and for what is computed from it."""
+
+
+BATCH_SIZE = BatchSize()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A model of images as calls of ATen operations that change none of their arguments.
+
+    Attributes:
+        graph: placeholders, calls and an output; ``meta["val"]`` of a node tells shape and type of what it gives.
+        constants: weights and other fixed tensors, by the names of their placeholders. All others are inputs.
+        outputs: names of the nodes that the model returns.
+    """
+
+    graph: torch.fx.Graph
+    constants: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Shape and type of each input, as ``meta["val"]`` has them."""
+        placeholders = (node for node in self.graph.nodes if node.op == "placeholder")
+        return [node.meta["val"] for node in placeholders if node.name not in self.constants]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Features of one image, without the batch."""
+        return tuple(int(n) for n in self.inputs[0].shape[1:])
+
+    def choose(self, output: int) -> "Program":
+        """The program that returns one of its outputs alone. ConversionError if there is no such one."""
+        check_output(output, len(self.outputs))
+        return dataclasses.replace(self, outputs=(self.outputs[output],))
+
+    def needed(self) -> Iterator[torch.fx.Node]:
+        """Inputs, constants and the output, and of the calls, in order, those that the outputs are computed from."""
+        left = [node for node in self.graph.nodes if node.name in self.outputs]
+        found: set[torch.fx.Node] = set()
+        while left:
+            node = left.pop()
+            if node not in found:
+                found.add(node)
+                left += node.all_input_nodes
+        return (node for node in self.graph.nodes if node.op != "call_function" or node in found)
+
+
+def check_output(output: int | None, count: int) -> None:
+    """ConversionError if a model with so many outputs does not have this one."""
+    if output is not None and not 0 <= output < count:
+        raise ConversionError(f"output: {output}, and the model returns {count}. Count from 0 to {count - 1}")
+
+
+def of(program: ExportedProgram) -> Program:
+    """A functional program of ``torch.export``. Its constants are copied."""
+    signature = program.graph_signature
+    sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    sources |= signature.inputs_to_lifted_tensor_constants
+    stored: dict[str, Any] = {**program.state_dict, **program.constants}
+    constants = {name: stored[source].detach().clone() for name, source in sources.items()}
+    return Program(program.graph, constants, tuple(map(str, signature.user_outputs)))
