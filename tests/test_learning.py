@@ -31,8 +31,8 @@ NARROW: dict[str, Build] = {
     "vgg11": partial(vgg, 11, width=0.12),
     "vgg16-bn": partial(vgg, 16, width=0.12, constrained=False, hidden=512),
     "vgg11-rnl": lambda: with_rate_norm(vgg(11, width=0.12, constrained=False, hidden=512)),
-    "resnet20": partial(resnet, 20, width=0.5),
-    "resnet20-bn": partial(resnet, 20, width=0.5, constrained=False, dropout=0.0),
+    "resnet8": partial(resnet, 8, width=0.5),
+    "resnet8-bn": partial(resnet, 8, width=0.5, constrained=False, dropout=0.0),
     "preact18": partial(preact_resnet, 18, width=0.12),
     "preact18-rnl": lambda: with_rate_norm(preact_resnet(18, width=0.12)),
 }
@@ -75,6 +75,8 @@ def learns(*arguments: Any) -> None:
 @pytest.mark.parametrize("machine", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NARROW)
 def test_every_family_learns(images, name, machine):
+    if (name, machine) == ("preact18", BFLOAT16):
+        pytest.skip("slow where bfloat16 is emulated; preact18-rnl has the same layers, and full-size networks run too")
     constrained = not name.endswith(("-bn", "-rnl")) and "preact" not in name
     recipe = replace(GENTLE, standardise=constrained, lr=FASTER.get(name, GENTLE.lr))
     learns(NARROW[name], images, recipe, machine)
