@@ -217,7 +217,9 @@ def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_conve
     assert "converts." in out
 
     (tmp_path / "mine.py").write_text(
+        "import torch\n"
         "from torch import nn\n"
+        "torch.manual_seed(0)  # of other weights, a layer may never be driven above zero\n"
         "def good(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))\n"
         "def bad(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.GELU(), nn.Linear(5, 3))\n"
         "def pooled(): return nn.Sequential(*[nn.Conv2d(3, 3, 1), nn.ReLU()] * 2, nn.MaxPool2d(2), nn.Flatten())\n"

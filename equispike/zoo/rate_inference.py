@@ -240,7 +240,7 @@ def _rescaled(model: nn.Module, p: Mapping[str, float]) -> nn.Module:
 
 def _readers(model: nn.Module) -> dict[str, str]:
     """The weights that read rates, and the Rate Norm layer of these, by path."""
-    paths = {module: path for path, module in model.named_modules()}
+    paths = {module: path for path, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())}
     found = readers_of(model)
     return {f"{paths[reader]}.weight": path for path, layer in rate_norms(model) for reader in found[layer]}
 
