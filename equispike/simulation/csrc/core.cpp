@@ -17,6 +17,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -85,6 +86,19 @@ Pool &pool() {
   return instance;
 }
 
+// Scratch of the pool for as long as this lives, also where the work throws.
+class Lease {
+ public:
+  Lease() : scratch_(pool().take()) {}
+  ~Lease() { pool().give(std::move(scratch_)); }
+  Lease(const Lease &) = delete;
+  Lease &operator=(const Lease &) = delete;
+  Scratch &operator*() { return *scratch_; }
+
+ private:
+  std::unique_ptr<Scratch> scratch_;
+};
+
 // The same work on so many threads, this one among them; what the last of them to fail threw.
 template <class Worker>
 void on_threads(std::size_t threads, const Worker &worker) {
@@ -120,27 +134,31 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-constexpr char unknown_isa[] = "instruction set: this machine or build does not have it";
+// One of the functions of a name that were built, by the instruction set.
+template <class Function>
+Function *built_for(const std::string &isa, Function *baseline, Function *avx2, Function *avx512) {
+  if (isa == "avx512" && avx512) return avx512;
+  if (isa == "avx2" && avx2) return avx2;
+  require(isa == "baseline", "instruction set: this machine or build does not have it");
+  return baseline;
+}
+
+#if defined(EQUISPIKE_X86)
+#define EQUISPIKE_BUILT_FOR(isa, Function, name) \
+  built_for<Function>(isa, &baseline::name, &avx2::name, &avx512::name)
+#else
+#define EQUISPIKE_BUILT_FOR(isa, Function, name) built_for<Function>(isa, &baseline::name, nullptr, nullptr)
+#endif
 
 template <class Real>
 Kernel<Real> kernel(const std::string &isa, bool scatter) {
-  const auto choose = [&](Kernel<Real> gathering, Kernel<Real> scattering) { return scatter ? scattering : gathering; };
-#if defined(EQUISPIKE_X86)
-  if (isa == "avx512") return choose(avx512::gather, avx512::scatter);
-  if (isa == "avx2") return choose(avx2::gather, avx2::scatter);
-#endif
-  require(isa == "baseline", unknown_isa);
-  return choose(baseline::gather, baseline::scatter);
+  using Function = std::remove_pointer_t<Kernel<Real>>;
+  return scatter ? EQUISPIKE_BUILT_FOR(isa, Function, scatter) : EQUISPIKE_BUILT_FOR(isa, Function, gather);
 }
 
 // The numbers added up, again and again: what that takes is the machine's limit.
 float add_up(const Array<const float> &numbers, int repeats, const std::string &isa) {
-#if defined(EQUISPIKE_X86)
-  if (isa == "avx512") return avx512::add_up(numbers.data(), numbers.size(), repeats);
-  if (isa == "avx2") return avx2::add_up(numbers.data(), numbers.size(), repeats);
-#endif
-  require(isa == "baseline", unknown_isa);
-  return baseline::add_up(numbers.data(), numbers.size(), repeats);
+  return EQUISPIKE_BUILT_FOR(isa, float(const float *, std::size_t, int), add_up)(numbers.data(), numbers.size(), repeats);
 }
 
 using Ranges = nb::ndarray<std::int32_t, nb::c_contig, nb::device::cpu>;
@@ -362,9 +380,8 @@ class Layer {
   static void work(const Job<Real> &job, const std::vector<Share> &shares, int threads, Kernel<Real> kernel) {
     std::atomic<std::size_t> next{0};
     on_threads(std::min<std::size_t>(threads, shares.size()), [&] {
-      auto scratch = pool().take();
+      Lease scratch;
       for (std::size_t i = next++; i < shares.size(); i = next++) kernel(job, shares[i], *scratch);
-      pool().give(std::move(scratch));
     });
   }
 
@@ -396,12 +413,7 @@ void draw(const Array<const std::int64_t> &limits, const Array<const std::int64_
   require(threads > 0, "threads: fewer than one");
   const Draw job{channels,   positions,      steps,           bytes,          limits.data(), indices.data(),
                  seed,       first_step,     positive.data(), negative.data()};
-  auto *kernel = &baseline::draw;
-#if defined(EQUISPIKE_X86)
-  if (isa == "avx512") kernel = &avx512::draw;
-  if (isa == "avx2") kernel = &avx2::draw;
-#endif
-  require(isa == "baseline" || kernel != &baseline::draw, unknown_isa);
+  auto *kernel = EQUISPIKE_BUILT_FOR(isa, void(const Draw &, std::size_t), draw);
   std::atomic<std::size_t> next{0};
   on_threads(std::min<std::size_t>(threads, images), [&] {
     for (std::size_t i = next++; i < images; i = next++) kernel(job, i);
