@@ -1,7 +1,7 @@
 """What the event-driven engine can do in a chunk of steps, and the state that it works on."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from types import ModuleType
 
@@ -61,7 +61,7 @@ class State:
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         fired: spikes by step and image, (T, B), int32, by layer.
         scores: cumulative, (T + 1, B, classes), float64; first those before the first step.
-        draws: of Poisson input, what the core draws by: limits, the images' numbers, seed.
+        coder, indices, seed: as in ``simulate``.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
 
@@ -78,10 +78,7 @@ class State:
     ) -> None:
         self.network, self.images, self.given = network, images.contiguous(), given
         op = network.input
-        if type(coder) is Poisson:
-            key_for(seed, indices)
-            limits = coder.limits(self.images, op.scale)
-            self.draws = limits.view(*limits.shape[:2], -1), indices.contiguous(), seed
+        self.coder, self.indices, self.seed = coder, indices, seed
         self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
         start = start or beginning(network, indices, seed)
         self.steps = range(start.step + 1, start.step + 1)
@@ -103,6 +100,14 @@ class State:
         self.fired = {name: torch.empty(steps, len(images), dtype=torch.int32) for name in self.v}
         self.scores = torch.empty(steps + 1, *start.scores.shape, dtype=torch.float64)
         self.scores[0] = start.scores
+
+    @cached_property
+    def draws(self) -> tuple[Tensor, Tensor, int]:
+        """What the core draws Poisson input by: limits, (B, channels, positions), the images' numbers, the seed."""
+        assert isinstance(self.coder, Poisson)
+        key_for(self.seed, self.indices)
+        limits = self.coder.limits(self.images, self.network.input.scale)
+        return limits.view(*limits.shape[:2], -1), self.indices.contiguous(), self.seed
 
     @property
     def moment(self) -> Moment:
