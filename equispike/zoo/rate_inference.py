@@ -98,7 +98,7 @@ class TradeOff:
 
         Where weights were rescaled, the maxima are lowered and p is 1: the function is that of a network so trained.
         """
-        return _rescaled(self.model, point.p) if self.rescale else _with_p(self.model, point.p)
+        return _lowered(self.model, point.p, self.rescale)
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def lower_thresholds(
                 mean = float(raw.detach().sigmoid().mean())
                 report(Progress(lambda_, number, len(lambdas), step, len(order), value, mean, left))
         learnt = dict(zip(paths, map(float, raw.detach().sigmoid().expand(len(paths))), strict=True))
-        model_there = _rescaled(teacher, learnt) if settings.rescale else _with_p(teacher, learnt)
-        points.append(_point(model_there, validation, lambda_, learnt, settings.batch))
+        lowered = _lowered(teacher, learnt, settings.rescale)
+        points.append(_point(lowered, validation, lambda_, learnt, settings.batch))
     trained = _point(teacher, validation, 0.0, dict.fromkeys(paths, 1.0), settings.batch)
     return TradeOff(_with_p(model, dict.fromkeys(paths, 1.0)), trained, tuple(points), settings.rescale)
 
@@ -228,8 +228,10 @@ def _with_p(model: nn.Module, p: Mapping[str, float]) -> nn.Module:
     return model
 
 
-def _rescaled(model: nn.Module, p: Mapping[str, float]) -> nn.Module:
-    """Maxima times p, and the weights that read the rates too."""
+def _lowered(model: nn.Module, p: Mapping[str, float], rescale: bool) -> nn.Module:
+    """A copy with thresholds times p; rescaled, p goes into the maxima and into the weights that read the rates."""
+    if not rescale:
+        return _with_p(model, p)
     model = copy.deepcopy(model).eval()
     for path, layer in rate_norms(model):
         layer.running_max *= p[path]
