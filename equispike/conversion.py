@@ -46,9 +46,8 @@ def convert(
 
     Args:
         model: trained; any module of one image tensor that returns class scores (B, classes), or other values, or
-            several such tensors (see ``output``); or a program that
-            ``torch.export`` made of one, or what ``graph.from_pt2.read`` or ``graph.from_onnx.read`` found in a file.
-            It is not changed.
+            several such tensors (see ``output``); or a program that ``torch.export`` made of one, or what
+            ``graph.from_pt2.read`` or ``graph.from_onnx.read`` found in a file. It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory.
         method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else

@@ -170,8 +170,7 @@ def lower_thresholds(
 ) -> None:
     """Lower the learnt thresholds of a trained Rate Norm network, so that it answers in fewer steps.
 
-    Writes a model for each lambda and trade_off.json, and marks the fastest one within the
-    tolerance.
+    Writes a model for each lambda and trade_off.json, and marks the fastest one within the tolerance.
 
     Example: equispike lower-thresholds mnist-cnn-rnl --rescale --out lowered
     """

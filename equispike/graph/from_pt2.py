@@ -17,7 +17,7 @@ from torch import Tensor
 from equispike.errors import ConversionError, FileError
 from equispike.graph.aten import RESHAPES, SOFTMAXES, SPLITS, TRANSLATIONS, flat
 from equispike.graph.network import LARGEST
-from equispike.graph.program import BATCH_SIZE, Program
+from equispike.graph.program import BATCH_SIZE, FREE_BATCH, Program
 from equispike.graph.pt2_archive import OTHERWISE, TYPES, Archive, Json, one, only, whole
 
 FxNode = torch.fx.Node
@@ -121,6 +121,7 @@ class _Reader:
         self.batch: object = None
 
     def program(self) -> Program:
+        """What the file holds. ConversionError if that is no model of images."""
         signature = self.archive.module["signature"]
         images: list[str] = []
         for kind, entry in map(one, signature["input_specs"]):
@@ -146,10 +147,7 @@ class _Reader:
     def _images(self, name: str) -> None:
         sizes = [one(n) for n in self.calls["tensor_values"][name]["sizes"]]
         if not sizes or sizes[0][0] != "as_expr":
-            raise ConversionError(
-                "is for batches of one size. Export it with a free batch size: "
-                'dynamic_shapes=({0: torch.export.Dim("batch")},)'
-            )
+            raise ConversionError(f"is for batches of one size. {FREE_BATCH}")
         if any(kind != "as_int" for kind, _ in sizes[1:]):
             raise ConversionError("takes images of any size. Export it with a fixed size of the images")
         self.batch = sizes[0][1]["expr_str"]

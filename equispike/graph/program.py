@@ -18,6 +18,9 @@ class BatchSize:
 
 BATCH_SIZE = BatchSize()
 
+FREE_BATCH = 'Export it with a free batch size: dynamic_shapes=({0: torch.export.Dim("batch")},)'
+"""What to do about a program that was made for a number of images."""
+
 
 @dataclass(frozen=True, eq=False)
 class Program:

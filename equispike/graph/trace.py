@@ -42,7 +42,7 @@ from equispike.graph.ops import (
     WinnerPool,
     map_tensors,
 )
-from equispike.graph.program import BATCH_SIZE, Program, of
+from equispike.graph.program import BATCH_SIZE, FREE_BATCH, Program, of
 
 FxNode = torch.fx.Node
 
@@ -139,10 +139,7 @@ def _checked(model: ExportedProgram | Program, example: Tensor) -> Program:
             f"model: a program of inputs (B, ...) of shapes {shapes}, not of {tuple(example.shape[1:])}"
         )
     if fixed:
-        raise ConversionError(
-            f"model: a program for batches of {program.inputs[0].shape[0]}. Export it with a free batch size: "
-            'dynamic_shapes=({0: torch.export.Dim("batch")},)'
-        )
+        raise ConversionError(f"model: a program for batches of {program.inputs[0].shape[0]}. {FREE_BATCH}")
     return program
 
 
