@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from equispike.export.checkpoint import save as save
     from equispike.functional.coding import Constant as Constant
     from equispike.functional.coding import Poisson as Poisson
+    from equispike.functional.inputs import join_inputs as join_inputs
     from equispike.graph.exact import quantize as quantize
     from equispike.graph.lossy import leaky_relu_to_pairs as leaky_relu_to_pairs
     from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
@@ -61,6 +62,7 @@ _PLACES = {
     ),
     "export.checkpoint": ("load", "save"),
     "functional.coding": ("Constant", "Poisson"),
+    "functional.inputs": ("join_inputs",),
     "graph.exact": ("quantize",),
     "graph.lossy": ("leaky_relu_to_pairs", "max_pool_to_avg", "max_pool_to_winner"),
     "graph.network": ("Network",),

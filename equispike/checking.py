@@ -10,11 +10,12 @@ from torch import Tensor
 from equispike.analysis.prediction import MOST, useful_timesteps
 from equispike.conversion import Model, convert
 from equispike.errors import CalibrationError
+from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.program import check_output
+from equispike.graph.program import check_chosen
 from equispike.graph.trace import VERDICTS, Finding, Verdict, examine
 
 IMAGES = 8
@@ -84,21 +85,22 @@ class Report:
         return "\n".join([*lines, self.prediction])
 
 
-def check(model: Model, example: Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None) -> Report:
+def check(model: Model, example: Images, lossy: Iterable[LossyPass] = (), output: int | None = None) -> Report:
     """Judge every operation of a model: exact, approximate or refused, why, and the remedy; and predict T.
 
     Args:
-        model: any module of one image tensor, or a program that ``torch.export`` made of one, or a program or network
+        model: any module of image tensors, or a program that ``torch.export`` made of one, or a program or network
             that was read from a file; it is not changed.
-        example: a batch of images of the right shape. T is predicted from these, calibrated on themselves; if they are
-            all alike, as zeros are, from noise of mean 0 and deviation 1.
+        example: a batch of images of the right shape; for a model of several inputs a tuple of them. T is predicted
+            from these, calibrated on themselves; if they are all alike, as zeros are, from noise of mean 0 and
+            deviation 1.
         lossy: passes that ``convert`` is to be called with; applied if nothing else is refused.
         output: as for ``convert``.
     Raises:
         ConversionError: ``torch.export`` cannot read the model at all.
     """
     if isinstance(model, Network):
-        check_output(output, 1)
+        check_chosen(model, output)
         network, found = model, _findings(model)
     else:
         network, found = examine(model, example, output)
@@ -109,7 +111,7 @@ def check(model: Model, example: Tensor, lossy: Iterable[LossyPass] = (), output
     rows = _grouped(found)
     if network is None or any(row.converts == "refused" for row in rows):
         return Report(rows, None, "the model does not convert as it is")
-    return Report(rows, *_predicted(network, example))
+    return Report(rows, *_predicted(network, join_inputs(example)))
 
 
 def _passed(network: Network, found: list[Finding], lossy: Iterable[LossyPass]) -> tuple[Network, list[Finding]]:

@@ -15,13 +15,14 @@ from equispike.calibrate.method import Method, ReadoutKind, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.spike_norm import RMP, rescaled
 from equispike.errors import ConversionError
+from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.program import Program, check_output
+from equispike.graph.program import Program, check_chosen
 from equispike.graph.trace import VERDICTS, Traceable, trace
 from equispike.versions import versions
 
@@ -45,11 +46,12 @@ def convert(
     """Turn a trained ReLU network into a network of integrate-and-fire neurons.
 
     Args:
-        model: trained; any module of one image tensor that returns class scores (B, classes), or other values, or
-            several such tensors (see ``output``); or a program that ``torch.export`` made of one, or what
+        model: trained; any module of image tensors, one or several, that returns class scores (B, classes), or other
+            values, or several such tensors (see ``output``); or a program that ``torch.export`` made of one, or what
             ``graph.from_pt2.read`` or ``graph.from_onnx.read`` found in a file. It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
-            pairs, preprocessed as in training, or one tensor. Read once and held in memory.
+            pairs, preprocessed as in training, or one tensor. Read once and held in memory. For a model of several
+            inputs, of pairs ((first, second, ...), labels); labels may be None.
         method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else
             ``DataNorm(percentile=99.9)``.
         reset: "subtract" (soft) or "zero" (hard); default the method's own.
@@ -78,7 +80,7 @@ def convert(
     torch.Size([32, 16])
     """
     held = hold(batches)
-    network, changes = prepare(model, held[0].images, lossy, output)
+    network, changes = prepare(model, held[0].inputs, lossy, output)
     if method is None:
         learnt = any(op.threshold is not None for op in network.neurons.values())
         method = RateNorm() if learnt else DataNorm(percentile=99.9)
@@ -93,7 +95,7 @@ def convert(
     network = network.replace_ops({network.nodes[0].name: entrance})
     thresholds = method(network, held)
     network = with_thresholds(network, thresholds, reset)
-    provenance = {
+    provenance: dict[str, object] = {
         "model": type(model).__name__,
         "method": repr(method),
         "scale": thresholds.scale,
@@ -103,6 +105,8 @@ def convert(
         "changes": [f"{change.layer}: {change.text}" for change in changes],
         "versions": versions(),
     }
+    if len(held[0].shapes) > 1:
+        provenance["inputs"] = [list(shape) for shape in held[0].shapes]
     return with_v_init(dataclasses.replace(network, provenance=provenance), v_init)
 
 
@@ -112,8 +116,10 @@ class Converter:
     The thresholds that RMP measures serve all its scales, and nothing that is measured depends on initial potentials.
     """
 
-    def __init__(self, model: Model, batches: Batches | Tensor, lossy: Iterable[LossyPass] = ()) -> None:
-        self._model, self._batches, self._lossy = model, batches, tuple(lossy)
+    def __init__(
+        self, model: Model, batches: Batches | Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None
+    ) -> None:
+        self._model, self._batches, self._lossy, self._output = model, batches, tuple(lossy), output
         self._measured: dict[str, Network] = {}
 
     def __call__(
@@ -130,7 +136,7 @@ class Converter:
         key = f"{base!r}, {reset}, {readout}"
         if key not in self._measured:
             self._measured[key] = convert(
-                self._model, self._held, base, reset=reset, readout=readout, lossy=self._lossy
+                self._model, self._held, base, reset=reset, readout=readout, lossy=self._lossy, output=self._output
             )
         network = self._measured[key]
         network = network if scaled is None else rescaled(network, scaled)
@@ -170,11 +176,11 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
 
 
 def prepare(
-    model: Model, example: Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None
+    model: Model, example: Images, lossy: Iterable[LossyPass] = (), output: int | None = None
 ) -> tuple[Network, list[Change]]:
     """Trace, apply passes, fold: the network as it will spike, without thresholds, and what lossy passes changed."""
     if isinstance(model, Network):
-        check_output(output, 1)
+        check_chosen(model, output)
         network = model
     else:
         network = trace(model, example, output)

@@ -109,6 +109,10 @@ def compare(
             f"spikingjelly cannot be imported here: {error}. 'nox -s compare' makes an environment with it"
         ) from error
     batches = hold(calibration)
+    if len(batches[0].inputs) > 1:
+        raise ConversionError(
+            "the model takes several inputs, and spikingjelly's converter one. Compare accuracies alone"
+        )
     network, converting = _timed(lambda: convert(model, batches, DataNorm(percentile)))
     peer, preparing = _timed(lambda: _converted(converters, model, [batch.images for batch in batches], percentile))
     if (found := len(_neurons(peer))) != len(network.neurons):

@@ -112,7 +112,7 @@ def diagnose(
         run = simulate(network, images, timesteps, coder, seed)
         return run, float(accuracy(run, labels)[-1]), float(run.spike_rate[-1])
 
-    convert = Converter(model, calibration, options.pop("lossy", ()))
+    convert = Converter(model, calibration, options.pop("lossy", ()), options.pop("output", None))
     asked: dict[str, Any] = {"method": method, **options}
     network = convert(**asked)
     run, reached, rate = measured(network, timesteps)

@@ -71,6 +71,7 @@ def sweep(
     name: str,
     lossy: Sequence[LossyPass] = (),
     report: Callable[[int, int], None] | None = None,
+    output: int | None = None,
 ) -> list[dict[str, Any]]:
     """Simulate the points that the file does not hold yet, and store each as soon as it is done.
 
@@ -86,6 +87,7 @@ def sweep(
         name: of the network, for the report.
         lossy: passes that change the trained function, as for ``convert``.
         report: hears how many points there are, and how many of them the file held.
+        output: as for ``convert``.
     Returns:
         results of all the points, with seeds put together (see ``points.documents``).
     Raises:
@@ -103,12 +105,12 @@ def sweep(
         "images": len(judged),
         "calibration_images": len(calibration),
         "timesteps": timesteps,
-    }
+    } | ({} if output is None else {"output": output})
     conditions = [{**about, **point.conditions} for point in points]
     to_do = missing(file, conditions)
     if report is not None:
         report(len(points), len(points) - len(to_do))
-    convert = Converter(model, calibration.batches(BATCH), lossy)
+    convert = Converter(model, calibration.batches(BATCH), lossy, output)
     for number in track(to_do, "points", len(to_do)):
         result = _simulated(points[number], convert, judged, timesteps)
         stated = {"versions": versions(), "device": "cpu", "threads": torch.get_num_threads()}

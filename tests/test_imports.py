@@ -13,7 +13,8 @@ import equispike
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
     {"errors", "progress", "versions"},
-    {"functional", "batches", "bibliography", "extras"},
+    {"functional", "bibliography", "extras"},
+    {"batches"},
     {"nn"},
     {"graph"},
     {"simulation"},

@@ -160,8 +160,10 @@ def test_the_file_tells_its_origin(tmp_path: Path) -> None:
 def test_what_was_exported_is_no_trained_network(tmp_path: Path) -> None:
     """A file with the time loop inside is refused where a trained network is expected."""
     onnx_model.write(small(), tmp_path / "n.onnx")
-    with pytest.raises(es.EquispikeError, match="has 2 inputs"):
+    with pytest.raises(es.EquispikeError, match="has 2 outputs"):
         read(tmp_path / "n.onnx")
+    with pytest.raises(es.EquispikeError, match=r"timesteps: an input of other than floating-point numbers"):
+        read(tmp_path / "n.onnx", output=0)
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -21,6 +21,7 @@ import equispike as es
 from equispike import points
 from equispike import sweep as module
 from equispike.conversion import Converter
+from equispike.diagnosis import diagnose
 from equispike.errors import ConversionError, EquispikeError, FileError
 from equispike.graph.exact import quantize
 from equispike.report.data import page_data
@@ -145,6 +146,30 @@ def test_one_measurement_serves_all_scales(model: nn.Module) -> None:
         assert {**network.provenance} == {**expected.provenance}
         found, wanted = (es.simulate(n, images, 8) for n in (network, expected))
         torch.testing.assert_close(found.readout, wanted.readout)
+
+
+def test_points_of_several_outputs_are_kept_apart(model: nn.Module, tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = model
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = self.scores(x)
+            return scores, -scores
+
+    digits, file = load("mnist-sample"), tmp_path / "s.sqlite"
+    part = digits.validation.take(30)
+    first, second = (
+        sweep(Both(), digits.train.take(20), part, POINTS[:1], T, file, "both", output=output)[0] for output in (0, 1)
+    )
+    assert len(points.read(file)) == 2
+    images = part.floats()
+    for document, sign in ((first, 1), (second, -1)):
+        expected = float(((sign * model(images)).argmax(1) == part.labels).double().mean())
+        assert document["ann_accuracy"] == pytest.approx(expected)
+    found = diagnose(Both(), images, images, part.labels, timesteps=T, output=1)
+    assert found.trained == pytest.approx(second["ann_accuracy"])
 
 
 def test_impossible_points_are_refused_before_anything_runs() -> None:

@@ -170,17 +170,19 @@ def check(
 
     from equispike.checking import HEADER
     from equispike.checking import check as run
+    from equispike.functional.inputs import layout
     from equispike.graph.network import Network
     from equispike.graph.program import Program
 
     require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape or ())})
     if shape and data:
         raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
-    model, card = read_model(source)
+    model, card = read_model(source, output)
     if data:
         example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
     else:
-        own = model.input.shape if isinstance(model, Network) else model.shape if isinstance(model, Program) else None
+        own = model.input.shape if isinstance(model, Network) else None
+        own = layout(model.shapes)[0] if isinstance(model, Program) else own
         example = torch.zeros(2, *(shape or own or (1, 28, 28)))
     report = run(model, example, lossy.passes, output)
     table = Table(*HEADER)
@@ -221,7 +223,7 @@ def convert(
     from equispike.conversion import convert as run
     from equispike.export.checkpoint import save
 
-    trained, card = read_model(source)
+    trained, card = read_model(source, output)
     splits, stated = read_data(card, data, normalise, data_folder)
     with progress():
         network = run(
@@ -245,6 +247,7 @@ def diagnose(
     thresholds: Thresholds = Thresholds(),
     reset: ResetRule = None,
     lossy: Lossy = Lossy(),
+    output: Output = None,
     coder: CoderName = "constant",
     data: DataSet = None,
     normalise: Normalise = None,
@@ -262,14 +265,14 @@ def diagnose(
     from equispike.diagnosis import diagnose as run
     from equispike.functional.coding import Constant, Poisson
 
-    model, card = read_model(source)
+    model, card = read_model(source, output)
     splits, _ = read_data(card, data, normalise, data_folder)
     validation = up_to(splits.validation, judged)
     with progress():
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
-            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy.passes,
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy.passes, output=output,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:

@@ -1,7 +1,7 @@
 """The command that writes converted networks for other tools."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from cyclopts import Parameter
 
@@ -56,6 +56,8 @@ def export(
             notes = onnx_model.write(network, path)
         case "torch":
             notes = torch_module.write(network, path)
+    if several := cast("list[object]", network.provenance.get("inputs", [])):
+        notes.append(f"Takes one tensor: the {len(several)} inputs of the model as equispike.join_inputs joins them.")
     for note in notes:
         out.print(note, markup=False)
     out.print(f"{path}: written.", markup=False)

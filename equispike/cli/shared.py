@@ -64,14 +64,17 @@ Source = Annotated[
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
 
-def read_model(source: str) -> "tuple[nn.Module | Network | Program, dict[str, Any]]":
-    """The trained model that a source names, and its card; user code is imported only for package.module:factory."""
+def read_model(source: str, output: int | None = None) -> "tuple[nn.Module | Network | Program, dict[str, Any]]":
+    """The trained model that a source names, and its card; user code is imported only for package.module:factory.
+
+    An ONNX file is read for one output; of other models the output is chosen when they are traced.
+    """
     module, colon, factory = source.partition(":")
     factory, _, weights = factory.partition("@")
     if source.endswith(".onnx"):
         from equispike.graph.from_onnx import read
 
-        return read(source), {}
+        return read(source, output), {}
     if source.endswith(".pt2"):
         from equispike.graph import from_pt2
 

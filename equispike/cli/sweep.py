@@ -11,6 +11,7 @@ from equispike.cli.conversion import (
     OWNERS,
     CalibrationImages,
     Lossy,
+    Output,
     Thresholds,
     name_of,
 )
@@ -104,6 +105,7 @@ def sweep(
     images: Annotated[int, Parameter(help="The first so many of them.")] = 200,
     calibration: CalibrationImages = 256,
     lossy: Lossy = NOTHING,
+    output: Output = None,
     csv: Annotated[Path | None, Parameter(help="Write every point and step to this CSV file too.")] = None,
     data: DataSet = None,
     normalise: Normalise = None,
@@ -127,7 +129,7 @@ def sweep(
     from equispike.sweep import Point
     from equispike.sweep import sweep as run
 
-    model, card = read_model(source)
+    model, card = read_model(source, output)
     splits, _ = read_data(card, data, normalise, data_folder)
     judged = up_to(splits.validation if part == "validation" else splits.test, images)
     points = [
@@ -141,7 +143,7 @@ def sweep(
         found = run(
             model, up_to(splits.train, calibration), judged, points, timesteps, out_file, name_of(card, source),
             lossy.passes,
-            lambda number, known: out.print(f"{number} points, of which {out_file} holds {known}"),
+            lambda number, known: out.print(f"{number} points, of which {out_file} holds {known}"), output,
         )  # fmt: skip
     for document in found:
         title = (

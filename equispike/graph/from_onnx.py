@@ -16,18 +16,21 @@ from equispike.errors import ConversionError, FileError
 from equispike.extras import extra
 from equispike.graph.aten import TRANSLATIONS, Untranslatable, Value, remedy, reshape
 from equispike.graph.network import LARGEST, Network, Node, shape_of
-from equispike.graph.ops import Input, Linear, Op, Pad, Readout
+from equispike.graph.ops import Linear, Op, Pad, Readout
+from equispike.graph.parts import parts
+from equispike.graph.program import check_output
 
 Attributes = Mapping[str, Any]
 aten: Any = torch.ops.aten
 
 
-def read(path: str | PathLike[str]) -> Network:
+def read(path: str | PathLike[str], output: int | None = None) -> Network:
     """The trained network in an ONNX file, without thresholds, as ``trace`` gives it for a module.
 
     Args:
-        path: of a model in evaluation mode with one input, images (B, *features) of a fixed shape, and one output, the
-            class scores (B, classes), or other values (B, *outputs).
+        path: of a model in evaluation mode of images (B, *features) of a fixed shape, in one input or several, that
+            gives class scores (B, classes), or other values (B, *outputs).
+        output: which of several outputs, from 0. What no other output needs is left out.
     Raises:
         FileError: the file is missing, damaged or no ONNX model, or keeps weights in other files.
         ConversionError: names the operations that cannot be translated, the reason and the remedy.
@@ -35,7 +38,7 @@ def read(path: str | PathLike[str]) -> Network:
     path = Path(path)
     graph = _graph(path)
     try:
-        return _Reader(graph).network()
+        return _Reader(graph, output).network()
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -64,8 +67,14 @@ def _graph(path: Path) -> Any:
 class _Reader:
     """Walks the graph once. ``known`` holds what each name stands for: data of the images, or a constant."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, output: int | None) -> None:
         self.graph = graph
+        names = [str(value.name) for value in graph.output]
+        check_output(output, len(names))
+        if output is None and len(names) != 1:
+            raise ConversionError(f"has {len(names)} outputs. Choose one: output=0 for the first")
+        self.chosen, self.output = output, names[output or 0]
+        self.calls = _needed(graph.node, self.output)
         self.nodes: list[Node] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.known: dict[str, Value | Tensor] = {"": torch.empty(0)}
@@ -75,29 +84,41 @@ class _Reader:
     def network(self) -> Network:
         """The graph as a Network; ConversionError or ValueError name what is in the way."""
         self._read_input()
-        unknown = {str(n.op_type) for n in self.graph.node} - OPERATIONS.keys() - CONSTANTS.keys() - {"Softmax"}
+        unknown = {str(n.op_type) for n in self.calls.values()} - OPERATIONS.keys() - CONSTANTS.keys() - {"Softmax"}
         if unknown:
             listed = "; ".join(f"{kind}: {remedy(kind.lower())}" for kind in sorted(unknown))
             raise ConversionError(f"holds operations that do not convert. {listed}")
-        for number, node in enumerate(self.graph.node):
+        for number, node in self.calls.items():
             self._read(node, number)
-        if len(self.graph.output) != 1:
-            raise ConversionError(f"has {len(self.graph.output)} outputs. Export a model of one: the class scores")
-        scores = self.known[str(self.graph.output[0].name)]
+        scores = self.known[self.output]
         if not isinstance(scores, Value) or scores.viewed:
             raise ConversionError("its output is a constant, or reshaped to other than a vector. Flatten it")
         double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in self.known.values())
-        network = Network((*self.nodes, Node("readout", Readout(), (scores.node,))))
+        nodes = (*self.nodes, Node("readout", Readout(), (scores.node,)))
+        network = Network(nodes, {} if self.chosen is None else {"output": self.chosen})
         return network.to(torch.float64 if double else torch.float32)
 
     def _read_input(self) -> None:
         given = [value for value in self.graph.input if value.name not in self.known]
-        if len(given) != 1:
-            raise ConversionError(f"has {len(given)} inputs. Export a model of one: a batch of images")
-        shape = [int(d.dim_value) for d in given[0].type.tensor_type.shape.dim][1:]
-        if not shape or min(shape) < 1:
-            raise ConversionError(f"its images are of shape {shape}. Export with a fixed size of the images")
-        self.known[str(given[0].name)] = self._add("input", Input(tuple(shape)), ())
+        if not given:
+            raise ConversionError("has no input. Export a model of images")
+        types = _onnx("onnx").TensorProto
+        floats = types.FLOAT, types.DOUBLE, types.FLOAT16, types.BFLOAT16
+        if strange := [str(value.name) for value in given if value.type.tensor_type.elem_type not in floats]:
+            raise ConversionError(
+                f"{strange[0]}: an input of other than floating-point numbers. Export a model of images"
+            )
+        shapes = [tuple(int(d.dim_value) for d in value.type.tensor_type.shape.dim)[1:] for value in given]
+        for shape in shapes:
+            if not shape or min(shape) < 1:
+                raise ConversionError(f"its images are of shape {list(shape)}. Export with a fixed size of the images")
+        entrance, found = parts(shapes)
+        whole = self._add("input", entrance, ())
+        for value, ops in zip(given, found, strict=True):
+            part = whole
+            for op in ops:
+                part = self._add(self._free(str(value.name)), op, (part.node,))
+            self.known[str(value.name)] = part
 
     def _read(self, node: Any, number: int) -> None:
         kind, attributes = str(node.op_type), {str(a.name): _attribute(a) for a in node.attribute}
@@ -113,7 +134,7 @@ class _Reader:
             if not values or (kind not in OPERATIONS and kind != "Softmax"):
                 raise Untranslatable("computes with constants alone, or not as it can be read here. Simplify the file")
             if kind == "Softmax":
-                if str(node.output[0]) != str(self.graph.output[0].name) or len(values[0].shape) != 1:
+                if str(node.output[0]) != self.output or len(values[0].shape) != 1:
                     raise Untranslatable(remedy("softmax"))
                 self.known[str(node.output[0])] = values[0]
                 return
@@ -147,6 +168,16 @@ class _Reader:
             count += 1
             name = f"{layer}:{count}"
         return name
+
+
+def _needed(nodes: Any, output: str) -> dict[int, Any]:
+    """Of nodes in an order in which they can run, those that this output is computed from, by their numbers."""
+    wanted, found = {output}, dict[int, Any]()
+    for number in reversed(range(len(nodes))):
+        if not wanted.isdisjoint(nodes[number].output):
+            found[number] = nodes[number]
+            wanted.update(nodes[number].input)
+    return dict(reversed(found.items()))
 
 
 def _constant(stored: Any) -> Tensor:

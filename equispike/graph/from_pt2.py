@@ -67,7 +67,7 @@ def read(path: str | PathLike[str]) -> Program:
     """The trained model in a file that ``torch.export.save`` wrote; takes the place of a module in ``trace``.
 
     Args:
-        path: of a program in evaluation mode with a free batch size, whose one input are images (B, *features) of a
+        path: of a program in evaluation mode with a free batch size, whose inputs are images (B, *features) of a
             fixed shape.
     Raises:
         FileError: the file is missing, damaged, no such file, or of a version that is not known.
@@ -130,10 +130,11 @@ class _Reader:
             elif kind in STORED:
                 self._constant(_name(entry["arg"]), self.archive.tensor(entry[STORED[kind]]))
             else:
-                raise ConversionError(f"has an input of the kind {kind}. Export a model whose one input are images")
-        if len(images) != 1:
-            raise ConversionError(f"has {len(images)} inputs. Export a model of one: a batch of images")
-        self._images(images[0])
+                raise ConversionError(f"has an input of the kind {kind}. Export a model whose inputs are images")
+        if not images:
+            raise ConversionError("has no input. Export a model of images")
+        for name in images:
+            self._images(name)
         for call in self.calls["nodes"]:
             self._call(call)
         outputs = list(map(one, signature["output_specs"]))
@@ -150,6 +151,8 @@ class _Reader:
             raise ConversionError(f"is for batches of one size. {FREE_BATCH}")
         if any(kind != "as_int" for kind, _ in sizes[1:]):
             raise ConversionError("takes images of any size. Export it with a fixed size of the images")
+        if self.batch not in (None, sizes[0][1]["expr_str"]):
+            raise ConversionError("takes inputs of several batch sizes. Export them with one Dim")
         self.batch = sizes[0][1]["expr_str"]
         self._know(name, self.graph.placeholder(name), self._value(name))
 

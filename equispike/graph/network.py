@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError, SimulationError
+from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, Op, Readout, map_tensors
 
 LARGEST = 2**28
@@ -65,7 +66,7 @@ class Network:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Images) -> Tensor:
         """The trained network's output (B, classes) for images (B, *features): every neuron as its ReLU."""
         return self.values(x)[self.nodes[-1].name]
 
@@ -127,22 +128,24 @@ class Network:
         """The network with the named nodes' operations replaced."""
         return self.rewrite(lambda node: dataclasses.replace(node, op=ops[node.name]) if node.name in ops else node)
 
-    def values(self, x: Tensor, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
+    def values(self, x: Images, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Values of the trained network for images (B, *features), by node; those not wanted are freed on the way.
 
         Args:
-            x: images, moved to the network's floating-point type and device.
+            x: images, or a tuple of several inputs, moved to the network's floating-point type and device.
             wanted: names to return (default: the readout alone).
         """
         keep = {self.nodes[-1].name} if wanted is None else set(wanted)
         return dict(evaluate(self, self.check_images(x), keep))
 
-    def check_images(self, x: Tensor) -> Tensor:
-        """The images in the network's type, on its device and on its input's grid, if it has one.
+    def check_images(self, x: Images) -> Tensor:
+        """The images in the network's type, on its device and on its input's grid, if it has one; inputs joined.
 
         Raises:
             SimulationError: shape or values are not usable.
+            DataError: several inputs do not go together.
         """
+        x = join_inputs(x)
         expected = self.input.shape
         if x.ndim == 0 or tuple(x.shape[1:]) != expected:
             raise SimulationError(

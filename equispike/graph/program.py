@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from equispike.errors import ConversionError
+from equispike.functional.inputs import Shape
+from equispike.graph.network import Network
 
 
 class BatchSize:
@@ -43,9 +45,9 @@ class Program:
         return [node.meta["val"] for node in placeholders if node.name not in self.constants]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Features of one image, without the batch."""
-        return tuple(int(n) for n in self.inputs[0].shape[1:])
+    def shapes(self) -> list[Shape]:
+        """Features of each input, without the batch."""
+        return [tuple(int(n) for n in value.shape[1:]) for value in self.inputs]
 
     def choose(self, output: int) -> "Program":
         """The program that returns one of its outputs alone. ConversionError if there is no such one."""
@@ -62,6 +64,12 @@ class Program:
                 found.add(node)
                 left += node.all_input_nodes
         return (node for node in self.graph.nodes if node.op != "call_function" or node in found)
+
+
+def check_chosen(network: Network, output: int | None) -> None:
+    """ConversionError unless a network is for this output: it has one alone, and may say which of a file it was."""
+    if output is not None and output != network.provenance.get("output"):
+        check_output(output, 1)
 
 
 def check_output(output: int | None, count: int) -> None:

@@ -4,7 +4,7 @@ import copy
 import math
 import operator
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equispike.errors import ConversionError, EquispikeError
+from equispike.functional.inputs import Images, layout
 from equispike.graph.aten import (
     RESHAPES,
     SOFTMAXES,
@@ -31,7 +32,6 @@ from equispike.graph.ops import (
     Concat,
     Conv,
     Flatten,
-    Input,
     LeakyReLU,
     Linear,
     MaxPool,
@@ -42,6 +42,7 @@ from equispike.graph.ops import (
     WinnerPool,
     map_tensors,
 )
+from equispike.graph.parts import parts
 from equispike.graph.program import BATCH_SIZE, FREE_BATCH, Program, of
 
 FxNode = torch.fx.Node
@@ -67,17 +68,18 @@ class Finding(NamedTuple):
 Traceable = nn.Module | ExportedProgram | Program
 
 
-def trace(model: Traceable, example: Tensor, output: int | None = None) -> Network:
+def trace(model: Traceable, example: Images, output: int | None = None) -> Network:
     """Read a model into a Network, without thresholds.
 
     Batch norm appears as ``Affine`` and max pooling as ``MaxPool``; passes of ``graph.exact`` and ``graph.lossy``
     remove them. The model is copied first: its mode, device and weights stay as they are.
 
     Args:
-        model: any module of one image tensor that returns class scores (B, classes) or other values (B, *outputs), or
+        model: any module of image tensors that returns class scores (B, classes) or other values (B, *outputs), or
             several such tensors; or a program that ``torch.export`` made of one in eval mode, with a free batch size;
             or one that ``graph.from_pt2.read`` found in a file.
-        example: one batch of images, (B, *features); only its shape and type matter.
+        example: one batch of images, (B, *features); for a model of several inputs a tuple of them. Only shapes and
+            types matter.
         output: which of several tensors that the model returns, from 0, in the order of its tuples, lists and dicts.
             What no other output needs is left out.
     Raises:
@@ -90,7 +92,7 @@ def trace(model: Traceable, example: Tensor, output: int | None = None) -> Netwo
     return network
 
 
-def examine(model: Traceable, example: Tensor, output: int | None = None) -> tuple[Network | None, list[Finding]]:
+def examine(model: Traceable, example: Images, output: int | None = None) -> tuple[Network | None, list[Finding]]:
     """As ``trace``, but None where an operation cannot be translated; and every operation with its verdict, in order.
 
     Of operations that only a lossy pass makes fit for spikes the verdict is "refused"; the network holds them.
@@ -99,33 +101,40 @@ def examine(model: Traceable, example: Tensor, output: int | None = None) -> tup
     return network, reader.findings
 
 
-def export(model: Traceable, example: Tensor) -> Program:
+def export(model: Traceable, example: Images) -> Program:
     """The model's functional ATen graph with a free batch size. ConversionError if it cannot be exported."""
-    _check_types(model, example)
+    inputs = tuple(example) if isinstance(example, tuple | list) else (cast("Tensor", example),)
+    _check_types(model, inputs)
     if not isinstance(model, nn.Module):
-        return _checked(model, example)
+        return _checked(model, inputs)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     parameter = next(model.parameters(), None)
     if parameter is not None:
-        example = example.to(parameter.device, parameter.dtype)
-    if example.shape[:1] in ((0,), (1,)):  # torch.export would take a batch of 0 or 1 for a constant
-        example = example.new_zeros(2, *example.shape[1:])
+        inputs = tuple(x.to(parameter.device, parameter.dtype) for x in inputs)
+    if len(inputs[0]) < 2:  # torch.export would take a batch of 0 or 1 for a constant
+        inputs = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program: Any = torch.export.export(model, (example,), dynamic_shapes=({0: Dim("batch")},))
+            batch = Dim("batch")
+            program: Any = torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
             return of(program.run_decompositions({}))
     except Exception as error:  # whatever the user's forward may raise
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(
-            f"{type(model).__name__}: torch.export could not read it with an input of shape {tuple(example.shape)}: "
+            f"{type(model).__name__}: torch.export could not read it with {_told(inputs)}: "
             f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
             "branch on values"
         ) from error
 
 
-def _checked(model: ExportedProgram | Program, example: Tensor) -> Program:
-    """A program in the form that ``export`` gives. ConversionError if its input is not one image tensor."""
+def _told(inputs: Sequence[Tensor]) -> str:
+    shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+    return f"{'an input' if len(inputs) == 1 else 'inputs'} of shape {shapes}"
+
+
+def _checked(model: ExportedProgram | Program, inputs: Sequence[Tensor]) -> Program:
+    """A program in the form that ``export`` gives. ConversionError if it takes other inputs."""
     if isinstance(model, Program):
         program, fixed = model, False
     else:
@@ -133,30 +142,35 @@ def _checked(model: ExportedProgram | Program, example: Tensor) -> Program:
             warnings.simplefilter("ignore")
             program = of(cast("Any", model).run_decompositions({}))
         fixed = any(isinstance(value, Tensor) and type(value.shape[0]) is int for value in program.inputs)
-    shapes = [tuple(value.shape[1:]) for value in program.inputs if isinstance(value, Tensor)]
-    if shapes != [tuple(example.shape[1:])]:
+    if strange := [value for value in program.inputs if not isinstance(value, Tensor)]:
         raise ConversionError(
-            f"model: a program of inputs (B, ...) of shapes {shapes}, not of {tuple(example.shape[1:])}"
+            f"model: a program with an input that is no tensor: {strange[0]}. Fix it, and export again"
         )
+    shapes, given = program.shapes, [tuple(x.shape[1:]) for x in inputs]
+    if given != shapes and given != [layout(shapes)[0]]:
+        raise ConversionError(f"model: a program of inputs (B, ...) of shapes {shapes}, not of {given}")
     if fixed:
         raise ConversionError(f"model: a program for batches of {program.inputs[0].shape[0]}. {FREE_BATCH}")
     return program
 
 
-def _check_types(model: object, example: object) -> None:
+def _check_types(model: object, inputs: Sequence[object]) -> None:
     if not isinstance(model, Traceable):
         raise ConversionError(f"model: of type {type(model).__name__}. Pass a torch.nn.Module, built and trained")
-    if not isinstance(example, Tensor):
-        raise ConversionError(f"example: of type {type(example).__name__}. Pass a tensor of images, (B, features)")
-    if example.ndim < 2:
-        raise ConversionError(f"example: of shape {tuple(example.shape)}. Pass a batch of images, (B, features)")
+    if not inputs:
+        raise ConversionError("example: holds no tensor. Pass a batch of images, (B, features)")
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            raise ConversionError(f"example: of type {type(x).__name__}. Pass a tensor of images, (B, features)")
+        if x.ndim < 2:
+            raise ConversionError(f"example: of shape {tuple(x.shape)}. Pass a batch of images, (B, features)")
 
 
-def _translated(model: Traceable, example: Tensor, output: int | None) -> "tuple[Network | None, _Reader]":
+def _translated(model: Traceable, example: Images, output: int | None) -> "tuple[Network | None, _Reader]":
     program = export(model, example)
     if output is not None:
         program = program.choose(output)
-    reader = _Reader(program, tuple(int(n) for n in example.shape[1:]))
+    reader = _Reader(program)
     try:
         for node in program.needed():
             reader.read(node)
@@ -174,13 +188,14 @@ class _Reader:
     A refused operation passes its first input on under the shape it would have had, so that the rest is judged too.
     """
 
-    def __init__(self, program: Program, shape: tuple[int, ...]) -> None:
+    def __init__(self, program: Program) -> None:
         self.nodes: list[Node] = []
         self.findings: list[Finding] = []
         self.refused: list[Finding] = []
         self.known: dict[FxNode, Any] = {}
-        self._shape = shape
-        self._example = torch.empty(0)  # the images' placeholder: their batch size, type and device are the network's
+        self._example = program.inputs[0]  # its batch size, type and device are the network's
+        self._input, found = parts(program.shapes)
+        self._parts, self._needed = iter(found), set(program.needed())
         self._names: set[str] = set()
         self._stored = {t.untyped_storage().data_ptr() for t in program.constants.values()}
         self._left = LARGEST
@@ -210,8 +225,16 @@ class _Reader:
         if node.name in self._constants:
             self.known[node] = self._constants[node.name]
             return
-        self._example = node.meta["val"]
-        self.known[node] = self._add("input", Input(self._shape), (), self._shape)
+        if not self.nodes:
+            self._add("input", self._input, (), self._input.shape)
+        value, ops = Value("input", self._input.shape), next(self._parts)
+        if ops:
+            if self._needed.isdisjoint(node.users):
+                return
+            self.findings.append(Finding(node.name, "input", "exact", "one of several, which lie side by side"))
+            for op in ops:
+                value = self._add(self._name(node.name), op, (value,), ())
+        self.known[node] = Value(value.node, tuple(int(n) for n in node.meta["val"].shape[1:]))
 
     def _read_output(self, node: FxNode) -> None:
         values = {n.name: self.known.get(n) for n in node.all_input_nodes}

@@ -12,19 +12,20 @@ from torch import Tensor, fx, nn
 
 from equispike.batches import Batches, read
 from equispike.errors import EquispikeError
+from equispike.functional.inputs import Images
 from equispike.nn.neurons import RateNorm
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def with_rate_norm(model: Model, momentum: float | None = 0.1, example: Tensor | None = None) -> Model:
+def with_rate_norm(model: Model, momentum: float | None = 0.1, example: Images | None = None) -> Model:
     """A copy of a model with a :class:`RateNorm` in place of each ``nn.ReLU``, to be trained from here on.
 
     Args:
         model: of ``nn.ReLU`` modules, each used once per pass. It is not changed.
         momentum: of each layer.
-        example: a batch of images, (B, *features). Uses are counted in a pass with them; without, in the model's
-            symbolic trace (``torch.fx``).
+        example: a batch of images, (B, *features), or a tuple of several inputs. Uses are counted in a pass with them;
+            without, in the model's symbolic trace (``torch.fx``).
     Raises:
         EquispikeError: there is no ``nn.ReLU``, or one is used more than once, or uses cannot be counted.
 
@@ -133,7 +134,7 @@ def measure_maxima(model: nn.Module, batches: Batches) -> None:
             for _ in layers:
                 seen.clear()
                 for batch in read(batches):
-                    model(batch.images.to(device))
+                    model(*(x.to(device) for x in batch.inputs))
                 for layer in [layer for layer in seen if layer not in done][:1]:
                     cast("RateNorm", layer).running_max.copy_(seen[layer].clamp(min=0))
                     done.append(layer)
@@ -164,7 +165,7 @@ def _uses_in_trace(model: nn.Module) -> Counter[nn.Module]:
     return Counter[nn.Module](model.get_submodule(str(n.target)) for n in _trace(model).nodes if n.op == "call_module")
 
 
-def _uses_in_pass(model: nn.Module, example: Tensor) -> Counter[nn.Module]:
+def _uses_in_pass(model: nn.Module, example: Images) -> Counter[nn.Module]:
     uses = Counter[nn.Module]()
     probe = copy.deepcopy(model).eval()
     for (_, twin), (_, layer) in zip(rate_norms(probe), rate_norms(model), strict=True):
@@ -174,7 +175,7 @@ def _uses_in_pass(model: nn.Module, example: Tensor) -> Counter[nn.Module]:
 
         twin.register_forward_pre_hook(count)
     with torch.no_grad():
-        probe(example)
+        probe(*((example,) if isinstance(example, Tensor) else example))
     return uses
 
 
@@ -221,5 +222,5 @@ def _largest_inputs(model: nn.Module, paths: list[str], images: Batches) -> dict
         probe.get_submodule(path).register_forward_pre_hook(look)
     with torch.no_grad():
         for batch in read(images):
-            probe(batch.images.to(device))
+            probe(*(x.to(device) for x in batch.inputs))
     return largest

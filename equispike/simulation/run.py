@@ -13,6 +13,7 @@ from torch import Tensor
 
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
+from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
@@ -97,7 +98,7 @@ class Run:
 
 def simulate(
     network: Network,
-    images: Tensor,
+    images: Images,
     timesteps: int,
     coder: Coder | None = None,
     seed: int = 0,
@@ -112,7 +113,7 @@ def simulate(
 
     Args:
         network: with thresholds, from ``convert`` or ``load``.
-        images: (B, *features), preprocessed as in training.
+        images: (B, *features), preprocessed as in training; for a model of several inputs a tuple of them.
         timesteps: T, at least 1.
         coder: how images enter; default ``Constant()``, the pixel values as a current in every step.
         seed: of the Poisson draws and random initial potentials, in [0, 2**64).
@@ -135,6 +136,7 @@ def simulate(
     check_arguments(network, timesteps, engine, batch_size, memory)
     if verify < 0:
         raise SimulationError(f"verify: {verify} is less than 0. Give a number of images")
+    images = join_inputs(images)
     if not images.is_floating_point():
         raise SimulationError(f"images of type {images.dtype}: preprocess them as in training (floats)")
     if stop is not None and len(network.shapes[network.nodes[-1].name]) > 1:
