@@ -222,10 +222,19 @@ def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_conve
         "torch.manual_seed(0)  # of other weights, a layer may never be driven above zero\n"
         "def good(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))\n"
         "def bad(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.GELU(), nn.Linear(5, 3))\n"
+        "class Two(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b, self.c = nn.Linear(12, 5), nn.Linear(4, 5), nn.Linear(5, 3)\n"
+        "    def forward(self, x, y): return self.c((self.a(x.flatten(1)) + self.b(y)).relu())\n"
+        "two = Two\n"
         "def pooled(): return nn.Sequential(*[nn.Conv2d(3, 3, 1), nn.ReLU()] * 2, nn.MaxPool2d(2), nn.Flatten())\n"
     )
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "check", "mine:good", "--shape", "3", "2", "2")[0] == 0
+    assert run(capsys, "check", "mine:two", "--shape", "3x2x2", "4")[0] == 0
+    for wrong in (["3x2x2"], ["3x2x2", "5"], ["3x2", "4"], ["3", "2", "zwei"], ["0"], ["x"]):
+        assert run(capsys, "check", "mine:two", "--shape", *wrong)[0] == 2
     code, out, err = run(capsys, "check", "mine:bad", "--shape", "3", "2", "2")
     assert code == 2
     assert "GELU" in out

@@ -140,11 +140,12 @@ CoderName = Annotated[
 def check(
     source: Source,
     shape: Annotated[
-        tuple[int, ...] | None,
+        tuple[str, ...] | None,
         Parameter(
             consume_multiple=True,
             negative="",
-            help="Shape of one image, e.g. --shape 3 32 32. Default: that of the data or of the file, or 1 28 28.",
+            help="Shape of one image, e.g. --shape 3 32 32; of several inputs, a word for each: --shape 3x32x32 20. "
+            "Default: that of the data or of the file, or 1 28 28.",
         ),
     ] = None,
     data: Annotated[
@@ -170,20 +171,18 @@ def check(
 
     from equispike.checking import HEADER
     from equispike.checking import check as run
-    from equispike.functional.inputs import layout
     from equispike.graph.network import Network
     from equispike.graph.program import Program
 
-    require_positive(**{f"shape[{i}]": n for i, n in enumerate(shape or ())})
+    asked = shapes_in(shape or ())
     if shape and data:
         raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
     model, card = read_model(source, output)
     if data:
         example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
     else:
-        own = model.input.shape if isinstance(model, Network) else None
-        own = layout(model.shapes)[0] if isinstance(model, Program) else own
-        example = torch.zeros(2, *(shape or own or (1, 28, 28)))
+        own = [model.input.shape] if isinstance(model, Network) else model.shapes if isinstance(model, Program) else []
+        example = tuple(torch.zeros(2, *features) for features in asked or own or [(1, 28, 28)])
     report = run(model, example, lossy.passes, output)
     table = Table(*HEADER)
     for row in report.rows:
@@ -193,6 +192,26 @@ def check(
         raise ConversionError(f"{source}: does not convert as it is; see the rows that say refused")
     out.print(report.prediction)
     out.print(f"{source}: converts.")
+
+
+def shapes_in(words: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Numbers are the shape of one input; words such as 3x32x32, or 20 beside them, are the shapes of several.
+
+    >>> shapes_in(("3", "32", "32")), shapes_in(("3x32x32", "20"))
+    ([(3, 32, 32)], [(3, 32, 32), (20,)])
+    """
+    parts = [words] if all("x" not in word for word in words) else [word.split("x") for word in words]
+    try:
+        found = [tuple(int(number) for number in part if number) for part in parts]
+    except ValueError as error:
+        raise EquispikeError(
+            f"--shape: {error}. Give numbers, 3 32 32, or words for several inputs, 3x32x32 20"
+        ) from error
+    if words and not all(found):
+        raise EquispikeError("--shape: an input without numbers. Give e.g. 3 32 32")
+    for shape in found:
+        require_positive(shape=min(shape, default=1))
+    return [shape for shape in found if shape]
 
 
 def convert(
