@@ -7,6 +7,7 @@ from equispike.bench import with_spike_rate
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.errors import DataError
+from equispike.graph.exact import quantize
 from equispike.graph.network import Network
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
@@ -30,7 +31,9 @@ def model_and_data(name: str, weights: str | None) -> tuple[nn.Module, Dataset, 
     return model, load(data_name, normalised=card.get("normalised", False)), source
 
 
-def network_and_images(name: str, batch: int, percent: float, weights: str | None) -> tuple[Network, Tensor, str]:
+def network_and_images(
+    name: str, batch: int, percent: float, weights: str | None, bits: int | None = None
+) -> tuple[Network, Tensor, str]:
     """A converted network whose layers spike at about this rate, real images, and where the weights come from."""
     model, data, source = model_and_data(name, weights)
     calibration = data.train.take(32).floats()
@@ -38,4 +41,7 @@ def network_and_images(name: str, batch: int, percent: float, weights: str | Non
         network = convert(model, calibration, DataNorm(99.9))
     if batch > len(data.test):
         raise DataError(f"batch: {batch} is more than the {len(data.test)} test images of {data.name}")
-    return with_spike_rate(network, calibration[:4], percent), data.test.take(batch).floats(), source
+    network = with_spike_rate(network, calibration[:4], percent)
+    if bits is not None:
+        network, source = quantize(network, bits, per_channel=False), f"{bits} bits, {source}"
+    return network, data.test.take(batch).floats(), source

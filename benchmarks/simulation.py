@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--timesteps", type=int, default=64)
     parser.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent")
+    parser.add_argument("--bits", type=int, help="round weights and thresholds to integers of so many bits first")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
     parser.add_argument("--only", nargs="*", help="names of contenders; the first is the reference for the spikes")
@@ -41,7 +42,9 @@ def main() -> None:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    network, images, source = network_and_images(arguments.network, arguments.batch, arguments.rate, arguments.weights)
+    network, images, source = network_and_images(
+        arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
+    )
     steps = arguments.timesteps
     everyone = {**bench.contenders(network, images, steps), **peers.contenders(network, images, steps)}
     if unknown := set(arguments.only or ()) - everyone.keys():
