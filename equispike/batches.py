@@ -98,5 +98,8 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{where}: labels of type {type(labels).__name__}. Give one class number per image") from error
     if labels.shape != images.shape[:1]:
-        raise DataError(f"{where}: {tuple(labels.shape)} labels for {len(images)} images. Give one per image")
+        raise DataError(
+            f"{where}: {tuple(labels.shape)} labels for {len(images)} images. Give one per image; several inputs of a "
+            "model belong into a tuple of their own, ((first, second), labels)"
+        )
     return Batch(images.detach(), labels, shapes)

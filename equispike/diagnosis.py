@@ -14,6 +14,7 @@ from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method
 from equispike.conversion import Converter, Model
 from equispike.functional.coding import Coder
+from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.network import Network
 from equispike.progress import track
 from equispike.simulation.run import Run, simulate
@@ -86,7 +87,7 @@ class Diagnosis:
 def diagnose(
     model: Model,
     calibration: Batches | Tensor,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     method: Method | None = None,
     timesteps: int = 64,
@@ -99,8 +100,8 @@ def diagnose(
     Args:
         model: the trained network.
         calibration: training images.
-        images, labels: of a validation part, (B, *features) and (B,). A remedy is chosen by them, so they must not be
-            those that the final accuracy is measured on.
+        images, labels: of a validation part, (B, *features), or a tuple of several inputs, and (B,). A remedy is chosen
+            by them, so they must not be those that the final accuracy is measured on.
         method: as in ``convert``.
         timesteps, coder, seed: as in ``simulate``.
         options: other arguments of ``convert``, e.g. ``reset`` and ``v_init``.
@@ -112,6 +113,7 @@ def diagnose(
         run = simulate(network, images, timesteps, coder, seed)
         return run, float(accuracy(run, labels)[-1]), float(run.spike_rate[-1])
 
+    images = join_inputs(images)
     convert = Converter(model, calibration, options.pop("lossy", ()), options.pop("output", None))
     asked: dict[str, Any] = {"method": method, **options}
     network = convert(**asked)

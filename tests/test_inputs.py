@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import equispike as es
+from equispike.analysis.causes import causes
+from equispike.analysis.fit import misfit
+from equispike.analysis.operating_range import operating_range
 from equispike.batches import hold
 from equispike.conversion import prepare
+from equispike.diagnosis import diagnose
 from equispike.errors import ConversionError, DataError, EquispikeError
 from equispike.export import torch_module
 from equispike.functional.coding import Coder
@@ -210,6 +214,19 @@ def test_onnx_files_of_several_inputs_and_outputs(tmp_path: Path) -> None:
             from_onnx.read(path, output)
     with pytest.raises(ConversionError, match="output: 2"):
         es.convert(network, [((x, y), None)], output=2)
+
+
+def test_analyses_take_the_inputs_as_simulate_does() -> None:
+    model, inputs = sensors()
+    network = es.convert(model, [(inputs, None)])
+    run, joined = es.simulate(network, inputs, 8), join_inputs(inputs)
+    assert causes(network, run, inputs) == causes(network, run, joined)
+    assert operating_range(network, inputs, 8) == operating_range(network, joined, 8)
+    assert misfit(network, run, inputs).keys() == run.counts.keys()
+    truth = model(*inputs).argmax(1)
+    found = diagnose(model, [(inputs, truth)], inputs, truth, timesteps=4)
+    assert found.trained == 1.0
+    assert found.images == len(joined)
 
 
 def test_layers_of_rate_norm_are_calibrated_on_several_inputs() -> None:

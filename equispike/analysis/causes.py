@@ -28,6 +28,7 @@ from torch import Tensor
 
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
+from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
@@ -68,7 +69,7 @@ class Parts:
 def causes(
     network: Network,
     run: Run,
-    images: Tensor,
+    images: Images,
     coder: Coder | None = None,
     seed: int = 0,
     indices: Tensor | None = None,
@@ -86,7 +87,7 @@ def causes(
 def error_parts(
     network: Network,
     run: Run,
-    images: Tensor,
+    images: Images,
     coder: Coder | None = None,
     seed: int = 0,
     indices: Tensor | None = None,

@@ -11,6 +11,7 @@ from torch import Tensor
 from equispike.batches import Batches, read
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
+from equispike.functional.inputs import Images
 from equispike.functional.rate import omega
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
@@ -75,7 +76,7 @@ class Misfit(NamedTuple):
     omega: Tensor
 
 
-def misfit(network: Network, run: Run, images: Tensor) -> dict[str, Misfit]:
+def misfit(network: Network, run: Run, images: Images) -> dict[str, Misfit]:
     """K and Omega (see :class:`RateFit`) of every layer and image after the last step of a run.
 
     Args:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equispike.functional.coding import Coder, Constant
+from equispike.functional.inputs import Images
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.simulation.layerwise import propagate, steps_per_chunk
@@ -43,7 +44,7 @@ class Range(NamedTuple):
 
 
 def operating_range(
-    network: Network, images: Tensor, timesteps: int, coder: Coder | None = None, seed: int = 0
+    network: Network, images: Images, timesteps: int, coder: Coder | None = None, seed: int = 0
 ) -> list[Range]:
     """Simulate some images, all in one batch, and compare each layer's threshold with what its neurons receive.
 
@@ -51,7 +52,7 @@ def operating_range(
 
     Args:
         network: with thresholds.
-        images: (B, *features), some dozens.
+        images: (B, *features), some dozens; or a tuple of several inputs.
         timesteps, coder, seed: as in ``simulate``.
     Returns:
         one row per layer that any image drives.
