@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from equispike.batches import Batches, hold, read_labelled
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
-from equispike.errors import ConversionError, EquispikeError
+from equispike.errors import ConversionError, EquispikeError, one_line
 from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
@@ -177,7 +177,7 @@ def _converted(converters: Any, model: nn.Module, calibration: list[Tensor], per
         with redirect_stderr(io.StringIO()):  # its bar
             return converters.Converter(recipe).convert(_without_subsampling(model))
     except Exception as error:  # whatever tracing raises
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ConversionError(f"spikingjelly does not convert this model: {type(error).__name__}: {reason}") from error
 
 

@@ -23,3 +23,12 @@ class FileError(EquispikeError):
 
 class DataError(EquispikeError):
     """Images are missing, damaged, without labels, of the wrong shape or type, or not finite."""
+
+
+def one_line(error: object, most: int | None = 300) -> str:
+    """What an error says, on one line, as far as it can be printed: what stands in a file may hold anything.
+
+    >>> one_line("no such\n\x1b[31mlayer")
+    'no such [31mlayer'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:most]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import exit_code
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import EXAMPLES, damaged
@@ -230,6 +231,24 @@ def whole() -> bytes:
     nodes, stored = layer("Conv", "x k", weights("k", 3, 3, 1, 1))
     with tempfile.TemporaryDirectory() as folder:
         return file(Path(folder, "m.onnx"), nodes, [stored[0], weights("w", 1, 192)]).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "\u202ebackwards"])
+def test_names_that_cannot_be_printed_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    for kind in ("Relu", name):
+        nodes, stored = layer("Relu")
+        nodes[0].name, nodes[0].op_type = name, kind
+        path = file(tmp_path / "m.onnx", nodes, stored)
+        with pytest.raises(es.ConversionError) as refusal:
+            read(path)
+        assert str(refusal.value).isprintable()
+
+
+def test_names_like_markup_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes, stored = layer("Relu")
+    nodes[0].name = "[/red] [bold]x"
+    assert exit_code("check", str(file(tmp_path / "m.onnx", nodes, stored))) == 0
+    assert "[.red] [bold]x" in capsys.readouterr().out
 
 
 @given(damaged(whole))

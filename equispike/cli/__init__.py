@@ -14,7 +14,7 @@ from equispike.cli.report import report
 from equispike.cli.shared import err
 from equispike.cli.sweep import sweep
 from equispike.cli.training import lower_thresholds, models, train
-from equispike.errors import EquispikeError
+from equispike.errors import EquispikeError, one_line
 
 app = App(
     name="equispike",
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except (EquispikeError, CycloptsError) as error:
-        err.print(f"equispike: {' '.join(str(error).split())}", markup=False)
+        err.print(f"equispike: {one_line(error, None)}")
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("equispike: interrupted; nothing half written was left behind")

@@ -69,7 +69,6 @@ def bench(
     out.print(
         f"{source}, {batch} images of {splits.name}, T = {timesteps}, spike rate {work.spike_rate:.1f} %, "
         f"{conditions['threads']} threads",
-        markup=False,
     )
-    out.print(timing.table(timings, work), markup=False)
-    out.print(json.dumps(timing.summary(timings, work, {**own, **conditions})), markup=False)
+    out.print(timing.table(timings, work))
+    out.print(json.dumps(timing.summary(timings, work, {**own, **conditions})))

@@ -62,7 +62,7 @@ def reproduce(
             if len(entries) == 1:
                 raise
             failures.append(entry.name)
-            out.print(f"\n{entry.name}: {error}", markup=False)
+            out.print(f"\n{entry.name}: {error}")
     if page is not None:
         out.print(f"{page}: {write_page(out_folder, page)} results")
     elif not names:
@@ -83,11 +83,11 @@ def _show(name: str, setting: "Setting") -> None:
         content, again = result(CATALOGUE[name], setting)
     title = f"{content['title']}" + (f" ({content['source']})" if content["source"] else "")
     print_table(table(content["lines"]), title, no_wrap=False)
-    out.print(f"{content['note']}.", markup=False)
+    out.print(f"{content['note']}.")
     for remark in content["remarks"]:
-        out.print(remark, markup=False)
+        out.print(remark)
     state = "were there" if again else f"written after {content['seconds']:.0f} s"
-    out.print(f"{setting.out / name}.json, .png and .pdf {state}\n", markup=False)
+    out.print(f"{setting.out / name}.json, .png and .pdf {state}\n")
 
 
 def cite(
@@ -102,4 +102,4 @@ def cite(
     from equispike.bibliography import METHODS, bibtex, papers_of
 
     for key in papers_of(methods or METHODS):
-        out.print(f"{bibtex(key)}\n", markup=False)
+        out.print(f"{bibtex(key)}\n")

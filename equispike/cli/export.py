@@ -59,5 +59,5 @@ def export(
     if several := cast("list[object]", network.provenance.get("inputs", [])):
         notes.append(f"Takes one tensor: the {len(several)} inputs of the model as equispike.join_inputs joins them.")
     for note in notes:
-        out.print(note, markup=False)
-    out.print(f"{path}: written.", markup=False)
+        out.print(note)
+    out.print(f"{path}: written.")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from equispike.zoo.train import Progress as Training
 
 # not squeezed into 80 columns where no terminal says how wide it is
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 TrainingData = Annotated[
     str,
     Parameter(
@@ -180,7 +180,7 @@ def progress() -> Generator[Show]:
     """Bars with the time left on a terminal, for all work inside; else silence."""
     from equispike.progress import reporting
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from equispike.errors import FileError
+from equispike.errors import FileError, one_line
 from equispike.graph.network import LARGEST, Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
 
@@ -74,7 +74,7 @@ def load(path: str | os.PathLike[str]) -> Network:
                 raise ValueError(f"{name}: features of shape {shape} are out of proportion")
         return network
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise FileError(f"{path}: does not describe a network: {type(error).__name__}: {reason}") from error
 
 

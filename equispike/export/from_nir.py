@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equispike.errors import EquispikeError, FileError
+from equispike.errors import EquispikeError, FileError, one_line
 from equispike.export import hdf5
 from equispike.export.hdf5 import Fields
 from equispike.export.nir import METADATA
@@ -45,7 +45,7 @@ def read(path: str | PathLike[str], reset: Reset | None = None) -> Network:
     except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, EquispikeError) and str(error).startswith((str(path), "NIR files need")):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise FileError(f"{path}: cannot be read as a NIR network: {reason}") from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError, FileError
+from equispike.errors import ConversionError, FileError, one_line
 from equispike.extras import extra
 from equispike.graph.aten import TRANSLATIONS, Untranslatable, Value, remedy, reshape
 from equispike.graph.network import LARGEST, Network, Node, shape_of
@@ -40,9 +40,9 @@ def read(path: str | PathLike[str], output: int | None = None) -> Network:
     try:
         return _Reader(graph, output).network()
     except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        raise ConversionError(f"{path}: {one_line(error, None)}") from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise FileError(f"{path}: cannot be read as an ONNX network: {reason}") from error
 
 
@@ -57,7 +57,7 @@ def _graph(path: Path) -> Any:
     try:
         model: Any = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError is of a package of its own
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise FileError(f"{path}: is not a readable ONNX file, or truncated: {reason}") from error
     if not model.graph.node:
         raise FileError(f"{path}: is not a readable ONNX file, or truncated: it holds no operations")

@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError, FileError
+from equispike.errors import ConversionError, FileError, one_line
 from equispike.graph.aten import RESHAPES, SOFTMAXES, SPLITS, TRANSLATIONS, flat
 from equispike.graph.network import LARGEST
 from equispike.graph.program import BATCH_SIZE, FREE_BATCH, Program
@@ -80,13 +80,13 @@ def read(path: str | PathLike[str]) -> Program:
         with ZipFile(path) as archive:
             return _Reader(Archive(archive, path.stat().st_size)).program()
     except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        raise ConversionError(f"{path}: {one_line(error, None)}") from error
     except (
         ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, NotImplementedError, OSError, RuntimeError,
         TypeError, ValueError,
     ) as error:  # fmt: skip
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        reason = kind + " ".join(str(error).split())[:300]
+        reason = kind + one_line(error)
         raise FileError(f"{path}: cannot be read as a program of torch.export: {reason}") from error
 
 

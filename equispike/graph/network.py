@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError, SimulationError
+from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, Op, Readout, map_tensors
 
@@ -206,6 +206,8 @@ def _infer_shapes(nodes: tuple[Node, ...]) -> dict[str, tuple[int, ...]]:
     for node in nodes:
         if node.name in shapes:
             raise ConversionError(f"{node.name}: two nodes have this name")
+        if not node.name.isprintable():
+            raise ConversionError(f"{one_line(node.name)}: a name with characters that cannot be printed")
         if missing := [name for name in node.inputs if name not in shapes]:
             raise ConversionError(f"{node.name}: reads {missing[0]}, which does not come before it")
         inputs = [shapes[name] for name in node.inputs]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from equispike.errors import ConversionError, EquispikeError
+from equispike.errors import ConversionError, EquispikeError, one_line
 from equispike.functional.inputs import Images, layout
 from equispike.graph.aten import (
     RESHAPES,
@@ -120,7 +120,7 @@ def export(model: Traceable, example: Images) -> Program:
             program: Any = torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
             return of(program.run_decompositions({}))
     except Exception as error:  # whatever the user's forward may raise
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise ConversionError(
             f"{type(model).__name__}: torch.export could not read it with {_told(inputs)}: "
             f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
@@ -178,7 +178,7 @@ def _translated(model: Traceable, example: Images, output: int | None) -> "tuple
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, EquispikeError) or not isinstance(model, Program):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise ConversionError(f"model: a program with arguments that do not fit: {reason}. Save it again") from error
 
 

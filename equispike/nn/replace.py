@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from equispike.batches import Batches, read
-from equispike.errors import EquispikeError
+from equispike.errors import EquispikeError, one_line
 from equispike.functional.inputs import Images
 from equispike.nn.neurons import RateNorm
 
@@ -154,7 +154,7 @@ def _trace(model: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(model)
     except Exception as error:  # whatever the user's forward may raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise EquispikeError(
             f"{type(model).__name__}: torch.fx cannot follow its forward ({type(error).__name__}: {reason}), so the "
             "uses of each ReLU are not known. Pass example=images"

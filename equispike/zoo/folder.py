@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from equispike.errors import DataError
+from equispike.errors import DataError, one_line
 from equispike.zoo.augment import Augmentation, augment
 from equispike.zoo.data import Part, normalised
 
@@ -202,7 +202,7 @@ def _read(path: Path, size: int, key: tuple[int, int] | None) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many types
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise DataError(f"{path}: cannot be decoded: {type(error).__name__}: {reason}. Replace or remove it") from error
     box = (
         centre(rgb.width, rgb.height, size)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from equispike.errors import EquispikeError, FileError
+from equispike.errors import EquispikeError, FileError, one_line
 from equispike.export.checkpoint import read, write
 from equispike.versions import versions
 from equispike.zoo.models import MODELS, build
@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise FileError(f"{path}: does not fit the model: {reason}") from error
 
 
@@ -83,5 +83,5 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
         model.load_state_dict(tensors)
         return model.eval(), {**cast("dict[str, Any]", description["card"]), "name": str(description["name"])}
     except (KeyError, RuntimeError, EquispikeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise FileError(f"{path}: does not fit the network it names: {reason}") from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equispike.errors import DataError, EquispikeError, FileError
+from equispike.errors import DataError, EquispikeError, FileError, one_line
 from equispike.nn import restart_maxima
 from equispike.zoo.data import Dataset, Part
 from equispike.zoo.parallel import from_first, rank, share_buffers, total, world, wrapped
@@ -264,7 +264,7 @@ def _check(model: nn.Module, train: Part, validation: Part, recipe: Recipe, devi
         with torch.inference_mode():
             scores: Tensor = model(example.to(device))
     except RuntimeError as error:
-        shape, reason = tuple(example.shape[1:]), " ".join(str(error).split())[:200]
+        shape, reason = tuple(example.shape[1:]), one_line(error, 200)
         raise DataError(f"{train.name}: images of shape {shape} do not fit the model: {reason}") from error
     if scores.shape != (1, len(train.classes)):
         shape = tuple(scores.shape)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from equispike.errors import FileError
+from equispike.errors import FileError, one_line
 from equispike.export.checkpoint import read, write, write_bytes
 from equispike.zoo.recipes import Recipe
 
@@ -95,7 +95,7 @@ class State:
             if self.device.type == "cuda" and "random.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         except (KeyError, IndexError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise FileError(f"{path}: is not of a training of this model: {reason}. Remove it") from error
 
     def _parameters(self) -> list[nn.Parameter]:
