@@ -12,6 +12,7 @@ import equispike as es
 from equispike.calibrate import spike_norm
 from equispike.functional.integrate import if_scan
 from equispike.simulation import actions, events, layerwise
+from equispike.simulation.run import MEMORY
 
 uncalibrated = networks(calibrated=False)
 STEPS = 7
@@ -84,3 +85,21 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
     runs = 0
     thresholds(network, [images], 0)
     assert runs == 1 + 2 + 3 + 4
+
+
+def test_memory_does_not_grow_with_steps_times_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The currents of the layer that is measured are looked at chunk by chunk, and never all of them kept."""
+    sizes: list[int] = []
+    empty = torch.empty
+
+    def noted(*shape: int, **options: Any) -> torch.Tensor:
+        tensor = empty(*shape, **options)
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3))
+    images, timesteps = torch.rand(2, 1, 16, 16), 3000
+    monkeypatch.setattr(torch, "empty", noted)
+    es.convert(model, images, es.SpikeNorm(timesteps))
+    assert 0 < max(sizes) <= MEMORY < timesteps * len(images) * 8 * 16 * 16 * 4

@@ -60,7 +60,8 @@ class State:
         sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         fired: spikes by step and image, (T, B), int32, by layer.
-        scores: cumulative, (T + 1, B, classes), float64; first those before the first step.
+        scores: cumulative, (T + 1, B, classes), float64; first those before the first step. Of runs without ``scored``
+            those alone: where a wide layer is observed, all steps of it would not fit into memory.
         coder, indices, seed: as in ``simulate``.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
@@ -75,6 +76,7 @@ class State:
         given: Mapping[str, Tensor],
         timesteps: int,
         start: Moment | None = None,
+        scored: bool = True,
     ) -> None:
         self.network, self.images, self.given = network, images.contiguous(), given
         op = network.input
@@ -98,7 +100,7 @@ class State:
         # that the first leaves, and memory would grow with every chunk.
         self.before, steps = start.step, timesteps - start.step
         self.fired = {name: torch.empty(steps, len(images), dtype=torch.int32) for name in self.v}
-        self.scores = torch.empty(steps + 1, *start.scores.shape, dtype=torch.float64)
+        self.scores = torch.empty(steps * scored + 1, *start.scores.shape, dtype=torch.float64)
         self.scores[0] = start.scores
 
     @cached_property

@@ -98,7 +98,7 @@ def observe(
     wanted = plan(network, input_spike(network, coder), given=frozenset(given))
     *before_scores, _ = wanted.actions
     wanted = replace(wanted, actions=tuple(before_scores))
-    state = State(network, images, indices, coder, seed, given, timesteps)
+    state = State(network, images, indices, coder, seed, given, timesteps, scored=False)
     while state.steps.stop <= timesteps:
         _advance(state, wanted, timesteps, memory, keep)
         visit(state.value(network.nodes[-1].inputs[0]))
