@@ -10,6 +10,7 @@ from strategies import images_for, networks, seeds
 
 import equispike as es
 from equispike.calibrate import spike_norm
+from equispike.conversion import prepare
 from equispike.functional.integrate import if_scan
 from equispike.simulation import actions, events, layerwise
 from equispike.simulation.run import MEMORY
@@ -100,6 +101,7 @@ def test_memory_does_not_grow_with_steps_times_neurons(monkeypatch: pytest.Monke
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3))
     images, timesteps = torch.rand(2, 1, 16, 16), 3000
+    network, _ = prepare(model, (images,))
     monkeypatch.setattr(torch, "empty", noted)
-    es.convert(model, images, es.SpikeNorm(timesteps))
+    es.SpikeNorm(timesteps)(network, images)
     assert 0 < max(sizes) <= MEMORY < timesteps * len(images) * 8 * 16 * 16 * 4
