@@ -45,6 +45,7 @@ there, whichever they are, and fewer would hardly pay."""
 
 _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
+_COUNTS = {torch.float32: torch.int32, torch.float64: torch.int64}  # of the potentials' width, as in the core
 SIGNS = "+", "-"
 """Endings of the names of the input's two trains."""
 
@@ -56,7 +57,7 @@ class State:
         steps: of the present chunk; the next one starts where it stops.
         trains: spikes of this chunk, by layer, and by sign of the input.
         dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
-        v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise.
+        v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise, integers.
         sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         fired: spikes by step and image, (T, B), int32, by layer.
@@ -93,7 +94,7 @@ class State:
             if name in needed.intersection(network.neurons)
         }
         self.sums = {name: v for name, v in start.potentials.items() if name in needed.difference(network.neurons)}
-        self.counts = {name: torch.zeros_like(v) for name, v in self.v.items()}
+        self.counts = {name: torch.zeros_like(v, dtype=_COUNTS[v.dtype]) for name, v in self.v.items()}
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
         self.before, steps = start.step, timesteps - start.step
