@@ -43,12 +43,9 @@ Event *decode(const std::uint8_t *bits, int cols, std::size_t stride, int words,
       // Many at a time, wanted or not: few words hold more, so the branch is predicted.
       int n = __builtin_popcountll(left);
       do {
-        for (int i = 0; i < slots; i += 2) {  // in pairs, or the compiler would collect them in vectors
-          std::uint64_t pair = first + lowest(left);
+        for (int i = 0; i < slots; ++i) {
+          event[i] = first + lowest(left);
           left &= left - 1;
-          pair |= static_cast<std::uint64_t>(first + lowest(left)) << 32;
-          left &= left - 1;
-          std::memcpy(event + i, &pair, sizeof pair);
         }
         event += n < slots ? n : slots;
         n -= slots;
