@@ -278,7 +278,7 @@ class Layer {
 
   // Run neurons over one chunk: spikes, counts, fired and v are updated in place.
   void fire(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<const Real> &threshold, bool hard,
-            const Array<Real> &v, const Array<Real> &counts, const Array<std::int32_t> &fired, const Bits &spikes,
+            const Array<Real> &v, const Array<Int<Real>> &counts, const Array<std::int32_t> &fired, const Bits &spikes,
             int threads, const std::string &isa) const {
     require(spikes.ndim() == 4, "spikes: not (images, positions, steps, bytes)");
     const std::size_t images = spikes.shape(0), positions = positions_of(), padded = padded_;
@@ -286,7 +286,7 @@ class Layer {
     require(spikes.shape(1) == positions && bytes % 8 == 0 && 8 * bytes >= padded, "spikes: too few positions or bytes");
     require_shape<const Real>(threshold, {padded}, "threshold: not (channels,)");
     require_shape<Real>(v, {images, positions, padded}, "v: not (images, positions, channels)");
-    require_shape<Real>(counts, {images, positions, padded}, "counts: not (images, positions, channels)");
+    require_shape<Int<Real>>(counts, {images, positions, padded}, "counts: not (images, positions, channels)");
     require_shape<std::int32_t>(fired, {images, steps}, "fired: not (images, steps)");
     Job<Real> job = prepare(base, images, steps);
     job.threshold = threshold.data();

@@ -189,7 +189,10 @@ void add_and_fire(const Job<Real> &job, const Row *rows, int image, int here, in
     for (int n = 0; n < N; ++n) sum[n] = load(base + t * job.base_step + n * L);
     add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
   };
-  integrate<Real, N>(job, image, here, slab, 0, job.steps, current, fired, buffer);
+  const std::size_t reads =
+      tap_reads(job, image, here / job.out_cols, here % job.out_cols, slab * N * L, N * L, 0, buffer);
+  const auto *read = static_cast<const TapRead<Real> *>(buffer.data);
+  integrate<Real, N>(job, image, here, slab, 0, job.steps, current, read, reads, fired);
 }
 
 template <class Real, int N>

@@ -4,8 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace equispike {
+
+template <class Real>
+using Int = std::conditional_t<sizeof(Real) == 4, std::int32_t, std::int64_t>;
 
 struct Range {
   std::int32_t first, last;  // half open; empty where a kernel reaches into the padding
@@ -60,7 +64,8 @@ struct Job {
   // Either neurons ...
   const Real *threshold;  // [padded]; null if currents are asked for
   bool hard;
-  Real *v, *counts;         // [images][positions][padded]
+  Real *v;                  // [images][positions][padded]
+  Int<Real> *counts;        // likewise
   std::int32_t *fired;      // [images][steps]
   std::uint8_t *spikes;     // [images][positions][steps][spike_bytes]
   int spike_bytes;

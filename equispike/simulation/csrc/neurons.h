@@ -15,10 +15,9 @@ struct TapRead {
   bool whole;        // the bits of all channels are bytes of the train
 };
 
-// All that the taps read for output (y, x) and `width` channels from this one on. Returns how many reads these are.
+// Append all that the taps read for output (y, x) and `width` channels from this one on. Returns how many reads there are.
 template <class Real>
-int tap_reads(const Job<Real> &job, int image, int y, int x, int channel, int width, Buffer &buffer) {
-  int count = 0;
+std::size_t tap_reads(const Job<Real> &job, int image, int y, int x, int channel, int width, std::size_t count, Buffer &buffer) {
   for (int k = 0; k < job.tap_count; ++k) {
     const Tap<Real> &tap = job.taps[k];
     const Window &window = tap.window;
@@ -45,19 +44,17 @@ int tap_reads(const Job<Real> &job, int image, int y, int x, int channel, int wi
 }
 
 // Neurons of one output position, `here`, and slab through steps first ... last - 1, or their currents into memory.
-// `current(t, sum)` sets the current of one step, but for what the taps add.
+// `current(t, sum)` sets the current of one step, but for what the taps' reads add.
 template <class Real, int N, class Current>
 void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Current current,
-               std::int32_t *fired, Buffer &buffer) {
+               const TapRead<Real> *read, std::size_t reads, std::int32_t *fired) {
   constexpr int L = lanes<Real>, width = N * L;
   const int channel = slab * width;
   const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
-  const int reads = job.tap_count ? tap_reads(job, image, here / job.out_cols, here % job.out_cols, channel, width, buffer) : 0;
-  const auto *read = static_cast<const TapRead<Real> *>(buffer.data);
   Vector<Real> sum[N];
   auto whole = [&](int t) {
     current(t, sum);
-    for (int r = 0; r < reads; ++r) {
+    for (std::size_t r = 0; r < reads; ++r) {
       const std::uint8_t *mask = read[r].train + static_cast<std::size_t>(t) * read[r].bytes;
       std::uint64_t bits = 0;
       if (read[r].whole) {
@@ -76,33 +73,35 @@ void integrate(const Job<Real> &job, int image, int here, int slab, int first, i
     }
     return;
   }
-  // By value: the compiler has to assume that the stores below change whatever lies in memory.
-  const bool hard = job.hard;
-  const int spike_bytes = job.spike_bytes;
-  const Vector<Real> one = Vector<Real>{} + Real{1};
-  Vector<Real> v[N], count[N], threshold[N];
-  for (int n = 0; n < N; ++n) {
-    v[n] = load(job.v + place * job.padded + channel + n * L);
-    count[n] = load(job.counts + place * job.padded + channel + n * L);
-    threshold[n] = load(job.threshold + channel + n * L);
-  }
+  const Real *threshold = job.threshold + channel;
+  Real *own_v = job.v + place * job.padded + channel;
+  Int<Real> *own_counts = job.counts + place * job.padded + channel;
   std::uint8_t *out = job.spikes + (place * job.steps + first) * job.spike_bytes + channel / 8;
-  for (int t = first; t < last; ++t, out += spike_bytes) {
-    whole(t);
-    std::uint64_t bits = 0;
-    for (int n = 0; n < N; ++n) {
-      const Vector<Real> u = v[n] + sum[n];
-      const Mask<Real> fires = at_least(u, threshold[n]);
-      v[n] = u - where<Real>(fires, hard ? u : threshold[n]);
-      count[n] += where<Real>(fires, one);
-      bits |= bits_of(fires) << (n * L);
-    }
-    std::memcpy(out, &bits, width / 8);
-    fired[t] += __builtin_popcountll(bits);
-  }
+  Vector<Real> v[N];
+  Mask<Real> count[N];
   for (int n = 0; n < N; ++n) {
-    store(job.v + place * job.padded + channel + n * L, v[n]);
-    store(job.counts + place * job.padded + channel + n * L, count[n]);
+    v[n] = load(own_v + n * L);
+    count[n] = load(own_counts + n * L);
+  }
+  auto run = [&, spike_bytes = job.spike_bytes](auto hard) {
+    for (int t = first; t < last; ++t, out += spike_bytes) {
+      whole(t);
+      std::uint64_t bits = 0;
+      for (int n = 0; n < N; ++n) {
+        const Vector<Real> u = v[n] + sum[n], theta = load(threshold + n * L);
+        const Mask<Real> fires = at_least(u, theta);
+        v[n] = u - where<Real>(fires, hard ? u : theta);
+        count[n] -= fires;
+        bits |= bits_of(fires) << (n * L);
+      }
+      std::memcpy(out, &bits, width / 8);
+      fired[t] += __builtin_popcountll(bits);
+    }
+  };
+  job.hard ? run(std::true_type{}) : run(std::false_type{});
+  for (int n = 0; n < N; ++n) {
+    store(own_v + n * L, v[n]);
+    store(own_counts + n * L, count[n]);
   }
 }
 

@@ -9,36 +9,80 @@
 namespace equispike {
 namespace {
 
-constexpr int slack = 4;                       // the decoder writes four events at a time, past the end
+constexpr int slots = 8;                       // events that the decoder writes at a time, past the end
 constexpr std::size_t open_bytes = 96 * 1024;  // of the currents that are kept
 
-using Event = std::uint32_t;  // column, then channel in the lower half
+using Event = std::uint32_t;  // column, then channel in the lower bits
 
-// Where the events of one source position go: elements of the currents, and of the weights for channel 0.
-struct Step {
+// Where events go along one axis: elements of the currents, and of the weights for channel 0.
+struct Place {
   std::uint32_t to, from;
 };
 
-// Rows first ... last - 1 of one image and slab, a block of steps at a time.
+// The lowest bit that is set; anything if there is none.
+inline unsigned lowest(std::uint64_t bits) {
+#if defined(__BMI__)
+  return static_cast<unsigned>(_tzcnt_u64(bits));
+#else
+  return static_cast<unsigned>(__builtin_ctzll(bits | std::uint64_t{1} << 63));
+#endif
+}
+
+// The events of one step in one row of a source, in order. Of trains of one word, C columns share 64 bits.
+template <int C>
+Event *decode(const std::uint8_t *bits, int cols, std::size_t stride, int words, Event *event) {
+  for (int col = 0; col < cols; col += C, bits += C * stride) {
+    for (int word = 0; word < words; ++word) {
+      std::uint64_t left = 0;
+      for (int i = 0; i < C && col + i < cols; ++i) {
+        std::uint64_t own;
+        std::memcpy(&own, bits + i * stride + 8 * word, 8);
+        left |= own << (64 / C * i);
+      }
+      const Event first = C == 1 ? static_cast<Event>(col) << 16 | static_cast<Event>(64 * word) : col * (64 / C);
+      // Many at a time, wanted or not: few words hold more, so the branch is predicted.
+      int n = __builtin_popcountll(left);
+      do {
+        for (int i = 0; i < slots; ++i) {
+          event[i] = first + lowest(left);
+          left &= left - 1;
+        }
+        event += n < slots ? n : slots;
+        n -= slots;
+      } while (n > 0);
+    }
+  }
+  return event;
+}
+
+// A block of steps at a time.
 template <class Real, int N>
 class Block {
   static constexpr int L = lanes<Real>, width = N * L;
 
  public:
-  Block(const Job<Real> &job, int image, int first, int last, int slab, std::int32_t *fired, Scratch &scratch)
-      : job_(job), image_(image), first_(first), last_(last), slab_(slab), fired_(fired), scratch_(scratch) {
-    int ring = 1;
-    walk([&](int g, int row, int y) {
+  Block(const Job<Real> &job, Scratch &scratch) : job_(job), scratch_(scratch) {
+    std::size_t across = 0;
+    for (int g = 0; g < job.gather_count; ++g) across += job.gathers[g].window.col_starts[job.gathers[g].window.cols];
+    Place *place = reserve<Place>(scratch.steps, across);
+    for (int g = 0; g < job.gather_count; ++g) {
       const Window &window = job.gathers[g].window;
-      const int lowest = y < first ? first : y;
+      cols_[g] = place;
+      for (int i = 0; i < window.col_starts[window.cols]; ++i) {
+        const Target target = window.col_targets[i];
+        *place++ = at(target.output, target.element * window.channels);
+      }
+    }
+    ring_ = 1;
+    walk(0, job.out_rows, [&](int g, int row, int y) {
+      const Window &window = job.gathers[g].window;
       for (int i = window.row_starts[row]; i < window.row_starts[row + 1]; ++i) {
-        const int output = window.row_targets[i].output;
-        if (output < last && output - lowest + 1 > ring) ring = output - lowest + 1;
+        const int rows = window.row_targets[i].output - y + 1;
+        if (rows > ring_) ring_ = rows;
       }
     }, [](int) {});
-    ring_ = ring;
     // A cache line more, or the same place in all steps would compete for the same few lines of the cache.
-    step_ = static_cast<std::size_t>(ring) * job.out_cols * width + 64 / sizeof(Real);
+    step_ = static_cast<std::size_t>(ring_) * job.out_cols * width + 64 / sizeof(Real);
     block_ = static_cast<int>(open_bytes / (step_ * sizeof(Real)));
     block_ = block_ < 1 ? 1 : block_ < job.steps ? block_ : job.steps;
     // Whole cache lines: what lies across two is loaded and stored twice.
@@ -47,11 +91,22 @@ class Block {
     std::memset(open_, 0, step_ * block_ * sizeof(Real));
   }
 
-  void run() {
+  // Rows first ... last - 1 of one image and slab.
+  void run(int image, int first, int last, int slab, std::int32_t *fired) {
+    image_ = image, first_ = first, last_ = last, slab_ = slab, fired_ = fired;
+    taps_ = reserve<std::size_t>(scratch_.starts, static_cast<std::size_t>(last - first) * job_.out_cols + 1);
+    std::size_t reads = 0, *start = taps_;
+    for (int y = first; y < last; ++y) {
+      for (int x = 0; x < job_.out_cols; ++x) {
+        *start++ = reads;
+        reads = tap_reads(job_, image, y, x, slab * width, width, reads, scratch_.taps);
+      }
+    }
+    *start = reads;
     for (int t = 0; t < job_.steps; t += block_) {
       start_ = t;
       size_ = t + block_ < job_.steps ? block_ : job_.steps - t;
-      walk([this](int g, int row, int) { scatter(g, row); }, [this](int y) { finish(y); });
+      walk(first, last, [this](int g, int row, int) { scatter(g, row); }, [this](int y) { finish(y); });
     }
   }
 
@@ -59,9 +114,9 @@ class Block {
   // For each output row in order, show what it is the first to read, then the row itself. From the image's first row
   // on, or the order of additions would depend on how the rows are shared among threads.
   template <class Read, class Finish>
-  void walk(Read read, Finish finish) {
+  void walk(int first, int last, Read read, Finish finish) {
     int done[most_gathers] = {};
-    for (int y = 0; y < last_; ++y) {
+    for (int y = 0; y < last; ++y) {
       for (int g = 0; g < job_.gather_count; ++g) {
         const Window &window = job_.gathers[g].window;
         for (int ky = 0; ky < window.kernel_rows; ++ky) {
@@ -70,98 +125,77 @@ class Block {
           for (; done[g] < range.last; ++done[g]) read(g, done[g], y);
         }
       }
-      if (y >= first_) finish(y);
+      if (y >= first) finish(y);
     }
   }
 
-  Real *row(int y) { return open_ + static_cast<std::size_t>(y % ring_) * job_.out_cols * width; }
-
-  // The events of one step in one row of a source, in order.
-  static Event *decode(const std::uint8_t *bits, int cols, std::size_t stride, int words, Event *event) {
-    for (int col = 0; col < cols; ++col, bits += stride) {
-      for (int word = 0; word < words; ++word) {
-        std::uint64_t left;
-        std::memcpy(&left, bits + 8 * word, 8);
-        const Event first = static_cast<Event>(col) << 16 | static_cast<Event>(64 * word);
-        // Four at a time, wanted or not: few words hold more, so the branch is predicted.
-        int n = __builtin_popcountll(left);
-        do {
-          for (int i = 0; i < 4; ++i) {
-            event[i] = first + static_cast<Event>(__builtin_ctzll(left | std::uint64_t{1} << 63));
-            left &= left - 1;
-          }
-          event += n < 4 ? n : 4;
-          n -= 4;
-        } while (n > 0);
-      }
-    }
-    return event;
-  }
-
-  static Step step(int position, std::size_t weight_row) {
+  static Place at(int position, std::size_t weight_row) {
     return {static_cast<std::uint32_t>(position) * width, static_cast<std::uint32_t>(weight_row) * width};
   }
 
+  // What one row of a source adds to all rows that read it.
   void scatter(int g, int source_row) {
     const Gather &gather = job_.gathers[g];
     const Window &window = gather.window;
-    const int below = window.row_starts[source_row + 1] - window.row_starts[source_row];
-    const int across = window.col_starts[window.cols];
-    Step *steps = reserve<Step>(scratch_.steps, static_cast<std::size_t>(across) * below + across + below);
-    Step *cols = steps + static_cast<std::size_t>(across) * below, *rows = cols + across, *end = rows;
-    for (int i = 0; i < across; ++i) {
-      const Target target = window.col_targets[i];
-      cols[i] = step(target.output, target.element * window.channels);
-    }
-    for (int i = 0; i < below; ++i) {
-      const Target target = window.row_targets[window.row_starts[source_row] + i];
+    const int below = window.row_starts[source_row], above = window.row_starts[source_row + 1];
+    Place *rows = reserve<Place>(scratch_.segments, above - below), *end = rows;
+    for (int i = below; i < above; ++i) {
+      const Target target = window.row_targets[i];
       if (target.output < first_ || target.output >= last_) continue;
-      *end++ = step(target.output % ring_ * job_.out_cols, gather.first + target.element * window.kernel_cols * window.channels);
+      *end++ = at(target.output % ring_ * job_.out_cols, gather.first + target.element * window.kernel_cols * window.channels);
     }
-    auto *starts = reserve<std::uint32_t>(scratch_.segments, window.cols + 1);
-    std::uint32_t count = 0;
-    for (int col = 0; col < window.cols; ++col) {
-      starts[col] = count;
-      for (const Step *row = rows; row != end; ++row) {
-        for (int i = window.col_starts[col]; i < window.col_starts[col + 1]; ++i) {
-          steps[count++] = {row->to + cols[i].to, row->from + cols[i].from};
-        }
-      }
-    }
-    starts[window.cols] = count;
-    if (!count) return;
-    Event *events = reserve<Event>(scratch_.events, static_cast<std::size_t>(window.cols) * window.bytes * 8 + slack);
+    if (rows == end) return;
+    Event *events = reserve<Event>(scratch_.events, static_cast<std::size_t>(window.cols) * window.bytes * 8 + slots);
     const Real *weights = job_.weights + static_cast<std::size_t>(slab_) * job_.depth * width;
     const std::size_t first = (static_cast<std::size_t>(image_) * window.rows + source_row) * window.cols;
     const std::size_t stride = static_cast<std::size_t>(job_.steps) * window.bytes;
+    const int shift = window.channels <= 16 ? 4 : window.channels <= 32 ? 5 : 16;
+    const auto list = shift == 4 ? decode<4> : shift == 5 ? decode<2> : decode<1>;
     for (int t = 0; t < size_; ++t) {
       const std::uint8_t *bits = window.train + first * stride + static_cast<std::size_t>(start_ + t) * window.bytes;
-      const Event *last = decode(bits, window.cols, stride, window.bytes / 8, events);
-      add(events, last, starts, steps, open_ + t * step_, weights);
+      const Event *last = list(bits, window.cols, stride, window.bytes / 8, events);
+      Real *open = open_ + t * step_;
+      const Place *row = rows;
+      for (; end - row > 2; row += 3) add<3>(events, last, shift, window.col_starts, cols_[g], open, weights, row);
+      if (end - row == 2) add<2>(events, last, shift, window.col_starts, cols_[g], open, weights, row);
+      if (end - row == 1) add<1>(events, last, shift, window.col_starts, cols_[g], open, weights, row);
     }
   }
 
-  // On its own, and everything by value: else the compiler runs out of registers, and has to assume that a store of
-  // currents changes whatever lies in memory.
-  __attribute__((noinline)) static void add(const Event *event, const Event *last, const std::uint32_t *starts,
-                                            const Step *steps, Real *open, const Real *weights) {
+  // The weights of events to so many rows of outputs. On its own, and everything by value: else the compiler runs out of
+  // registers, and has to assume that a store of currents changes whatever lies in memory.
+  template <int rows>
+  __attribute__((noinline)) static void add(const Event *event, const Event *last, int shift, const std::int32_t *starts,
+                                            const Place *cols, Real *open, const Real *weights, const Place *row) {
+    Real *to[rows];
+    const Real *from[rows];
+    for (int r = 0; r < rows; ++r) {
+      to[r] = open + row[r].to;
+      from[r] = weights + row[r].from;
+    }
+    const Event mask = (Event{1} << shift) - 1;
     for (; event != last; ++event) {
-      const Real *own = weights + (*event & 0xffff) * width;
-      const std::uint32_t *start = starts + (*event >> 16);
-      const Step *step = steps + start[0], *end = steps + start[1];
-      for (; step != end; ++step) {
-        Real *place = open + step->to;
-        const Real *weight = own + step->from;
-        for (int n = 0; n < N; ++n) store(place + n * L, load(place + n * L) + load(weight + n * L));
+      const std::size_t own = static_cast<std::size_t>(*event & mask) * width;
+      const std::int32_t *start = starts + (*event >> shift);
+      for (const Place *col = cols + start[0], *end = cols + start[1]; col != end; ++col) {
+        const std::size_t there = col->to, weight = own + col->from;
+        for (int r = 0; r < rows; ++r) {
+          for (int n = 0; n < N; ++n) {
+            Real *place = to[r] + there + n * L;
+            store(place, load(place) + load(from[r] + weight + n * L));
+          }
+        }
       }
     }
   }
 
   // Neurons of a row whose currents are complete; these become zero again, for a later row.
   void finish(int y) {
-    Real *from = row(y);
+    Real *from = open_ + static_cast<std::size_t>(y % ring_) * job_.out_cols * width;
     const Real *base = job_.base + image_ * job_.base_image + slab_ * width;
-    for (int x = 0; x < job_.out_cols; ++x, from += width) {
+    const std::size_t *reads = taps_ + static_cast<std::size_t>(y - first_) * job_.out_cols;
+    const auto *read = static_cast<const TapRead<Real> *>(scratch_.taps.data);
+    for (int x = 0; x < job_.out_cols; ++x, from += width, ++reads) {
       const int here = y * job_.out_cols + x;
       const Real *own = base + here * job_.base_position;
       auto current = [from, own, start = start_, step = step_, base_step = job_.base_step](int t, Vector<Real> *sum) {
@@ -171,37 +205,38 @@ class Block {
           store(place, Vector<Real>{});
         }
       };
-      integrate<Real, N>(job_, image_, here, slab_, start_, start_ + size_, current, fired_, scratch_.taps);
+      integrate<Real, N>(job_, image_, here, slab_, start_, start_ + size_, current, read + reads[0], reads[1] - reads[0],
+                         fired_);
     }
   }
 
   const Job<Real> &job_;
-  const int image_, first_, last_, slab_;
-  std::int32_t *fired_;
   Scratch &scratch_;
-  int ring_, block_, start_ = 0, size_ = 0;
-  std::size_t step_;
+  const Place *cols_[most_gathers];
+  int ring_, block_, image_ = 0, first_ = 0, last_ = 0, slab_ = 0, start_ = 0, size_ = 0;
+  std::size_t step_, *taps_ = nullptr;
+  std::int32_t *fired_ = nullptr;
   Real *open_;
 };
 
 template <class Real, int N>
-void rows(const Job<Real> &job, int image, int first, int last, int slab, std::int32_t *fired, Scratch &scratch) {
-  Block<Real, N>(job, image, first, last, slab, fired, scratch).run();
-}
-
-template <class Real>
-void share(const Job<Real> &job, const Share &share, Scratch &scratch) {
-  const auto run = EQUISPIKE_BY_WIDTH(rows, job.width);
+void blocks(const Job<Real> &job, const Share &share, Scratch &scratch) {
+  Block<Real, N> block(job, scratch);
   Fired<Real> fired(job, share, scratch.fired);
   for (int row = share.first_row; row < share.last_row;) {
     const int image = row / job.out_rows, end = (image + 1) * job.out_rows;
     const int last = end < share.last_row ? end : share.last_row;
     for (int slab = share.first_slab; slab < share.last_slab; ++slab) {
-      run(job, image, row - image * job.out_rows, last - image * job.out_rows, slab, fired.of(image), scratch);
+      block.run(image, row - image * job.out_rows, last - image * job.out_rows, slab, fired.of(image));
     }
     row = last;
   }
   fired.add_up();
+}
+
+template <class Real>
+void share(const Job<Real> &job, const Share &share, Scratch &scratch) {
+  EQUISPIKE_BY_WIDTH(blocks, job.width)(job, share, scratch);
 }
 
 }  // namespace

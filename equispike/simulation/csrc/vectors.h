@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
 #include "kernel.h"
 
@@ -32,8 +31,6 @@ template <class T>
 constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
 template <class T>
 using Vector = Group<T, lanes<T>>;
-template <class Real>
-using Int = std::conditional_t<sizeof(Real) == 4, std::int32_t, std::int64_t>;
 template <class Real>
 using Mask = Vector<Int<Real>>;
 
