@@ -8,6 +8,7 @@ The last line of each run is JSON; such lines, one for each run, are kept in ben
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -40,8 +41,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     first = runs[0]
     versions = {**first["versions"], **first["peers"]}
     where = f"{first['device']}, {first['threads']} thread; " + ", ".join(f"{k} {v}" for k, v in versions.items())
-    cache, memory = first["cache"] / 1e9, first["memory"] / 1e9
-    peak = f"One thread adds {cache:.1f} G numbers/s from the L2 cache, {memory:.1f} from memory."
+    cache, memory = (median(run[name] for run in runs) / 1e9 for name in ("cache", "memory"))
+    peak = f"One thread adds {cache:.1f} G numbers/s from the L2 cache, {memory:.1f} from memory (medians of all runs)."
     names = "network", "weights", "batch", "T", "n", "spike rate", "image-steps per cpu s", "of L2 peak", *OTHERS
     head = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     return "\n".join([f"{where}. {peak}", "", *head, *map(row, runs)])
