@@ -1,4 +1,4 @@
-"""Write the table of docs/speed.md from what benchmarks/simulation.py printed.
+"""Write the tables of docs/speed.md from what the benchmarks printed.
 
 The last line of each run is JSON; such lines, one for each run, are kept in benchmarks/results.jsonl.
 
@@ -13,7 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.jsonl", HERE.parent / "docs" / "speed.md"
-BEGIN, END = "<!-- table: benchmarks/page.py -->", "<!-- end of the table -->"
+END = "<!-- end of the table -->"
 OURS = "auto", "events", "layerwise"
 OTHERS = "plain torch loop", "spikingjelly-multi", "spikingjelly-single", "sinabs", "snntorch"
 
@@ -36,27 +36,67 @@ def row(run: dict[str, Any]) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: what was measured where, then one row for each run."""
+def simulation(runs: list[dict[str, Any]]) -> list[str]:
+    """What was measured where, then one row for each run."""
     first = runs[0]
     versions = {**first["versions"], **first["peers"]}
     where = f"{first['device']}, {first['threads']} thread; " + ", ".join(f"{k} {v}" for k, v in versions.items())
     cache, memory = (median(run[name] for run in runs) / 1e9 for name in ("cache", "memory"))
     peak = f"One thread adds {cache:.1f} G numbers/s from the L2 cache, {memory:.1f} from memory (medians of all runs)."
     names = "network", "weights", "batch", "T", "n", "spike rate", "image-steps per cpu s", "of L2 peak", *OTHERS
-    head = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    return "\n".join([f"{where}. {peak}", "", *head, *map(row, runs)])
+    return [f"{where}. {peak}", "", *header(*names), *map(row, runs)]
+
+
+def calibration(runs: list[dict[str, Any]]) -> list[str]:
+    """Seconds of the package and of the algorithm as printed: medians, smallest and largest."""
+    lines = header("network", "weights", "images", "steps", "threads", "n", "as printed, s", "`SpikeNorm`, s", "ratio")
+    for run in sorted(runs, key=lambda run: run["batch"] * run["timesteps"]):
+        ours, literal = run["seconds"]["equispike"], run["seconds"]["literal"]
+        ratio = f"{median(literal) / median(ours):.0f}" if literal else ""
+        known = (run[name] for name in ("network", "weights", "batch", "timesteps", "threads"))
+        cells = *known, len(ours), spread(literal), spread(ours), ratio
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def memory(runs: list[dict[str, Any]]) -> list[str]:
+    """Peak of the simulation above what its process held before, in MiB."""
+    lines = header("network", "batch", "engine", "T", "MiB")
+    for run in runs:
+        for name, by_steps in run["MiB"].items():
+            for steps, found in by_steps.items():
+                lines.append(f"| {run['network']} | {run['batch']} | {name} | {steps} | {found['simulation']:,.0f} |")
+    return lines
+
+
+TABLES = {"measured": simulation, "seconds": calibration, "MiB": memory}
+"""What a line of results holds, and the table that is made of all that hold it."""
+
+
+def header(*names: str) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+
+
+def spread(seconds: list[float]) -> str:
+    if not seconds:
+        return "not run"
+    middle = f"{median(seconds):,.1f}"
+    return middle if len(seconds) == 1 else f"{middle} ({min(seconds):,.1f} .. {max(seconds):,.1f})"
 
 
 def page(text: str, runs: list[dict[str, Any]]) -> str:
-    """The page with a new table between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(runs)}\n{END}{after}"
+    """The page with new tables between their marks."""
+    for kind, table in TABLES.items():
+        if own := [run for run in runs if kind in run]:
+            begin = f"<!-- table of benchmarks/page.py: {kind} -->"
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(END)
+            text = "\n".join([before + begin, *table(own), END]) + after
+    return text
 
 
 def main() -> None:
-    """Write the table into the page."""
+    """Write the tables into the page."""
     runs = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
 
