@@ -70,6 +70,16 @@ def test_the_page_shows_what_was_measured() -> None:
     text = page.PAGE.read_text()
     assert page.page(text, runs) == text
     assert all(f"| {run['network']} |" in text for run in runs)
+    ratios, rates = [], []
+    for run in (run for run in runs if "measured" in run):
+        cpu = {name: found["cpu_median"] for name, found in run["measured"].items()}
+        theirs = min(seconds for name, seconds in cpu.items() if name.startswith("spikingjelly"))
+        ratios.append(theirs / min(cpu[name] for name in page.OURS if name in cpu))
+        rates.append(run["spike_rate"])
+    claim = f"one CPU thread {min(ratios):.0f} to {max(ratios):.0f} times as fast as SpikingJelly's faster mode"
+    readme = (page.PAGE.parents[1] / "README.md").read_text()
+    assert claim in readme
+    assert f"spike rates of {min(rates):.0f} to {max(rates):.0f} %" in readme
 
 
 def test_numbers_are_added_up() -> None:
