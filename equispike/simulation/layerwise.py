@@ -41,29 +41,35 @@ def layerwise(
     start = start or beginning(network, indices, seed)
     v = dict(start.potentials)
     counts: dict[str, Tensor] = {}
-    spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
-    last = network.nodes[-1]
+    last, steps = network.nodes[-1], timesteps - start.step
     assert isinstance(last.op, Readout)
     scale = last.op.scale
-    readout = [start.scores[None]]
+    # All steps at once, as in the event-driven engine: what stays between the values of two chunks would break the hole
+    # that the first leaves, and memory would grow with every chunk.
+    spikes = {name: start.scores.new_empty(steps, len(images), dtype=torch.int32) for name in network.neurons}
+    scores = start.scores.new_empty(steps + 1, *start.scores.shape)
+    scores[0] = start.scores
+    done = Counter[str]()
 
     def record(name: str, value: Tensor) -> None:
+        first = done[name]
+        done[name] += len(value)
         if name in spikes:
             # in float32, which holds these counts exactly, also where the spikes are of half precision
             count = counts.setdefault(name, torch.zeros_like(value[0], dtype=torch.float32))
             fired = _blocks(value, 2)
             _blocks(count, 1).add_(fired.sum(0, dtype=torch.float32))
-            spikes[name].append(fired.sum(2, dtype=torch.float32).to(torch.int32))
+            spikes[name][first : done[name]] = fired.sum(2, dtype=torch.float32)
         elif name == last.name:
-            readout.append((value.double() * scale).cumsum(0) + readout[-1][-1:])
+            scores[first + 1 : done[name] + 1] = (value.double() * scale).cumsum(0) + scores[first]
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(network, images, indices, timesteps, coder, seed, chunk, record, v=v, done=start.step)
     return Record(
-        torch.cat(readout[1:]).to(images.dtype),
+        scores[1:].to(images.dtype),
         {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
-        {name: torch.cat(layer) for name, layer in spikes.items()},
-        Moment(timesteps, v, readout[-1][-1]),
+        spikes,
+        Moment(timesteps, v, scores[-1].clone()),
     )
 
 
