@@ -277,4 +277,4 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     paths = os.pathsep.join((tests, *sys.path))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 8 * 2**20
+    assert int(done.stdout) < 16 * 2**20  # pages come 2 MiB at a time
