@@ -26,7 +26,7 @@ class DataError(EquispikeError):
 
 
 def one_line(error: object, most: int | None = 300) -> str:
-    """What an error says, on one line, as far as it can be printed: what stands in a file may hold anything.
+    r"""What an error says, on one line, as far as it can be printed: what stands in a file may hold anything.
 
     >>> one_line("no such\n\x1b[31mlayer")
     'no such [31mlayer'

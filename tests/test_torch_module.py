@@ -58,8 +58,10 @@ def small(name: str = "n", **fields: Any) -> Network:
 
 
 def test_names_of_layers_are_no_code(tmp_path: Path) -> None:
-    name = "n'''\"\"\"\nraise SystemExit('executed')\n#"
-    torch_module.write(small(name), tmp_path / "n.py")
+    code = "n'''\"\"\"{}raise SystemExit('executed'){}#"
+    with pytest.raises(es.ConversionError, match="characters that cannot be printed"):
+        small(code.format("\n", "\n"))
+    torch_module.write(small(code.format(";", ";")), tmp_path / "n.py")
     assert module(tmp_path / "n.py").Network()(torch.ones(1, 2), 3).shape == (3, 1, 2)
 
 
