@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import DataError
-from equispike.functional.inputs import Images, Shape, join_inputs, split_inputs
+from equispike.functional.inputs import Images, Shape, inputs_of, join_inputs, split_inputs
 
 
 class Batch(NamedTuple):
@@ -72,9 +72,9 @@ def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> lis
 
 
 def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
-    parts: tuple[object, ...] = tuple(cast("Sequence[object]", item)) if isinstance(item, tuple | list) else (item,)
+    parts = inputs_of(item)
     images, labels = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
-    inputs = tuple(cast("Sequence[object]", images)) if isinstance(images, tuple | list) else (images,)
+    inputs = inputs_of(images)
     tensors = tuple(x for x in inputs if isinstance(x, Tensor))
     if not inputs or len(tensors) < len(inputs):
         wrong = next((type(x) for x in inputs if not isinstance(x, Tensor)), tuple)

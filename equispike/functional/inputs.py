@@ -6,7 +6,7 @@ vector fills channels of its own in C order. Zeros never spike and weigh nothing
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -25,11 +25,16 @@ class Place(NamedTuple):
     channels: int
 
 
-def join_inputs(inputs: Images) -> Tensor:
+def inputs_of(images: object) -> tuple[object, ...]:
+    """What stands for the inputs of a model, one by one: a tuple or list of them, or the only one."""
+    return tuple(cast("Sequence[object]", images)) if isinstance(images, tuple | list) else (images,)
+
+
+def join_inputs(images: Images) -> Tensor:
     """The inputs of a network in one tensor, as it takes, stores and exports them; a single tensor stays as it is.
 
     Args:
-        inputs: of every input a tensor (B, *features) with the same B, in the order of the model's ``forward``:
+        images: of every input a tensor (B, *features) with the same B, in the order of the model's ``forward``:
             vectors, and images of one number of axes.
     Raises:
         DataError: they differ in B, or their shapes have no common form.
@@ -38,8 +43,9 @@ def join_inputs(inputs: Images) -> Tensor:
     >>> join_inputs((torch.rand(4, 3, 32, 32), torch.rand(4, 1, 16, 16), torch.rand(4, 10))).shape
     torch.Size([4, 5, 32, 32])
     """
-    if isinstance(inputs, Tensor) or len(inputs) == 1:
-        return inputs if isinstance(inputs, Tensor) else inputs[0]
+    inputs = cast("tuple[Tensor, ...]", inputs_of(images))
+    if len(inputs) == 1:
+        return inputs[0]
     if len({len(x) for x in inputs}) != 1:
         raise DataError(
             f"inputs: of {', '.join(str(len(x)) for x in inputs)} images. Give every image all of its inputs"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equispike.errors import ConversionError, EquispikeError, one_line
-from equispike.functional.inputs import Images, layout
+from equispike.functional.inputs import Images, inputs_of, layout
 from equispike.graph.aten import (
     RESHAPES,
     SOFTMAXES,
@@ -103,7 +103,7 @@ def examine(model: Traceable, example: Images, output: int | None = None) -> tup
 
 def export(model: Traceable, example: Images) -> Program:
     """The model's functional ATen graph with a free batch size. ConversionError if it cannot be exported."""
-    inputs = tuple(example) if isinstance(example, tuple | list) else (cast("Tensor", example),)
+    inputs = cast("tuple[Tensor, ...]", inputs_of(example))
     _check_types(model, inputs)
     if not isinstance(model, nn.Module):
         return _checked(model, inputs)
@@ -172,7 +172,7 @@ def _translated(model: Traceable, example: Images, output: int | None) -> "tuple
         program = program.choose(output)
     reader = _Reader(program)
     try:
-        for node in program.needed():
+        for node in reader.needed:
             reader.read(node)
         return None if reader.refused else reader.network(), reader
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -183,7 +183,7 @@ def _translated(model: Traceable, example: Images, output: int | None) -> "tuple
 
 
 class _Reader:
-    """Walks an exported graph once. ``known`` holds what each of its nodes gives: a Value or a constant.
+    """Walks what is ``needed`` of a graph once. ``known`` holds what each node gives: a Value or a constant.
 
     A refused operation passes its first input on under the shape it would have had, so that the rest is judged too.
     """
@@ -195,7 +195,7 @@ class _Reader:
         self.known: dict[FxNode, Any] = {}
         self._example = program.inputs[0]  # its batch size, type and device are the network's
         self._input, found = parts(program.shapes)
-        self._parts, self._needed = iter(found), set(program.needed())
+        self._parts, self.needed = iter(found), dict.fromkeys(program.needed())
         self._names: set[str] = set()
         self._stored = {t.untyped_storage().data_ptr() for t in program.constants.values()}
         self._left = LARGEST
@@ -229,7 +229,7 @@ class _Reader:
             self._add("input", self._input, (), self._input.shape)
         value, ops = Value("input", self._input.shape), next(self._parts)
         if ops:
-            if self._needed.isdisjoint(node.users):
+            if self.needed.keys().isdisjoint(node.users):
                 return
             self.findings.append(Finding(node.name, "input", "exact", "one of several, which lie side by side"))
             for op in ops:

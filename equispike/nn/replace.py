@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from equispike.batches import Batches, read
 from equispike.errors import EquispikeError, one_line
-from equispike.functional.inputs import Images
+from equispike.functional.inputs import Images, inputs_of
 from equispike.nn.neurons import RateNorm
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -175,7 +175,7 @@ def _uses_in_pass(model: nn.Module, example: Images) -> Counter[nn.Module]:
 
         twin.register_forward_pre_hook(count)
     with torch.no_grad():
-        probe(*((example,) if isinstance(example, Tensor) else example))
+        probe(*inputs_of(example))
     return uses
 
 
