@@ -262,10 +262,10 @@ from test_events import conv, image_network
 torch.set_num_threads(1)
 network, images = image_network(conv(0, 64, 3, 3), conv(2, 64, 64, 3), size=16), torch.rand(16, 3, 16, 16)
 peaks = []
-for timesteps in (64, 512):
+for timesteps in (64, 64, 64, 512):  # the heap takes more than one run to find its size
     es.simulate(network, images, timesteps, es.Poisson(scale=4.0), engine="events", memory=2**22)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-print((peaks[1] - peaks[0]) * 1024)
+print((peaks[-1] - peaks[-2]) * 1024)
 """
 
 
@@ -277,4 +277,4 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     paths = os.pathsep.join((tests, *sys.path))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 16 * 2**20  # pages come 2 MiB at a time
+    assert int(done.stdout) < 8 * 2**20
