@@ -99,7 +99,9 @@ class Lease {
   std::unique_ptr<Scratch> scratch_;
 };
 
-// The same work on so many threads, this one among them; what the last of them to fail threw.
+// The same work on so many threads, this one among them; what the last of them to fail threw. On those of OpenMP, where
+// the compiler has it: they are torch's own, which keep a processor busy for some milliseconds after each operation of
+// torch, and others would have to share it with them.
 template <class Worker>
 void on_threads(std::size_t threads, const Worker &worker) {
   std::exception_ptr failure;
@@ -112,10 +114,19 @@ void on_threads(std::size_t threads, const Worker &worker) {
       failure = std::current_exception();
     }
   };
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel num_threads(static_cast<int>(threads))
+    body();
+  } else {
+    body();
+  }
+#else
   std::vector<std::thread> others;
   for (std::size_t i = 1; i < threads; ++i) others.emplace_back(body);
   body();
   for (auto &other : others) other.join();
+#endif
   if (failure) std::rethrow_exception(failure);
 }
 
