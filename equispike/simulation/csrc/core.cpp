@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <exception>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -69,7 +70,7 @@ class Pool {
 
  private:
   static void clear(Scratch &scratch) {
-    for (auto *buffers : {scratch.channels, scratch.offsets, scratch.decoded}) {
+    for (auto *buffers : {scratch.decoded, scratch.offsets, scratch.done}) {
       for (int i = 0; i < most_gathers; ++i) std::free(buffers[i].data);
     }
     for (auto *buffer : {&scratch.segments, &scratch.events, &scratch.starts, &scratch.fired, &scratch.taps, &scratch.open,
@@ -174,60 +175,105 @@ float add_up(const Array<const float> &numbers, int repeats, const std::string &
 
 using Ranges = nb::ndarray<std::int32_t, nb::c_contig, nb::device::cpu>;
 
-// A source's extent and where the outputs read it; owns the tables.
-struct Reads {
-  int channels, rows, cols, kernel_rows, kernel_cols;
-  std::vector<Range> row_ranges, col_ranges;
-  std::vector<Target> row_targets, col_targets;
-  std::vector<std::int32_t> row_starts, col_starts;
-
-  Reads(std::tuple<int, int, int> extent, const Ranges &row_table, const Ranges &col_table, int out_rows, int out_cols)
-      : channels(std::get<0>(extent)), rows(std::get<1>(extent)), cols(std::get<2>(extent)) {
-    require(rows > 0 && cols > 0 && channels > 0 && channels <= 65535, "source: an extent out of range");
-    row_ranges = table(row_table, out_rows, rows, kernel_rows);
-    col_ranges = table(col_table, out_cols, cols, kernel_cols);
-    invert(row_ranges, kernel_rows, rows, row_targets, row_starts);
-    invert(col_ranges, kernel_cols, cols, col_targets, col_starts);
+// An axis of a source and where the outputs read it; owns the tables.
+class AxisReads {
+ public:
+  AxisReads(int size, const Ranges &table, int outputs) : size_(size) {
+    require(size > 0, "source: an extent out of range");
+    require(table.ndim() == 3 && table.shape(2) == 2 && table.shape(0) == static_cast<std::size_t>(outputs) &&
+                table.shape(1) > 0 && table.shape(1) < 65536,
+            "ranges: not (outputs, kernel, 2)");
+    kernel_ = static_cast<int>(table.shape(1));
+    ranges_.resize(table.shape(0) * table.shape(1));
+    for (std::size_t i = 0; i < ranges_.size(); ++i) {
+      ranges_[i] = {table.data()[2 * i], table.data()[2 * i + 1]};
+      require(ranges_[i].first >= 0 && ranges_[i].last <= size, "ranges: outside of the source");
+    }
+    find_runs(outputs);
+    invert();
   }
 
-  int bytes() const { return (channels + 63) / 64 * 8; }
-
-  Window window(const Bits &train, int images, int steps) const {
-    require_shape<std::uint8_t>(train,
-                                {static_cast<std::size_t>(images), static_cast<std::size_t>(rows) * cols,
-                                 static_cast<std::size_t>(steps), static_cast<std::size_t>(bytes())},
-                                "train: not (images, positions, steps, bytes)");
-    return {train.data(),       rows,         cols,        channels, bytes(), kernel_rows, kernel_cols, row_ranges.data(),
-            col_ranges.data(), row_targets.data(), col_targets.data(), row_starts.data(), col_starts.data()};
+  int size() const { return size_; }
+  int kernel() const { return kernel_; }
+  std::size_t bins() const { return bins_.size(); }
+  Axis view() const {
+    return {size_,        kernel_,           static_cast<int>(bins_.size()), ranges_.data(), bins_.data(), runs_.data(),
+            run_starts_.data(), targets_.data(), target_starts_.data()};
   }
 
  private:
-  static std::vector<Range> table(const Ranges &from, int outputs, int size, int &kernel) {
-    require(from.ndim() == 3 && from.shape(2) == 2 && from.shape(0) == static_cast<std::size_t>(outputs) &&
-                from.shape(1) > 0 && from.shape(1) < 65536,
-            "ranges: not (outputs, kernel, 2)");
-    kernel = static_cast<int>(from.shape(1));
-    std::vector<Range> ranges(from.shape(0) * from.shape(1));
-    for (std::size_t i = 0; i < ranges.size(); ++i) {
-      ranges[i] = {from.data()[2 * i], from.data()[2 * i + 1]};
-      require(ranges[i].first >= 0 && ranges[i].last <= size, "ranges: outside of the source");
+  void find_runs(int outputs) {
+    std::map<std::pair<int, int>, int> numbers;
+    for (const Range &range : ranges_) {
+      if (range.first < range.last) numbers[{range.first, range.last}] = 0;
     }
-    return ranges;
+    for (auto &[range, number] : numbers) {
+      number = static_cast<int>(bins_.size());
+      bins_.push_back({range.first, range.second});
+    }
+    for (int output = 0; output < outputs; ++output) {
+      run_starts_.push_back(static_cast<std::int32_t>(runs_.size()));
+      bool open = false;
+      for (int element = 0; element < kernel_; ++element) {
+        const Range range = ranges_[static_cast<std::size_t>(output) * kernel_ + element];
+        if (range.first >= range.last) {
+          open = false;
+          continue;
+        }
+        const int bin = numbers[{range.first, range.last}];
+        if (open && runs_.back().last == bin) {
+          ++runs_.back().last;
+        } else {
+          runs_.push_back({bin, bin + 1, element});
+        }
+        open = true;
+      }
+    }
+    run_starts_.push_back(static_cast<std::int32_t>(runs_.size()));
   }
 
-  // Who reads each of `size` source positions.
-  static void invert(const std::vector<Range> &ranges, int kernel, int size, std::vector<Target> &targets,
-                     std::vector<std::int32_t> &starts) {
-    std::vector<std::vector<Target>> readers(size);
-    for (std::size_t i = 0; i < ranges.size(); ++i) {
-      const Target target{static_cast<std::int32_t>(i / kernel), static_cast<std::int32_t>(i % kernel)};
-      for (int source = ranges[i].first; source < ranges[i].last; ++source) readers[source].push_back(target);
+  // Who reads each position.
+  void invert() {
+    std::vector<std::vector<Target>> readers(size_);
+    for (std::size_t i = 0; i < ranges_.size(); ++i) {
+      const Target target{static_cast<std::int32_t>(i / kernel_), static_cast<std::int32_t>(i % kernel_)};
+      for (int source = ranges_[i].first; source < ranges_[i].last; ++source) readers[source].push_back(target);
     }
-    starts.push_back(0);
+    target_starts_.push_back(0);
     for (const auto &own : readers) {
-      targets.insert(targets.end(), own.begin(), own.end());
-      starts.push_back(static_cast<std::int32_t>(targets.size()));
+      targets_.insert(targets_.end(), own.begin(), own.end());
+      target_starts_.push_back(static_cast<std::int32_t>(targets_.size()));
     }
+  }
+
+  int size_, kernel_;
+  std::vector<Range> ranges_, bins_;
+  std::vector<Run> runs_;
+  std::vector<Target> targets_;
+  std::vector<std::int32_t> run_starts_, target_starts_;
+};
+
+// A source's extent and where the outputs read it.
+struct Reads {
+  int channels;
+  AxisReads rows, cols;
+
+  Reads(std::tuple<int, int, int> extent, const Ranges &row_table, const Ranges &col_table, int out_rows, int out_cols)
+      : channels(std::get<0>(extent)), rows(std::get<1>(extent), row_table, out_rows),
+        cols(std::get<2>(extent), col_table, out_cols) {
+    require(channels > 0 && channels <= 65535, "source: an extent out of range");
+    require(cols.bins() * channels <= std::numeric_limits<std::uint32_t>::max(), "source: an extent out of range");
+  }
+
+  std::size_t elements() const { return static_cast<std::size_t>(rows.kernel()) * cols.kernel(); }
+
+  Window window(const Bits &train, int images, int steps) const {
+    const int bytes = (channels + 63) / 64 * 8;
+    require_shape<std::uint8_t>(train,
+                                {static_cast<std::size_t>(images), static_cast<std::size_t>(rows.size()) * cols.size(),
+                                 static_cast<std::size_t>(steps), static_cast<std::size_t>(bytes)},
+                                "train: not (images, positions, steps, bytes)");
+    return {train.data(), channels, bytes, rows.view(), cols.view()};
   }
 };
 
@@ -246,9 +292,9 @@ class Layer {
     require(gathers_.size() < most_gathers, "layer: too many sources");
     gathers_.emplace_back(extent, rows, cols, out_rows_, out_cols_);
     const Reads &reads = gathers_.back();
-    require(!scatter_ || reads.cols <= 65535, "layer: a source is too wide to be scattered");
+    require(!scatter_ || reads.cols.size() <= 65535, "layer: a source is too wide to be scattered");
     firsts_.push_back(static_cast<std::uint32_t>(depth_));
-    depth_ += static_cast<std::size_t>(reads.kernel_rows) * reads.kernel_cols * reads.channels;
+    depth_ += reads.elements() * reads.channels;
     require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
   }
 
@@ -258,7 +304,7 @@ class Layer {
     const Reads &reads = taps_.back();
     require(shift > -65536 && shift < 65536, "tap: a shift out of range");
     require_shape<const Real>(
-        weights, {static_cast<std::size_t>(reads.kernel_rows) * reads.kernel_cols, static_cast<std::size_t>(padded_)},
+        weights, {reads.elements(), static_cast<std::size_t>(padded_)},
         "tap: weights are not (kernel, channels)");
     shifts_.push_back(shift);
     tap_weights_.emplace_back(weights.data(), weights.data() + weights.size());

@@ -1,7 +1,8 @@
 // The gathering kernel: best where there are many output channels. Built once per instruction set, EQUISPIKE_ISA being
 // its namespace; everything else is local to this file (see kernel.h). For a few output rows at a time:
-//   decode   the bits of each input position become channel numbers, once for all outputs that read the position;
-//   collect  each output position gets, for every step, the list of weight rows that its active inputs select;
+//   decode   the bits of each input row become one list of events per step, once for all outputs that read the row;
+//   collect  each output position gets, for every step, the list of weight rows that its events select: those of columns
+//            that lie side by side, in the source and in the kernel, are copied at once;
 //   gather   per slab of output channels, whose weights fit the L2 cache, potentials stay in registers for all steps.
 #include "neurons.h"
 
@@ -9,43 +10,59 @@ namespace equispike {
 namespace {
 
 constexpr int slack = 8;              // copies run in strides of this many elements, past the end
-constexpr int tile_positions = 16;    // output positions whose event lists are kept at once
+constexpr int tile_positions = 32;    // output positions whose event lists are kept at once
 constexpr int most_shorts = 1 << 16;  // so many int16 add up in an int32
 
-// The active channels of every position in one row of a source, appended to its list.
-std::uint32_t decode_row(const Window &window, int image, int row, int steps, std::uint32_t size, Buffer &channels,
-                         std::uint32_t *offsets) {
-  for (int col = 0; col < window.cols; ++col) {
-    const std::size_t position = static_cast<std::size_t>(row) * window.cols + col;
-    const std::size_t first = static_cast<std::size_t>(image) * window.rows * window.cols + position;
-    const std::uint8_t *bits = window.train + first * steps * window.bytes;
-    std::uint32_t *offset = offsets + position * (steps + 1);
-    for (int t = 0; t < steps; ++t, bits += window.bytes) {
-      offset[t] = size;
-      auto *list = reserve<std::uint16_t>(channels, size + 8 * static_cast<std::size_t>(window.bytes) + slack);
-      for (int word = 0; word < window.bytes / 8; ++word) {
-        std::uint64_t left;
-        std::memcpy(&left, bits + 8 * word, 8);
-        // Four at a time, wanted or not: few words hold more, so the branch is predicted.
-        for (int n = __builtin_popcountll(left); n > 0; n -= 4) {
-          for (int i = 0; i < 4; ++i) {
-            list[size + i] = static_cast<std::uint16_t>(64 * word + (left ? __builtin_ctzll(left) : 0));
-            left &= left - 1;
+// The events of one bin of rows, step by step and then bin of columns by bin of columns, appended to the list of its
+// source: bin of columns * channels + channel. Positions in row-major order within two bins.
+std::uint32_t decode_rows(const Window &window, int image, int bin, int steps, std::uint32_t size, Buffer &decoded,
+                          std::uint32_t *offset) {
+  const Range rows = window.rows.bins[bin];
+  const std::size_t first = static_cast<std::size_t>(image) * window.rows.size * window.cols.size;
+  const std::size_t stride = static_cast<std::size_t>(steps) * window.bytes;
+  std::size_t most = slack;
+  for (int i = 0; i < window.cols.bin_count; ++i) {
+    const Range cols = window.cols.bins[i];
+    most += static_cast<std::size_t>(rows.last - rows.first) * (cols.last - cols.first) * window.bytes * 8;
+  }
+  for (int t = 0; t < steps; ++t) {
+    const std::uint8_t *train = window.train + static_cast<std::size_t>(t) * window.bytes;
+    auto *const begin = reserve<std::uint32_t>(decoded, size + most) + size, *end = begin;
+    for (int col_bin = 0; col_bin < window.cols.bin_count; ++col_bin) {
+      *offset++ = size + static_cast<std::uint32_t>(end - begin);
+      const Range cols = window.cols.bins[col_bin];
+      for (int row = rows.first; row < rows.last; ++row) {
+        const std::uint8_t *bits = train + (first + static_cast<std::size_t>(row) * window.cols.size + cols.first) * stride;
+        for (int col = cols.first; col < cols.last; ++col, bits += stride) {
+          for (int word = 0; word < window.bytes / 8; ++word) {
+            std::uint64_t left;
+            std::memcpy(&left, bits + 8 * word, 8);
+            const std::uint32_t channel = col_bin * window.channels + 64 * word;
+            // Four at a time, wanted or not: few words hold more, so the branch is predicted.
+            int n = __builtin_popcountll(left);
+            do {
+              for (int i = 0; i < 4; ++i) {
+                end[i] = channel + lowest(left);
+                left &= left - 1;
+              }
+              end += n < 4 ? n : 4;
+              n -= 4;
+            } while (n > 0);
           }
-          size += n < 4 ? n : 4;
         }
       }
     }
-    offset[steps] = size;
+    size += static_cast<std::uint32_t>(end - begin);
+    *offset++ = size;
   }
   return size;
 }
 
-// The part of an output position's events that comes from one position of one source.
+// The part of an output position's events that comes from one bin of rows and one run of columns.
 struct Segment {
-  const std::uint32_t *offsets;  // [steps + 1]
-  int source;
-  std::uint32_t row;  // of the weights, for channel 0
+  const std::uint32_t *decoded, *first, *last;  // events of its source; where those of the next step begin and end
+  std::size_t stride;                           // between steps
+  std::uint32_t row;                            // of the weights, for event 0; modulo 2^32
 };
 
 struct Decoder {
@@ -59,44 +76,46 @@ struct Decoder {
     const bool fresh = image != wanted;
     image = wanted;
     for (int g = 0; g < job.gather_count; ++g) {
-      const Window &window = job.gathers[g].window;
-      const std::size_t positions = static_cast<std::size_t>(window.rows) * window.cols;
-      auto *offsets = reserve<std::uint32_t>(scratch.offsets[g], positions * (job.steps + 1));
-      auto *decoded = reserve<std::uint8_t>(scratch.decoded[g], window.rows);
-      reserve<std::uint16_t>(scratch.channels[g], slack);
+      const Axis &rows = job.gathers[g].window.rows, &cols = job.gathers[g].window.cols;
+      const std::size_t per_bin = static_cast<std::size_t>(job.steps) * (cols.bin_count + 1);
+      auto *offsets = reserve<std::uint32_t>(scratch.offsets[g], rows.bin_count * per_bin);
+      auto *done = reserve<std::uint8_t>(scratch.done[g], rows.bin_count);
+      reserve<std::uint32_t>(scratch.decoded[g], slack);
       if (fresh) {
-        std::memset(decoded, 0, window.rows);
+        std::memset(done, 0, rows.bin_count);
         sizes[g] = 0;
       }
-      for (int ky = 0; ky < window.kernel_rows; ++ky) {
-        const Range range = window.row_ranges[static_cast<std::size_t>(y) * window.kernel_rows + ky];
-        for (int row = range.first; row < range.last; ++row) {
-          if (decoded[row]) continue;
-          sizes[g] = decode_row(window, image, row, job.steps, sizes[g], scratch.channels[g], offsets);
-          decoded[row] = 1;
+      for (int run = rows.run_starts[y]; run < rows.run_starts[y + 1]; ++run) {
+        for (int bin = rows.runs[run].first; bin < rows.runs[run].last; ++bin) {
+          if (done[bin]) continue;
+          sizes[g] = decode_rows(job.gathers[g].window, image, bin, job.steps, sizes[g], scratch.decoded[g],
+                                 offsets + bin * per_bin);
+          done[bin] = 1;
         }
       }
     }
   }
 
-  // The positions that output (y, x) reads.
+  // What output (y, x) reads.
   template <class Real>
   std::size_t segments(const Job<Real> &job, int y, int x) {
     std::size_t count = 0;
     for (int g = 0; g < job.gather_count; ++g) {
       const Window &window = job.gathers[g].window;
+      const Axis &rows = window.rows, &cols = window.cols;
+      const auto *decoded = static_cast<const std::uint32_t *>(scratch.decoded[g].data);
       const auto *offsets = static_cast<const std::uint32_t *>(scratch.offsets[g].data);
-      for (int ky = 0; ky < window.kernel_rows; ++ky) {
-        const Range rows = window.row_ranges[static_cast<std::size_t>(y) * window.kernel_rows + ky];
-        for (int kx = 0; kx < window.kernel_cols; ++kx) {
-          const Range cols = window.col_ranges[static_cast<std::size_t>(x) * window.kernel_cols + kx];
-          const std::uint32_t first = job.gathers[g].first + (ky * window.kernel_cols + kx) * window.channels;
-          for (int row = rows.first; row < rows.last; ++row) {
-            for (int col = cols.first; col < cols.last; ++col) {
-              const std::size_t position = static_cast<std::size_t>(row) * window.cols + col;
-              auto *segment = reserve<Segment>(scratch.segments, count + 1);
-              segment[count++] = {offsets + position * (job.steps + 1), g, first};
-            }
+      for (int i = rows.run_starts[y]; i < rows.run_starts[y + 1]; ++i) {
+        for (int bin = rows.runs[i].first; bin < rows.runs[i].last; ++bin) {
+          const int ky = rows.runs[i].element + bin - rows.runs[i].first;
+          const auto *own = offsets + static_cast<std::size_t>(bin) * job.steps * (cols.bin_count + 1);
+          for (int j = cols.run_starts[x]; j < cols.run_starts[x + 1]; ++j) {
+            const Run &run = cols.runs[j];
+            const std::uint32_t element = ky * cols.kernel + run.element - run.first;
+            reserve<Segment>(scratch.segments, count + 1)[count] = {
+                decoded, own + run.first, own + run.last, static_cast<std::size_t>(cols.bin_count) + 1,
+                job.gathers[g].first + element * window.channels};
+            ++count;
           }
         }
       }
@@ -108,16 +127,24 @@ struct Decoder {
   template <class Real>
   std::size_t collect(const Job<Real> &job, int y, int x, std::size_t size, std::size_t *starts) {
     const std::size_t count = segments(job, y, x);
-    const auto *segment = static_cast<const Segment *>(scratch.segments.data);
+    auto *segments = static_cast<Segment *>(scratch.segments.data), *last = segments + count;
+    auto *events = reserve<std::uint32_t>(scratch.events, size + slack);
+    std::size_t room = scratch.events.bytes / sizeof *events;
     for (int t = 0; t < job.steps; ++t) {
       starts[t] = size;
-      for (std::size_t s = 0; s < count; ++s) {
-        const auto *channels = static_cast<const std::uint16_t *>(scratch.channels[segment[s].source].data);
-        const std::uint32_t first = segment[s].offsets[t], length = segment[s].offsets[t + 1] - first;
-        std::uint32_t *events = reserve<std::uint32_t>(scratch.events, size + length + slack) + size;
+      for (Segment *segment = segments; segment != last; ++segment) {
+        const std::uint32_t length = *segment->last - *segment->first;
+        const std::uint32_t *from = segment->decoded + *segment->first;
+        segment->first += segment->stride;
+        segment->last += segment->stride;
+        if (size + length + slack > room) {
+          events = reserve<std::uint32_t>(scratch.events, size + length + slack);
+          room = scratch.events.bytes / sizeof *events;
+        }
+        std::uint32_t *to = events + size;
         std::uint32_t i = 0;
         do {
-          for (int j = 0; j < slack; ++j) events[i + j] = segment[s].row + channels[first + i + j];
+          for (int j = 0; j < slack; j += 4) store(to + i + j, load<4>(from + i + j) + segment->row);
           i += slack;
         } while (i < length);
         size += length;
@@ -179,15 +206,14 @@ void add_events(const Job<Real> &job, const std::int16_t *integers, const std::u
   }
 }
 
-// All steps of one output position and slab, `rows` being its weights.
-template <class Real, int N, class Row>
-void add_and_fire(const Job<Real> &job, const Row *rows, int image, int here, int slab, const std::uint32_t *events,
-                  const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
+// All steps of one output position and slab, `add(t, sum)` being what events add in one step.
+template <class Real, int N, class Add>
+void fire(const Job<Real> &job, int image, int here, int slab, Add add, std::int32_t *fired, Buffer &buffer) {
   constexpr int L = lanes<Real>;
   const Real *base = job.base + image * job.base_image + here * job.base_position + slab * N * L;
-  auto current = [&](int t, Vector<Real> *sum) {
+  auto current = [&](int t, Vector<Real> *sum) __attribute__((always_inline)) {
     for (int n = 0; n < N; ++n) sum[n] = load(base + t * job.base_step + n * L);
-    add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
+    add(t, sum);
   };
   const std::size_t reads =
       tap_reads(job, image, here / job.out_cols, here % job.out_cols, slab * N * L, N * L, 0, buffer);
@@ -199,11 +225,27 @@ template <class Real, int N>
 void position(const Job<Real> &job, int image, int here, int slab, const std::uint32_t *events,
               const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
   const std::size_t first = static_cast<std::size_t>(slab) * job.depth * N * lanes<Real>;
-  if (job.integers) {
-    add_and_fire<Real, N>(job, job.integers + first, image, here, slab, events, starts, fired, buffer);
+  auto events_of = [&](const auto *rows) {
+    return [&job, events, starts, rows](int t, Vector<Real> *sum) __attribute__((always_inline)) {
+      add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
+    };
+  };
+  if (!job.gather_count) {
+    fire<Real, N>(job, image, here, slab, [](int, Vector<Real> *) {}, fired, buffer);
+  } else if (job.integers) {
+    fire<Real, N>(job, image, here, slab, events_of(job.integers + first), fired, buffer);
   } else {
-    add_and_fire<Real, N>(job, job.weights + first, image, here, slab, events, starts, fired, buffer);
+    fire<Real, N>(job, image, here, slab, events_of(job.weights + first), fired, buffer);
   }
+}
+
+// A slab's weights into the L2 cache.
+template <class Real>
+void fetch(const Job<Real> &job, int slab) {
+  const std::size_t count = job.depth * job.width, bytes = count * (job.integers ? sizeof *job.integers : sizeof(Real));
+  const char *first = job.integers ? reinterpret_cast<const char *>(job.integers + slab * count)
+                                   : reinterpret_cast<const char *>(job.weights + slab * count);
+  for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + i, 0, 2);
 }
 
 template <class Real>
@@ -225,6 +267,8 @@ void share(const Job<Real> &job, const Share &share, Scratch &scratch) {
     }
     const auto *events = static_cast<const std::uint32_t *>(scratch.events.data);
     for (int slab = share.first_slab; slab < share.last_slab; ++slab) {
+      // In order, which the processor continues by itself, before events read it out of order.
+      if (size > job.depth) fetch(job, slab);
       list = 0;
       for (int row = first; row < last; ++row) {
         const int image = row / job.out_rows, here = row % job.out_rows * job.out_cols;

@@ -20,25 +20,36 @@ struct Target {
   std::int32_t output, element;
 };
 
+// Consecutive bins, `first` up to `last`, which consecutive kernel elements read; the first of them by `element`.
+struct Run {
+  std::int32_t first, last, element;
+};
+
+// One axis of a source, and where each output reads it. A bin is a range of positions that kernel elements read as one.
+struct Axis {
+  int size, kernel, bin_count;
+  const Range *ranges;  // [outputs][kernel]
+  const Range *bins;
+  const Run *runs;  // of output i: runs[run_starts[i]] up to run_starts[i + 1]
+  const std::int32_t *run_starts;
+  const Target *targets;  // who reads position i: targets[target_starts[i]] up to target_starts[i + 1]
+  const std::int32_t *target_starts;
+};
+
 // A spike train, bit-packed with channels last, [images][rows * cols][steps][bytes], and where each output reads it.
 struct Window {
   const std::uint8_t *train;
-  int rows, cols, channels, bytes;
-  int kernel_rows, kernel_cols;
-  const Range *row_ranges;  // [out_rows][kernel_rows]
-  const Range *col_ranges;  // [out_cols][kernel_cols]
-  // The same the other way round: the targets of source row i are row_targets[row_starts[i]] up to row_starts[i + 1].
-  const Target *row_targets, *col_targets;
-  const std::int32_t *row_starts, *col_starts;
+  int channels, bytes;
+  Axis rows, cols;
 };
 
-// Every output channel reads every input channel: row `first + (ky * kernel_cols + kx) * channels + c` of the weights.
+// Every output channel reads every input channel: row `first + (ky * cols.kernel + kx) * channels + c` of the weights.
 struct Gather {
   Window window;
   std::uint32_t first;
 };
 
-// Output channel c reads input channel c - shift alone, with weights [kernel_rows * kernel_cols][padded].
+// Output channel c reads input channel c - shift alone, with weights [rows.kernel * cols.kernel][padded].
 template <class Real>
 struct Tap {
   Window window;
@@ -94,9 +105,9 @@ void grow(Buffer &buffer, std::size_t bytes);  // keeps what is there; throws st
 constexpr int most_gathers = 64;
 
 struct Scratch {
-  Buffer channels[most_gathers];  // per source: numbers of the active channels, uint16
-  Buffer offsets[most_gathers];   // [rows * cols][steps + 1] into them
-  Buffer decoded[most_gathers];   // [rows]: whether that row is decoded
+  Buffer decoded[most_gathers];  // per source: channel * cols.bin_count
+  Buffer offsets[most_gathers];  // [row bins][steps][column bins + 1] into them
+  Buffer done[most_gathers];     // [row bins]: whether that one is decoded
   Buffer segments, events, starts, fired, taps, open, steps;
 };
 

@@ -23,15 +23,15 @@ std::size_t tap_reads(const Job<Real> &job, int image, int y, int x, int channel
     const Window &window = tap.window;
     const int bit = channel - tap.shift;
     const bool whole = bit >= 0 && bit % 8 == 0 && bit + width <= 8 * window.bytes;
-    const std::size_t first = static_cast<std::size_t>(image) * window.rows * window.cols;
-    for (int ky = 0; ky < window.kernel_rows; ++ky) {
-      const Range rows = window.row_ranges[static_cast<std::size_t>(y) * window.kernel_rows + ky];
-      for (int kx = 0; kx < window.kernel_cols; ++kx) {
-        const Range cols = window.col_ranges[static_cast<std::size_t>(x) * window.kernel_cols + kx];
-        const Real *weights = tap.weights + (ky * window.kernel_cols + kx) * static_cast<std::size_t>(job.padded) + channel;
+    const std::size_t first = static_cast<std::size_t>(image) * window.rows.size * window.cols.size;
+    for (int ky = 0; ky < window.rows.kernel; ++ky) {
+      const Range rows = window.rows.ranges[static_cast<std::size_t>(y) * window.rows.kernel + ky];
+      for (int kx = 0; kx < window.cols.kernel; ++kx) {
+        const Range cols = window.cols.ranges[static_cast<std::size_t>(x) * window.cols.kernel + kx];
+        const Real *weights = tap.weights + (ky * window.cols.kernel + kx) * static_cast<std::size_t>(job.padded) + channel;
         for (int row = rows.first; row < rows.last; ++row) {
           for (int col = cols.first; col < cols.last; ++col) {
-            const std::size_t position = first + static_cast<std::size_t>(row) * window.cols + col;
+            const std::size_t position = first + static_cast<std::size_t>(row) * window.cols.size + col;
             const std::uint8_t *train = window.train + position * job.steps * window.bytes;
             reserve<TapRead<Real>>(buffer, count + 1)[count] = {train + (whole ? bit / 8 : 0), weights, window.bytes, bit, whole};
             ++count;
@@ -52,7 +52,7 @@ void integrate(const Job<Real> &job, int image, int here, int slab, int first, i
   const int channel = slab * width;
   const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
   Vector<Real> sum[N];
-  auto whole = [&](int t) {
+  auto whole = [&](int t) __attribute__((always_inline)) {
     current(t, sum);
     for (std::size_t r = 0; r < reads; ++r) {
       const std::uint8_t *mask = read[r].train + static_cast<std::size_t>(t) * read[r].bytes;

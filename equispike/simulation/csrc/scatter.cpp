@@ -19,15 +19,6 @@ struct Place {
   std::uint32_t to, from;
 };
 
-// The lowest bit that is set; anything if there is none.
-inline unsigned lowest(std::uint64_t bits) {
-#if defined(__BMI__)
-  return static_cast<unsigned>(_tzcnt_u64(bits));
-#else
-  return static_cast<unsigned>(__builtin_ctzll(bits | std::uint64_t{1} << 63));
-#endif
-}
-
 // The events of one step in one row of a source, in order. Of trains of one word, C columns share 64 bits.
 template <int C>
 Event *decode(const std::uint8_t *bits, int cols, std::size_t stride, int words, Event *event) {
@@ -63,21 +54,21 @@ class Block {
  public:
   Block(const Job<Real> &job, Scratch &scratch) : job_(job), scratch_(scratch) {
     std::size_t across = 0;
-    for (int g = 0; g < job.gather_count; ++g) across += job.gathers[g].window.col_starts[job.gathers[g].window.cols];
+    for (int g = 0; g < job.gather_count; ++g) across += job.gathers[g].window.cols.target_starts[job.gathers[g].window.cols.size];
     Place *place = reserve<Place>(scratch.steps, across);
     for (int g = 0; g < job.gather_count; ++g) {
       const Window &window = job.gathers[g].window;
       cols_[g] = place;
-      for (int i = 0; i < window.col_starts[window.cols]; ++i) {
-        const Target target = window.col_targets[i];
+      for (int i = 0; i < window.cols.target_starts[window.cols.size]; ++i) {
+        const Target target = window.cols.targets[i];
         *place++ = at(target.output, target.element * window.channels);
       }
     }
     ring_ = 1;
     walk(0, job.out_rows, [&](int g, int row, int y) {
       const Window &window = job.gathers[g].window;
-      for (int i = window.row_starts[row]; i < window.row_starts[row + 1]; ++i) {
-        const int rows = window.row_targets[i].output - y + 1;
+      for (int i = window.rows.target_starts[row]; i < window.rows.target_starts[row + 1]; ++i) {
+        const int rows = window.rows.targets[i].output - y + 1;
         if (rows > ring_) ring_ = rows;
       }
     }, [](int) {});
@@ -119,8 +110,8 @@ class Block {
     for (int y = 0; y < last; ++y) {
       for (int g = 0; g < job_.gather_count; ++g) {
         const Window &window = job_.gathers[g].window;
-        for (int ky = 0; ky < window.kernel_rows; ++ky) {
-          const Range range = window.row_ranges[static_cast<std::size_t>(y) * window.kernel_rows + ky];
+        for (int ky = 0; ky < window.rows.kernel; ++ky) {
+          const Range range = window.rows.ranges[static_cast<std::size_t>(y) * window.rows.kernel + ky];
           if (range.first == range.last) continue;
           for (; done[g] < range.last; ++done[g]) read(g, done[g], y);
         }
@@ -137,28 +128,28 @@ class Block {
   void scatter(int g, int source_row) {
     const Gather &gather = job_.gathers[g];
     const Window &window = gather.window;
-    const int below = window.row_starts[source_row], above = window.row_starts[source_row + 1];
+    const int below = window.rows.target_starts[source_row], above = window.rows.target_starts[source_row + 1];
     Place *rows = reserve<Place>(scratch_.segments, above - below), *end = rows;
     for (int i = below; i < above; ++i) {
-      const Target target = window.row_targets[i];
+      const Target target = window.rows.targets[i];
       if (target.output < first_ || target.output >= last_) continue;
-      *end++ = at(target.output % ring_ * job_.out_cols, gather.first + target.element * window.kernel_cols * window.channels);
+      *end++ = at(target.output % ring_ * job_.out_cols, gather.first + target.element * window.cols.kernel * window.channels);
     }
     if (rows == end) return;
-    Event *events = reserve<Event>(scratch_.events, static_cast<std::size_t>(window.cols) * window.bytes * 8 + slots);
+    Event *events = reserve<Event>(scratch_.events, static_cast<std::size_t>(window.cols.size) * window.bytes * 8 + slots);
     const Real *weights = job_.weights + static_cast<std::size_t>(slab_) * job_.depth * width;
-    const std::size_t first = (static_cast<std::size_t>(image_) * window.rows + source_row) * window.cols;
+    const std::size_t first = (static_cast<std::size_t>(image_) * window.rows.size + source_row) * window.cols.size;
     const std::size_t stride = static_cast<std::size_t>(job_.steps) * window.bytes;
     const int shift = window.channels <= 16 ? 4 : window.channels <= 32 ? 5 : 16;
     const auto list = shift == 4 ? decode<4> : shift == 5 ? decode<2> : decode<1>;
     for (int t = 0; t < size_; ++t) {
       const std::uint8_t *bits = window.train + first * stride + static_cast<std::size_t>(start_ + t) * window.bytes;
-      const Event *last = list(bits, window.cols, stride, window.bytes / 8, events);
+      const Event *last = list(bits, window.cols.size, stride, window.bytes / 8, events);
       Real *open = open_ + t * step_;
       const Place *row = rows;
-      for (; end - row > 2; row += 3) add<3>(events, last, shift, window.col_starts, cols_[g], open, weights, row);
-      if (end - row == 2) add<2>(events, last, shift, window.col_starts, cols_[g], open, weights, row);
-      if (end - row == 1) add<1>(events, last, shift, window.col_starts, cols_[g], open, weights, row);
+      for (; end - row > 2; row += 3) add<3>(events, last, shift, window.cols.target_starts, cols_[g], open, weights, row);
+      if (end - row == 2) add<2>(events, last, shift, window.cols.target_starts, cols_[g], open, weights, row);
+      if (end - row == 1) add<1>(events, last, shift, window.cols.target_starts, cols_[g], open, weights, row);
     }
   }
 

@@ -130,6 +130,15 @@ Mask<Real> mask_of(std::uint64_t bits) {
   return low >> shift | high << (64 - shift);
 }
 
+// The lowest bit that is set; anything if there is none.
+[[maybe_unused]] unsigned lowest(std::uint64_t bits) {
+#if defined(__BMI__)
+  return static_cast<unsigned>(_tzcnt_u64(bits));
+#else
+  return static_cast<unsigned>(__builtin_ctzll(bits | std::uint64_t{1} << 63));
+#endif
+}
+
 template <class T>
 T *reserve(Buffer &buffer, std::size_t count) {
   if (buffer.bytes < count * sizeof(T)) grow(buffer, 2 * count * sizeof(T));
