@@ -10,7 +10,7 @@ namespace equispike {
 namespace {
 
 constexpr int slack = 8;              // copies run in strides of this many elements, past the end
-constexpr int tile_positions = 32;    // output positions whose event lists are kept at once
+constexpr int tile_steps = 2048;      // of output positions, whose event lists are kept at once
 constexpr int most_shorts = 1 << 16;  // so many int16 add up in an int32
 
 // The events of one bin of rows, step by step and then bin of columns by bin of columns, appended to the list of its
@@ -252,7 +252,7 @@ template <class Real>
 void share(const Job<Real> &job, const Share &share, Scratch &scratch) {
   const auto run = EQUISPIKE_BY_WIDTH(position, job.width);
   const std::size_t steps = job.steps;
-  const int tile = job.out_cols < tile_positions ? tile_positions / job.out_cols : 1;
+  const int across = job.out_cols * job.steps, tile = across < tile_steps ? tile_steps / across : 1;
   Decoder decoder{scratch, -1, {}};
   Fired<Real> fired(job, share, scratch.fired);
   for (int first = share.first_row; first < share.last_row; first += tile) {
