@@ -417,14 +417,15 @@ class Layer {
     work(job, shares(job, threads), threads, kernel<Real>(isa, scatter_));
   }
 
-  // Rows go to threads in blocks of whole images where there are enough, or positions would be decoded twice; slabs
-  // are divided only where there are fewer rows than threads.
+  // Rows go to threads in blocks, of whole images where there are enough, since rows are decoded for each block that reads
+  // them. Of few images with many channels each thread takes a part of the channels, and so reads its own weights only.
   static std::vector<Share> shares(const Job<Real> &job, int threads) {
     const int rows = job.images * job.out_rows, slabs = job.padded / job.width;
-    const int blocks = threads == 1 ? 1 : std::min(rows, 4 * threads);
+    const bool many = job.images >= 2 * threads;
+    const int parts = many || threads == 1 ? 1 : slabs >= 2 * threads ? threads : rows < threads ? std::min(slabs, threads) : 1;
+    const int blocks = threads == 1 || parts == threads ? 1 : std::min(rows, 4 * threads);
     int block = (rows + blocks - 1) / blocks;
-    if (job.images >= 2 * threads) block = (block + job.out_rows - 1) / job.out_rows * job.out_rows;
-    const int parts = rows < threads ? std::min(slabs, (threads + rows - 1) / rows) : 1;
+    if (many) block = (block + job.out_rows - 1) / job.out_rows * job.out_rows;
     std::vector<Share> shares;
     for (int row = 0; row < rows; row += block) {
       for (int part = 0; part < parts; ++part) {
