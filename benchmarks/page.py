@@ -19,20 +19,24 @@ OTHERS = "plain torch loop", "spikingjelly-multi", "spikingjelly-single", "sinab
 
 
 def row(run: dict[str, Any]) -> str:
-    """One run: network, batch, rate, processor time of the fastest of ours, and the others' times over it."""
-    cpu = {name: found["cpu_median"] for name, found in run["measured"].items()}
-    best = min(cpu[name] for name in OURS if name in cpu)
-    ratios = [f"{cpu[name] / best:.1f}" if name in cpu else "-" for name in OTHERS]
-    share = run["additions"] / best / run["cache"]
-    steps = run["image_steps"] / best
-    own = (
+    """One run: network, batch, rate, time of the fastest of ours, and the others' times over it."""
+    clock = "cpu_median" if run["threads"] == 1 else "median"
+    taken = {name: found[clock] for name, found in run["measured"].items()}
+    best = min(taken[name] for name in OURS if name in taken)
+    ratios = [f"{taken[name] / best:.1f}" if name in taken else "-" for name in OTHERS]
+    share = run["additions"] / best / run["cache"] / run["threads"]
+    cells = (
         run["network"],
         run["weights"].partition(":")[0].partition(" of ")[0],
+        run["threads"],
         run["batch"],
         run["timesteps"],
         run["n"],
+        f"{run['spike_rate']:.1f} %",
+        f"{run['image_steps'] / best:,.0f}",
+        f"{share:.0%}",
+        *ratios,
     )
-    cells = *own, f"{run['spike_rate']:.1f} %", f"{steps:,.0f}", f"{share:.0%}", *ratios
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
@@ -40,11 +44,22 @@ def simulation(runs: list[dict[str, Any]]) -> list[str]:
     """What was measured where, then one row for each run."""
     first = runs[0]
     versions = {**first["versions"], **first["peers"]}
-    where = f"{first['device']}, {first['threads']} thread; " + ", ".join(f"{k} {v}" for k, v in versions.items())
+    where = f"{first['device']}; " + ", ".join(f"{k} {v}" for k, v in versions.items())
     cache, memory = (median(run[name] for run in runs) / 1e9 for name in ("cache", "memory"))
     peak = f"One thread adds {cache:.1f} G numbers/s from the L2 cache, {memory:.1f} from memory (medians of all runs)."
-    names = "network", "weights", "batch", "T", "n", "spike rate", "image-steps per cpu s", "of L2 peak", *OTHERS
+    names = "network", "weights", "threads", "batch", "T", "n", "spike rate", "image-steps/s", "of L2 peak", *OTHERS
     return [f"{where}. {peak}", "", *header(*names), *map(row, runs)]
+
+
+def integers(runs: list[dict[str, Any]]) -> list[str]:
+    """How many times as fast integers of so many bits are as floating-point numbers."""
+    lines = header("network", "weights", "batch", "T", "n", "bits", "times as fast")
+    for run in runs:
+        for bits, faster in run["integers"].items():
+            weights = run["weights"].partition(" of ")[0]
+            cells = run["network"], weights, run["batch"], run["timesteps"], run["n"], bits, f"{faster:.2f}"
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
 
 
 def calibration(runs: list[dict[str, Any]]) -> list[str]:
@@ -69,7 +84,7 @@ def memory(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-TABLES = {"measured": simulation, "seconds": calibration, "MiB": memory}
+TABLES = {"measured": simulation, "integers": integers, "seconds": calibration, "MiB": memory}
 """What a line of results holds, and the table that is made of all that hold it."""
 
 

@@ -261,8 +261,8 @@ struct Reads {
   Reads(std::tuple<int, int, int> extent, const Ranges &row_table, const Ranges &col_table, int out_rows, int out_cols)
       : channels(std::get<0>(extent)), rows(std::get<1>(extent), row_table, out_rows),
         cols(std::get<2>(extent), col_table, out_cols) {
-    require(channels > 0 && channels <= 65535, "source: an extent out of range");
-    require(cols.bins() * channels <= std::numeric_limits<std::uint32_t>::max(), "source: an extent out of range");
+    require(channels > 0 && channels <= 65535 && cols.bins() * channels <= std::numeric_limits<std::int32_t>::max(),
+            "source: an extent out of range");
   }
 
   std::size_t elements() const { return static_cast<std::size_t>(rows.kernel()) * cols.kernel(); }

@@ -1,0 +1,60 @@
+"""How much faster are integer weights, which the event-driven engine adds up in 16 bits?
+
+A network rounded by `quantize` runs in that engine as it is, and with its weights left in floating point, in turns;
+both spike alike.
+
+    python benchmarks/integers.py --network vgg16 --threads 1
+"""
+
+import argparse
+import json
+
+import torch
+from networks import NETWORKS, network_and_images
+
+from equispike import bench
+from equispike.graph.network import Network
+from equispike.simulation import actions
+
+
+def left_in_floats(network: Network) -> Network:
+    """The same network, planned with no integer small enough to be added up in 16 bits."""
+    twin, largest = Network(network.nodes), actions.LARGEST
+    actions.LARGEST = 0
+    try:
+        bench.ours(twin, torch.zeros(1, *network.shapes[network.nodes[0].name]), 1, "events")()  # the plan is kept
+    finally:
+        actions.LARGEST = largest
+    return twin
+
+
+def main() -> None:
+    """Measure, and print a table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=list(NETWORKS), default="cnn7")
+    parser.add_argument("--weights", help="trained model of that network, a file from 'equispike train'")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--timesteps", type=int, default=64)
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 12])
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    steps, faster, known = arguments.timesteps, dict[int, float](), dict[str, object]()
+    for bits in arguments.bits:
+        network, images, source = network_and_images(arguments.network, arguments.batch, 3.5, arguments.weights, bits)
+        chosen = {
+            "floating point": bench.ours(left_in_floats(network), images, steps, "events"),
+            "integers": bench.ours(network, images, steps, "events"),
+        }
+        timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.0)
+        faster[bits] = timings["floating point"].cpu / timings["integers"].cpu
+        print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}: {faster[bits]:.2f} times as fast")
+        known = {"weights": source.partition(", ")[2], **bench.conditions(network, images, steps)}
+    own = {"network": arguments.network, "n": arguments.repeats}
+    print(json.dumps({**own, **known, "integers": faster}))
+
+
+if __name__ == "__main__":
+    main()
