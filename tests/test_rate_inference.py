@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import equispike as es
 from equispike.functional.rate import omega, rate_inference_loss
 from equispike.nn import RateNorm, rate_norms, with_rate_norm
+from equispike.progress import reporting
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
-from equispike.zoo.rate_inference import Point, Progress, Settings, TradeOff, lower_thresholds, scores_and_rates
+from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds, scores_and_rates
 
 SHORT: dict[str, Any] = {"steps": 6, "batch": 32, "lr": 0.3}
 
@@ -119,17 +120,17 @@ def test_larger_lambdas_give_lower_thresholds_and_smaller_omegas(model: nn.Modul
 
 def test_each_layer_may_have_a_p_of_its_own_and_seeds_decide(model: nn.Module, mnist: Dataset) -> None:
     train, validation = mnist.train.take(100), mnist.validation.take(20)
-    settings, reports = Settings(**SHORT, start=1.0, shared=False), list[Progress]()
+    settings, heard = Settings(**SHORT, start=1.0, shared=False), list[tuple[str, int, int]]()
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    one, again = (lower_thresholds(model, train, validation, (0.1,), settings, 3, r) for r in (reports.append, None))
+    with reporting(lambda *report: heard.append(report)):
+        one = lower_thresholds(model, train, validation, (0.1,), settings, 3)
+    again = lower_thresholds(model, train, validation, (0.1,), settings, 3)
     other = lower_thresholds(model, train, validation, (0.1,), settings, 4)
     assert torch.equal(torch.get_rng_state(), state)
     assert one.points == again.points != other.points
     assert len(set(one.points[0].p.values())) == 4
-    assert [r.step for r in reports] == [1, 2, 3, 4, 5, 6]
-    assert reports[-1].seconds_left == 0
-    assert {(r.lambda_, r.number, r.lambdas, r.steps) for r in reports} == {(0.1, 1, 1, 6)}
+    assert heard == [("lambdas", 0, 1), *(("lambda 0.1", step, 6) for step in range(7)), ("lambdas", 1, 1)]
 
 
 def test_rescaled_weights_leave_clipping_alone(model: nn.Module, mnist: Dataset) -> None:

@@ -195,12 +195,9 @@ def lower_thresholds(
             "belong to. In Python, zoo.rate_inference.lower_thresholds takes any module with Rate Norm layers"
         )
     splits, stated = read_data(card, data, None, data_folder)
-    with progress() as show:
+    with progress():
         settings = Settings(steps=steps, shared=shared, rescale=rescale)
-        curve = run(
-            model, splits.train, splits.validation, lambdas, settings, seed,
-            lambda state: show("learning", (state.number - 1) * state.steps + state.step, state.lambdas * state.steps),
-        )  # fmt: skip
+        curve = run(model, splits.train, splits.validation, lambdas, settings, seed)
     chosen = curve.choose(tolerance)
     table = Table("lambda", "validation", "mean Omega", "p", "model")
     points: list[dict[str, object]] = []

@@ -38,8 +38,8 @@ SLAB = 320 * 1024
 
 SCATTERED = 16
 """Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
-each output adds up the weights of its events in registers: more work to find them, less to add. With 32 channels that is
-faster where more than some 2 % spike."""
+each output adds up the weights of its events in registers: more work to find them, less to add. With 32 channels that
+is faster where more than some 2 % spike."""
 
 LARGEST = 2**13 - 1
 """Weights that are integers times one unit, none of them larger than this, are added up in 16 bits: four of them fit

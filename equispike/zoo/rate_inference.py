@@ -7,8 +7,7 @@
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,6 +19,7 @@ from equispike.errors import DataError, EquispikeError
 from equispike.functional.rate import omega, rate_inference_loss
 from equispike.nn import rate_norms
 from equispike.nn.replace import readers_of
+from equispike.progress import track
 from equispike.zoo.data import Part
 from equispike.zoo.recipes import Recipe
 
@@ -101,20 +101,6 @@ class TradeOff:
         return _lowered(self.model, point.p, self.rescale)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """State after a step: of which lambda, which step, its loss, the mean p, and the time left for all lambdas."""
-
-    lambda_: float
-    number: int
-    lambdas: int
-    step: int
-    steps: int
-    loss: float
-    p: float
-    seconds_left: float
-
-
 def lower_thresholds(
     model: nn.Module,
     train: Part,
@@ -122,7 +108,6 @@ def lower_thresholds(
     lambdas: Sequence[float] = (0.003, 0.01, 0.03, 0.1),
     settings: Settings = Settings(),
     seed: int = 0,
-    report: Callable[[Progress], None] | None = None,
 ) -> TradeOff:
     r"""Learn :math:`p = \sigma(p')` in :math:`\theta_l = p_l \, r_{max,l}` for each lambda.
 
@@ -137,7 +122,6 @@ def lower_thresholds(
         train: images to learn on, without labels. validation: labelled images for the points, not for learning.
         lambdas: larger ones give lower thresholds.
         seed: of the order of the images, the same in each run.
-        report: called after every step.
     Raises:
         EquispikeError: the model has no Rate Norm layer, or a ReLU beside them; a lambda is negative or not finite;
             the loss is not finite; weights are to be rescaled, and a rate reaches an operation without any.
@@ -150,11 +134,12 @@ def lower_thresholds(
     device = next(teacher.parameters()).device
     readers = _readers(teacher) if settings.rescale else {}
     order = _order(len(train), settings, seed)
-    start, points = time.perf_counter(), list[Point]()
-    for number, lambda_ in enumerate(lambdas, start=1):
+    points: list[Point] = []
+    for lambda_ in track(lambdas, "lambdas", len(lambdas)):
         raw = torch.full((1 if settings.shared else len(paths),), settings.start, device=device, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=settings.lr)
-        for step, (images, _) in enumerate(train.shuffled(order, UNCHANGED, device), start=1):
+        batches = track(train.shuffled(order, UNCHANGED, device), f"lambda {lambda_:g}", len(order))
+        for step, (images, _) in enumerate(batches, start=1):
             optimizer.param_groups[0]["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * (step - 0.5) / len(order)))
             images = images.to(memory_format=torch.channels_last)
             p = dict(zip(paths, raw.sigmoid().expand(len(paths)), strict=True))
@@ -165,11 +150,6 @@ def lower_thresholds(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if report:
-                done = (number - 1) * len(order) + step
-                left = (time.perf_counter() - start) / done * (len(lambdas) * len(order) - done)
-                mean = float(raw.detach().sigmoid().mean())
-                report(Progress(lambda_, number, len(lambdas), step, len(order), value, mean, left))
         learnt = dict(zip(paths, map(float, raw.detach().sigmoid().expand(len(paths))), strict=True))
         lowered = _lowered(teacher, learnt, settings.rescale)
         points.append(_point(lowered, validation, lambda_, learnt, settings.batch))
