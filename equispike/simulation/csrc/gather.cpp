@@ -127,12 +127,12 @@ struct Decoder {
   template <class Real>
   std::size_t collect(const Job<Real> &job, int y, int x, std::size_t size, std::size_t *starts) {
     const std::size_t count = segments(job, y, x);
-    auto *segments = static_cast<Segment *>(scratch.segments.data), *last = segments + count;
+    auto *const begin = static_cast<Segment *>(scratch.segments.data), *const end = begin + count;
     auto *events = reserve<std::uint32_t>(scratch.events, size + slack);
     std::size_t room = scratch.events.bytes / sizeof *events;
     for (int t = 0; t < job.steps; ++t) {
       starts[t] = size;
-      for (Segment *segment = segments; segment != last; ++segment) {
+      for (Segment *segment = begin; segment != end; ++segment) {
         const std::uint32_t length = *segment->last - *segment->first;
         const std::uint32_t *from = segment->decoded + *segment->first;
         segment->first += segment->stride;
