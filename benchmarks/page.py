@@ -75,12 +75,13 @@ def calibration(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def memory(runs: list[dict[str, Any]]) -> list[str]:
-    """Peak of the simulation above what its process held before, in MiB."""
-    lines = header("network", "batch", "engine", "T", "MiB")
+    """Peak of each process, and how much that is above what it held before the simulation, in MiB."""
+    lines = header("network", "batch", "engine", "T", "process, MiB", "simulation, MiB")
     for run in runs:
         for name, by_steps in run["MiB"].items():
             for steps, found in by_steps.items():
-                lines.append(f"| {run['network']} | {run['batch']} | {name} | {steps} | {found['simulation']:,.0f} |")
+                cells = run["network"], run["batch"], name, steps, f"{found['peak']:,.0f}", f"{found['simulation']:,.0f}"
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
 
