@@ -80,7 +80,8 @@ def memory(runs: list[dict[str, Any]]) -> list[str]:
     for run in runs:
         for name, by_steps in run["MiB"].items():
             for steps, found in by_steps.items():
-                cells = run["network"], run["batch"], name, steps, f"{found['peak']:,.0f}", f"{found['simulation']:,.0f}"
+                sizes = (f"{found[key]:,.0f}" for key in ("peak", "simulation"))
+                cells = run["network"], run["batch"], name, steps, *sizes
                 lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
