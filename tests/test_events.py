@@ -278,3 +278,29 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 8 * 2**20
+
+
+THREADS = """
+import torch
+
+def runtimes():
+    with open("/proc/self/maps") as maps:
+        return {line.split()[-1] for line in maps if "libgomp" in line}
+
+before = runtimes()
+from equispike.simulation.actions import core
+with open(core.__file__, "rb") as file:
+    linked = file.read()
+print(len(before), len(runtimes()), b"GOMP_parallel" in linked, b"__kmpc_fork_call" in linked)
+"""
+
+
+@needs_core
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux says of a process")
+def test_threads_are_those_of_torch() -> None:
+    """Others would share processors with torch's, which keep them busy after each operation."""
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    before, after, gnu, llvm = done.stdout.split()
+    if before == "0" or llvm == "True":
+        pytest.skip("torch or the core was built with another OpenMP than GNU's")
+    assert (before, after, gnu) == ("1", "1", "True")
