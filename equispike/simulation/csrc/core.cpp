@@ -116,12 +116,8 @@ void on_threads(std::size_t threads, const Worker &worker) {
     }
   };
 #if defined(_OPENMP)
-  if (threads > 1) {
-#pragma omp parallel num_threads(static_cast<int>(threads))
-    body();
-  } else {
-    body();
-  }
+#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
+  body();
 #else
   std::vector<std::thread> others;
   for (std::size_t i = 1; i < threads; ++i) others.emplace_back(body);

@@ -38,16 +38,7 @@ std::uint32_t decode_rows(const Window &window, int image, int bin, int steps, s
             std::uint64_t left;
             std::memcpy(&left, bits + 8 * word, 8);
             const std::uint32_t channel = col_bin * window.channels + 64 * word;
-            // Four at a time, wanted or not: few words hold more, so the branch is predicted.
-            int n = __builtin_popcountll(left);
-            do {
-              for (int i = 0; i < 4; ++i) {
-                end[i] = channel + lowest(left);
-                left &= left - 1;
-              }
-              end += n < 4 ? n : 4;
-              n -= 4;
-            } while (n > 0);
+            end = list_bits<4>(left, channel, end);
           }
         }
       }

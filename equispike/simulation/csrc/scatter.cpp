@@ -31,16 +31,7 @@ Event *decode(const std::uint8_t *bits, int cols, std::size_t stride, int words,
         left |= own << (64 / C * i);
       }
       const Event first = C == 1 ? static_cast<Event>(col) << 16 | static_cast<Event>(64 * word) : col * (64 / C);
-      // Many at a time, wanted or not: few words hold more, so the branch is predicted.
-      int n = __builtin_popcountll(left);
-      do {
-        for (int i = 0; i < slots; ++i) {
-          event[i] = first + lowest(left);
-          left &= left - 1;
-        }
-        event += n < slots ? n : slots;
-        n -= slots;
-      } while (n > 0);
+      event = list_bits<slots>(left, first, event);
     }
   }
   return event;

@@ -139,6 +139,22 @@ Mask<Real> mask_of(std::uint64_t bits) {
 #endif
 }
 
+// The bits that are set, in order, each as its number above `first`. They are written K at a time, wanted or not, past the
+// end too: where few words hold more, the branch is predicted.
+template <int K>
+std::uint32_t *list_bits(std::uint64_t left, std::uint32_t first, std::uint32_t *list) {
+  int n = __builtin_popcountll(left);
+  do {
+    for (int i = 0; i < K; ++i) {
+      list[i] = first + lowest(left);
+      left &= left - 1;
+    }
+    list += n < K ? n : K;
+    n -= K;
+  } while (n > 0);
+  return list;
+}
+
 template <class T>
 T *reserve(Buffer &buffer, std::size_t count) {
   if (buffer.bytes < count * sizeof(T)) grow(buffer, 2 * count * sizeof(T));
