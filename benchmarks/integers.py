@@ -22,7 +22,7 @@ def left_in_floats(network: Network) -> Network:
     twin, largest = Network(network.nodes), actions.LARGEST
     actions.LARGEST = 0
     try:
-        bench.ours(twin, torch.zeros(1, *network.shapes[network.nodes[0].name]), 1, "events")()  # the plan is kept
+        bench.ours(twin, torch.zeros(1, *network.input.shape), 1, "events")()  # the plan is kept
     finally:
         actions.LARGEST = largest
     return twin

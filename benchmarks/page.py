@@ -25,7 +25,7 @@ def row(run: dict[str, Any]) -> str:
     best = min(taken[name] for name in OURS if name in taken)
     ratios = [f"{taken[name] / best:.1f}" if name in taken else "-" for name in OTHERS]
     share = run["additions"] / best / run["cache"] / run["threads"]
-    cells = (
+    return line(
         run["network"],
         run["weights"].partition(":")[0].partition(" of ")[0],
         run["threads"],
@@ -37,7 +37,6 @@ def row(run: dict[str, Any]) -> str:
         f"{share:.0%}",
         *ratios,
     )
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
 def simulation(runs: list[dict[str, Any]]) -> list[str]:
@@ -57,8 +56,8 @@ def integers(runs: list[dict[str, Any]]) -> list[str]:
     for run in runs:
         for bits, faster in run["integers"].items():
             weights = run["weights"].partition(" of ")[0]
-            cells = run["network"], weights, run["batch"], run["timesteps"], run["n"], bits, f"{faster:.2f}"
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
+            known = run["network"], weights, run["batch"], run["timesteps"], run["n"]
+            lines.append(line(*known, bits, f"{faster:.2f}"))
     return lines
 
 
@@ -69,8 +68,7 @@ def calibration(runs: list[dict[str, Any]]) -> list[str]:
         ours, literal = run["seconds"]["equispike"], run["seconds"]["literal"]
         ratio = f"{median(literal) / median(ours):.0f}" if literal else ""
         known = (run[name] for name in ("network", "weights", "batch", "timesteps", "threads"))
-        cells = *known, len(ours), spread(literal), spread(ours), ratio
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(line(*known, len(ours), spread(literal), spread(ours), ratio))
     return lines
 
 
@@ -81,8 +79,7 @@ def memory(runs: list[dict[str, Any]]) -> list[str]:
         for name, by_steps in run["MiB"].items():
             for steps, found in by_steps.items():
                 sizes = (f"{found[key]:,.0f}" for key in ("peak", "simulation"))
-                cells = run["network"], run["batch"], name, steps, *sizes
-                lines.append("| " + " | ".join(map(str, cells)) + " |")
+                lines.append(line(run["network"], run["batch"], name, steps, *sizes))
     return lines
 
 
@@ -90,8 +87,12 @@ TABLES = {"measured": simulation, "integers": integers, "seconds": calibration, 
 """What a line of results holds, and the table that is made of all that hold it."""
 
 
+def line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
 def header(*names: str) -> list[str]:
-    return ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    return [line(*names), "|" + " --- |" * len(names)]
 
 
 def spread(seconds: list[float]) -> str:
