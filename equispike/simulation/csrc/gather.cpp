@@ -197,14 +197,15 @@ void add_events(const Job<Real> &job, const std::int16_t *integers, const std::u
   }
 }
 
-// All steps of one output position and slab, `add(t, sum)` being what events add in one step.
-template <class Real, int N, class Add>
-void fire(const Job<Real> &job, int image, int here, int slab, Add add, std::int32_t *fired, Buffer &buffer) {
+// All steps of one output position and slab, `rows` being its weights.
+template <class Real, int N, class Row>
+void add_and_fire(const Job<Real> &job, const Row *rows, int image, int here, int slab, const std::uint32_t *events,
+                  const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
   constexpr int L = lanes<Real>;
   const Real *base = job.base + image * job.base_image + here * job.base_position + slab * N * L;
   auto current = [&](int t, Vector<Real> *sum) __attribute__((always_inline)) {
     for (int n = 0; n < N; ++n) sum[n] = load(base + t * job.base_step + n * L);
-    add(t, sum);
+    add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
   };
   const std::size_t reads =
       tap_reads(job, image, here / job.out_cols, here % job.out_cols, slab * N * L, N * L, 0, buffer);
@@ -216,17 +217,10 @@ template <class Real, int N>
 void position(const Job<Real> &job, int image, int here, int slab, const std::uint32_t *events,
               const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
   const std::size_t first = static_cast<std::size_t>(slab) * job.depth * N * lanes<Real>;
-  auto events_of = [&](const auto *rows) {
-    return [&job, events, starts, rows](int t, Vector<Real> *sum) __attribute__((always_inline)) {
-      add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
-    };
-  };
-  if (!job.gather_count) {
-    fire<Real, N>(job, image, here, slab, [](int, Vector<Real> *) {}, fired, buffer);
-  } else if (job.integers) {
-    fire<Real, N>(job, image, here, slab, events_of(job.integers + first), fired, buffer);
+  if (job.integers) {
+    add_and_fire<Real, N>(job, job.integers + first, image, here, slab, events, starts, fired, buffer);
   } else {
-    fire<Real, N>(job, image, here, slab, events_of(job.weights + first), fired, buffer);
+    add_and_fire<Real, N>(job, job.weights + first, image, here, slab, events, starts, fired, buffer);
   }
 }
 
