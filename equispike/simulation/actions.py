@@ -1,8 +1,10 @@
 """What the event-driven engine can do in a chunk of steps, and the state that it works on."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from importlib import import_module
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -13,11 +15,20 @@ from equispike.functional.coding import Coder, Poisson, key_for
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time, fixed_values
-from equispike.simulation.layout import as_integers, extent, padded, to_features, to_positions, train_bytes, widen
+from equispike.simulation.layout import (
+    Integers,
+    as_integers,
+    extent,
+    padded,
+    to_features,
+    to_positions,
+    train_bytes,
+    widen,
+)
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, upstream
 from equispike.simulation.stepwise import beginning
-from equispike.simulation.views import Current
+from equispike.simulation.views import Current, Term
 
 
 def _load() -> ModuleType | None:
@@ -41,9 +52,24 @@ SCATTERED = 16
 each output adds up the weights of its events in registers: more work to find them, less to add. With 32 channels that
 is faster where more than some 2 % spike."""
 
+PRODUCTS_SLAB = 1024 * 1024
+"""The same for the dense kernel: machines that have instructions for it have larger caches."""
+
+MULTIPLIES = ISA == "amx"
+"""Whether the core's dense kernel can be faster: where there are instructions for products of matrices."""
+
+MOST_DIGITS = 4
+"""Of a weight in the dense kernel, to the base 256."""
+
+USUAL_RATE = 0.04
+"""Spikes per neuron and step that are assumed before a layer has run."""
+
+TRY_AGAIN, TRY_BELOW = 16, 3.0
+"""So often a kernel runs though another was faster, unless by so much: a machine's speed changes."""
+
 LARGEST = 2**13 - 1
-"""Weights that are integers times one unit, none of them larger than this, are added up in 16 bits: four of them fit
-there, whichever they are, and fewer would hardly pay."""
+"""Weights that are integers no larger than this are added up in 16 bits: four of them fit there, whichever they are, and
+fewer would hardly pay."""
 
 _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
@@ -133,38 +159,78 @@ class State:
 
 
 class Layer:
-    """A current as the core computes it."""
+    """A current as the core computes it, by one kernel or by whichever turns out to be faster.
 
-    def __init__(self, current: Current, dtype: torch.dtype) -> None:
-        assert core is not None
+    Weights are integers in all kernels, so sums are exact and the choice changes nothing but the time.
+
+    Attributes:
+        cores: by the kernel's name.
+        pace: of each kernel, seconds per image and step when it ran last.
+        runs: of all of them.
+    """
+
+    def __init__(self, current: Current, dtype: torch.dtype, choose: bool = False) -> None:
+        """Prepare the event-driven kernel that suits the shape; with ``choose`` the dense one too, where it pays."""
         self.dense, self.shape = current.dense, current.shape
         channels, rows, cols = extent(current.shape)
         self.channels, self.positions = padded(channels), rows * cols
-        scatters = self._scatters(current)
-        gathered = (term.weight.flatten(0, 1) for term in current.gathers)
-        weight = widen(torch.cat([torch.empty(0, channels, dtype=dtype), *gathered]), self.channels)
-        weight, unit = (None if scatters else as_integers(weight, LARGEST)) or (weight, None)
-        fitting = (w for w in _WIDTHS if not self.channels % w and len(weight) * w * weight.itemsize <= SLAB)
-        width = next(fitting, _WIDTHS[-1])
-        self.core = (core.Layer32 if dtype == torch.float32 else core.Layer64)(
-            rows, cols, self.channels, width, scatters
-        )
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
-        for term in current.gathers:
-            self.core.gather(term.extent, term.rows, term.cols)
-        slabs = weight.view(len(weight), self.channels // width, width).movedim(1, 0).contiguous()
-        if unit is None:
-            self.core.set_weights(slabs)
-        else:
-            self.core.set_integers(slabs, unit)
-        for term in current.taps:
-            self.core.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
+        weights = _weights(current, dtype)
+        events = self._events(current, weights, dtype)
+        self.cores = {events: self._core(current, weights, dtype, events)}
+        if choose and MULTIPLIES and _fits(current, weights):
+            dense = self._core(current, weights, dtype, "multiply")
+            first = _products(current, weights) < _additions(current)
+            self.cores = {"multiply": dense, **self.cores} if first else {**self.cores, "multiply": dense}
+        self.pace: dict[str, float] = {}
+        self.runs = 0
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
         self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
 
-    def _scatters(self, current: Current) -> bool:
-        narrow = self.positions > 1 and self.channels <= SCATTERED
-        return narrow and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
+    def _events(self, current: Current, weights: Integers, dtype: torch.dtype) -> str:
+        narrow = self.positions > 1 and (self.channels <= SCATTERED or not current.gathers)
+        if narrow and all(term.extent[2] <= _MOST_COLS for term in current.gathers):
+            return "scatter"
+        return "gather"
+
+    def _core(self, current: Current, weights: Integers, dtype: torch.dtype, how: str) -> Any:
+        assert core is not None
+        _, rows, cols = extent(current.shape)
+        short = how == "gather" and weights.largest <= LARGEST
+        size = weights.digits if how == "multiply" else 2 if short else dtype.itemsize
+        slab = PRODUCTS_SLAB if how == "multiply" else SLAB
+        depth = len(weights.whole)
+        width = next((w for w in _WIDTHS if not self.channels % w and depth * size * w <= slab), _WIDTHS[-1])
+        own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width, how)
+        for term in current.gathers:
+            own.gather(term.extent, term.rows, term.cols)
+        whole, unit = widen(weights.whole, self.channels), widen(weights.unit, self.channels)
+        slabs = whole.view(depth, self.channels // width, width).movedim(1, 0)
+        if how == "multiply":
+            own.set_digits(whole.to(torch.int32), unit, weights.digits)
+        elif short:
+            own.set_shorts(slabs.to(torch.int16).contiguous(), unit)
+        else:
+            own.set_weights(slabs.contiguous(), unit)
+        for term in current.taps:
+            own.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
+        return own
+
+    def run(self, work: int, call: Callable[[Any], None]) -> None:
+        """Let one of the kernels do something, for so many images times steps."""
+        how = self._fastest()
+        began = time.perf_counter()
+        call(self.cores[how])
+        self.pace[how] = (time.perf_counter() - began) / work
+        self.runs += 1
+
+    def _fastest(self) -> str:
+        for how in self.cores:
+            if how not in self.pace:
+                return how
+        best, *others = sorted(self.cores, key=lambda how: self.pace[how])
+        again = self.runs % TRY_AGAIN == 0 and others and self.pace[others[0]] < TRY_BELOW * self.pace[best]
+        return others[0] if again else best
 
     def inputs(self, state: State) -> tuple[list[Any], Any]:
         """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1.
@@ -185,6 +251,45 @@ class Layer:
         return base
 
 
+def _weights(current: Current, dtype: torch.dtype) -> Integers:
+    """Weights of all gathers as integers, (depth, channels)."""
+    channels, *_ = extent(current.shape)
+    weights, spikes = [torch.empty(0, channels, dtype=dtype)], [torch.empty(0)]
+    for term in current.gathers:
+        weights.append(term.weight.flatten(0, 1))
+        spikes.append(torch.full((len(weights[-1]),), float(_most_at_once(term))))
+    return as_integers(torch.cat(weights), torch.cat(spikes))
+
+
+def _most_at_once(term: Term) -> int:
+    """Positions of the source that the widest element of the kernel sums up."""
+    return prod(int((ranges[..., 1] - ranges[..., 0]).max()) for ranges in (term.rows, term.cols))
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether layers of this type may be computed by the core's dense kernel where that is faster."""
+    return MULTIPLIES and dtype == torch.float32
+
+
+def _fits(current: Current, weights: Integers) -> bool:
+    """Whether the dense kernel can: bytes hold its spikes, and 32 bits the sums of its digits."""
+    spikes = sum(_most_at_once(term) * len(term.weight.flatten(0, 1)) for term in current.gathers)
+    most = max((_most_at_once(term) for term in current.gathers), default=256)
+    return most < 256 and spikes < 2**24 and weights.digits <= MOST_DIGITS
+
+
+def _additions(current: Current) -> float:
+    """Cycles of an output channel and step in an event-driven kernel, about, at the rate that is usual."""
+    spikes = sum(_most_at_once(term) * len(term.weight.flatten(0, 1)) for term in current.gathers)
+    return spikes * USUAL_RATE / 7
+
+
+def _products(current: Current, weights: Integers) -> float:
+    """The same in the dense kernel."""
+    inputs = sum(len(term.weight.flatten(0, 1)) for term in current.gathers)
+    return inputs * weights.digits * 30 / (16 * 16 * 64)
+
+
 def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
     """Neurons, and the current that drives them, in the core."""
     batch, steps = len(state.images), len(state.steps)
@@ -192,7 +297,8 @@ def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -
     positions, size = train_bytes(layer.shape)
     train = torch.zeros(batch, positions, steps, size, dtype=torch.uint8)
     arrays = [x.numpy() for x in (state.v[name], state.counts[name], fired, train)]
-    layer.core.fire(*layer.inputs(state), threshold.numpy(), hard, *arrays, torch.get_num_threads(), ISA)
+    given = *layer.inputs(state), threshold.numpy(), hard, *arrays, torch.get_num_threads(), ISA
+    layer.run(batch * steps, lambda own: own.fire(*given))
     state.fired[name][state.rows] = fired.T
     state.trains[name] = train
 
@@ -200,7 +306,8 @@ def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -
 def emit(state: State, name: str, layer: Layer) -> None:
     """The dense value of a node whose current or spikes the core has."""
     currents = state.images.new_empty(len(state.images), layer.positions, len(state.steps), layer.channels)
-    layer.core.emit(*layer.inputs(state), currents, torch.get_num_threads(), ISA)
+    given = *layer.inputs(state), currents, torch.get_num_threads(), ISA
+    layer.run(len(state.images) * len(state.steps), lambda own: own.emit(*given))
     value = to_features(currents, layer.shape)
     state.dense[name] = value.reshape(*value.shape[:2], *state.network.shapes[name])
 

@@ -63,12 +63,12 @@ def events(
             "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
         )
     spike = input_spike(network, coder)
-    present = first = plan(network, spike)
+    present = first = plan(network, spike, choose=adapt)
     state = State(network, images, indices, coder, seed, {}, timesteps, start)
     while state.steps.stop <= timesteps:
         _advance(state, present, timesteps, memory, {})
         if adapt:
-            present = plan(network, spike, _crowded(first, state))
+            present = plan(network, spike, _crowded(first, state), choose=True)
     return Record(
         state.scores[1:].to(images.dtype),
         {
@@ -95,7 +95,7 @@ def observe(
     keep: Mapping[str, Tensor],
 ) -> None:
     """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``events``."""
-    wanted = plan(network, input_spike(network, coder), given=frozenset(given))
+    wanted = plan(network, input_spike(network, coder), given=frozenset(given), choose=True)
     *before_scores, _ = wanted.actions
     wanted = replace(wanted, actions=tuple(before_scores))
     state = State(network, images, indices, coder, seed, given, timesteps, scored=False)

@@ -5,6 +5,7 @@ step are the bits of whole 64-bit words, the first channel lowest.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 _WORD = 64
 _LANES = 16
 """Channels of the narrowest slab of the core."""
+
+_WHOLE = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 62)}
+"""Integers in which the core adds up weights, and the bits that their sums may take. No more than float64 holds of one."""
 
 
 def extent(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -39,26 +43,52 @@ def widen(x: Tensor, channels: int, value: float = 0.0) -> Tensor:
     return F.pad(x, (0, channels - x.shape[-1]), value=value).contiguous()
 
 
-def as_integers(weight: Tensor, largest: int) -> tuple[Tensor, float] | None:
-    """Weights as integers, int16, and the unit that they count: the largest power of two that divides all of them.
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """Weights as integers times a unit of their channel, a power of two.
 
-    None if there is no such unit, or an integer's magnitude is more than ``largest`` (below 2**15).
-
-    >>> as_integers(torch.tensor([0.5, -0.75]), largest=3)
-    (tensor([ 2, -3], dtype=torch.int16), 0.25)
-    >>> as_integers(torch.tensor([0.5, -0.75]), largest=2)
+    Attributes:
+        whole: (depth, channels), int32 for float32 and int64 for float64 weights.
+        unit: (channels,).
+        largest: magnitude in ``whole``.
     """
-    most = float(weight.abs().max()) if weight.numel() else 0.0
-    exponent = math.frexp(most)[1] - 15
-    scaled = weight * 2.0**-exponent  # of magnitudes below 2**15
-    integers = scaled.to(torch.int16)
-    if not torch.equal(integers.to(weight.dtype), scaled):
-        return None
-    digits = int(np.bitwise_or.reduce(integers.numpy(), axis=None))
-    unit = digits & -digits or 1
-    if most * 2.0**-exponent > unit * largest:
-        return None
-    return integers // unit, unit * 2.0**exponent
+
+    whole: Tensor
+    unit: Tensor
+    largest: int
+
+    @property
+    def digits(self) -> int:
+        """Digits to the base 256, -128 to 127, that hold each of them; 5 where four do not."""
+        return 1 + sum(self.largest > 127 * (256**n - 1) // 255 for n in range(1, 5))
+
+
+def as_integers(weight: Tensor, spikes: Tensor) -> Integers:
+    """Weights as integers, no sum of which leaves 31 bits (of float64 weights: 62), whichever neurons spike.
+
+    So sums are exact, in any order. Units are as fine as that allows: what rounds off is no more than float32's own
+    rounding of such sums. Weights on a grid stay what they are, as small integers.
+
+    Args:
+        weight: (depth, channels), float32 or float64.
+        spikes: most that arrive in one step at each input, (depth,).
+
+    >>> found = as_integers(torch.tensor([[0.5, 96.0], [-0.75, 1024.0]]), torch.ones(2))
+    >>> found.whole, found.unit, found.digits
+    (tensor([[ 2,  3],
+            [-3, 32]], dtype=torch.int32), tensor([ 0.2500, 32.0000]), 1)
+    """
+    whole, bits = _WHOLE[weight.dtype]
+    wide, finest = weight.double(), math.frexp(torch.finfo(weight.dtype).tiny)[1]
+    signs = torch.stack([wide.clamp(min=0), (-wide).clamp(min=0)])
+    most = (signs * spikes.double()[:, None]).sum(1).amax(0) * (1 + float(spikes.sum()) * 2.0**-bits)  # rounded up
+    unit = torch.exp2((torch.frexp(most).exponent - bits).clamp(min=finest).double())
+    integers = (wide / unit).round()
+    present = torch.from_numpy(np.bitwise_or.reduce(integers.long().numpy(), axis=0))
+    common = torch.where(present == 0, 1, present & -present)
+    integers, unit = integers / common, unit * common
+    largest = int(integers.abs().max()) if len(integers) else 0
+    return Integers(integers.to(whole), unit.to(weight.dtype), largest)
 
 
 def to_positions(value: Tensor, channels: int) -> Tensor:

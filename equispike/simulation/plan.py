@@ -61,7 +61,11 @@ class Plan:
 
 @lru_cache(maxsize=4)
 def plan(
-    network: Network, spike: float | None, dense: frozenset[str] = frozenset(), given: frozenset[str] = frozenset()
+    network: Network,
+    spike: float | None,
+    dense: frozenset[str] = frozenset(),
+    given: frozenset[str] = frozenset(),
+    choose: bool = False,
 ) -> Plan:
     """The plan of a network.
 
@@ -70,8 +74,9 @@ def plan(
         spike: size of an input spike (see ``input_spike``).
         dense: convolutions and linear layers that are to be computed densely.
         given: neuron layers whose trains are known; only what the readout needs beside them is computed.
+        choose: whether layers may be computed by the core's dense kernel too.
     """
-    planner = _Planner(network, spike, dense)
+    planner = _Planner(network, spike, dense, choose)
     needed = upstream(network, given)
     for node in network.nodes:
         if node.name in needed:
@@ -117,8 +122,8 @@ class _Planner:
         events: see Plan.
     """
 
-    def __init__(self, network: Network, spike: float | None, densely: frozenset[str]) -> None:
-        self.network, self.spike, self.densely = network, spike, densely
+    def __init__(self, network: Network, spike: float | None, densely: frozenset[str], choose: bool) -> None:
+        self.network, self.spike, self.densely, self.choose = network, spike, densely, choose
         self.values: dict[str, Spikes | Current] = {}
         self.dense: set[str] = set()
         self.fixed: set[str] = set()
@@ -163,7 +168,7 @@ class _Planner:
         name = node.name
         current = self._current(node.inputs[0])
         threshold, _ = calibrated(name, op)
-        layer = Layer(current, self.network.dtype)
+        layer = Layer(current, self.network.dtype, self.choose)
         theta = threshold.reshape(-1).expand(extent(current.shape)[0])
         theta = widen(theta, layer.channels, value=torch.inf)
         fire = partial(actions.fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
@@ -192,7 +197,7 @@ class _Planner:
         if len(spikes) == len(node.inputs):
             if isinstance(op, Conv | Linear):
                 value = None if node.name in self.densely else apply_weights(op, spikes[0], shape)
-                if value is not None:
+                if value is not None and not (self.choose and actions.multiplies(self.network.dtype)):
                     self.events[node.name] = _events(value, op)
             else:
                 value = apply_view(op, spikes, shape)
@@ -217,7 +222,7 @@ class _Planner:
             return
         value = self.values[name]
         current = as_current(value) if isinstance(value, Spikes) else value
-        layer = Layer(current, self.network.dtype)
+        layer = Layer(current, self.network.dtype, self.choose)
         self._compute(self.network[name], partial(actions.emit, name=name, layer=layer), self._reads(current))
 
     def _act(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...], writes: Mapping[str, int]) -> None:

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <memory>
@@ -21,6 +22,12 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#if defined(EQUISPIKE_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernel.h"
 
@@ -127,41 +134,76 @@ void on_threads(std::size_t threads, const Worker &worker) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// Widest instruction set of this machine that a kernel was built for, or `wanted` if it is one of them.
+#if defined(EQUISPIKE_AMX)
+// Whether there are tiles, and the system lets this process use them: it has to be asked, once.
+bool tiles_granted() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 25 & 1)) return false;
+  constexpr int request_permission = 0x1023, tile_data = 18;  // of arch_prctl, since Linux 5.16
+  static const bool granted = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  return granted;
+}
+#endif
+
+// Those of this machine that kernels were built for, each including those before it.
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names{"baseline"};
 #if defined(EQUISPIKE_X86)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")) {
-    names.push_back("avx2");
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      names.push_back("avx512");
-    }
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))) return names;
+  names.push_back("avx2");
+  if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))) {
+    return names;
   }
+  names.push_back("avx512");
+#if defined(EQUISPIKE_AMX)
+  if (tiles_granted()) names.push_back("amx");
+#endif
 #endif
   return names;
 }
 
-// One of the functions of a name that were built, by the instruction set.
+// One of the functions of a name that were built, by the instruction set: the widest of those up to it.
 template <class Function>
-Function *built_for(const std::string &isa, Function *baseline, Function *avx2, Function *avx512) {
-  if (isa == "avx512" && avx512) return avx512;
-  if (isa == "avx2" && avx2) return avx2;
-  require(isa == "baseline", "instruction set: this machine or build does not have it");
-  return baseline;
+Function *built_for(const std::string &isa, std::initializer_list<std::pair<const char *, Function *>> built) {
+  static const std::vector<std::string> known = instruction_sets();
+  const auto wanted = std::find(known.begin(), known.end(), isa);
+  require(wanted != known.end(), "instruction set: this machine or build does not have it");
+  Function *found = nullptr;
+  for (const auto &[name, function] : built) {
+    if (std::find(known.begin(), wanted + 1, name) != wanted + 1) found = function;
+  }
+  return found;
 }
 
 #if defined(EQUISPIKE_X86)
 #define EQUISPIKE_BUILT_FOR(isa, Function, name) \
-  built_for<Function>(isa, &baseline::name, &avx2::name, &avx512::name)
+  built_for<Function>(isa, {{"baseline", &baseline::name}, {"avx2", &avx2::name}, {"avx512", &avx512::name}})
 #else
-#define EQUISPIKE_BUILT_FOR(isa, Function, name) built_for<Function>(isa, &baseline::name, nullptr, nullptr)
+#define EQUISPIKE_BUILT_FOR(isa, Function, name) built_for<Function>(isa, {{"baseline", &baseline::name}})
 #endif
 
 template <class Real>
-Kernel<Real> kernel(const std::string &isa, bool scatter) {
+Kernel<Real> multiplier(const std::string &isa) {
+  return built_for<std::remove_pointer_t<Kernel<Real>>>(isa, {{"baseline", &baseline::multiply},
+#if defined(EQUISPIKE_X86)
+                                                              {"avx2", &avx2::multiply},
+                                                              {"avx512", &avx512::multiply},
+#endif
+#if defined(EQUISPIKE_AMX)
+                                                              {"amx", &amx::multiply},
+#endif
+                                                             });
+}
+
+// How a layer's current comes about: see the kernels of these names.
+enum class How { gather, scatter, multiply };
+
+template <class Real>
+Kernel<Real> kernel(const std::string &isa, How how) {
   using Function = std::remove_pointer_t<Kernel<Real>>;
-  return scatter ? EQUISPIKE_BUILT_FOR(isa, Function, scatter) : EQUISPIKE_BUILT_FOR(isa, Function, gather);
+  if (how == How::multiply) return multiplier<Real>(isa);
+  return how == How::scatter ? EQUISPIKE_BUILT_FOR(isa, Function, scatter) : EQUISPIKE_BUILT_FOR(isa, Function, gather);
 }
 
 // The numbers added up, again and again: what that takes is the machine's limit.
@@ -187,14 +229,22 @@ class AxisReads {
     }
     find_runs(outputs);
     invert();
+    find_line(outputs);
   }
 
   int size() const { return size_; }
   int kernel() const { return kernel_; }
   std::size_t bins() const { return bins_.size(); }
+  int widest() const {
+    int most = 0;
+    for (const Range &bin : bins_) most = std::max(most, bin.last - bin.first);
+    return most;
+  }
   Axis view() const {
-    return {size_,        kernel_,           static_cast<int>(bins_.size()), ranges_.data(), bins_.data(), runs_.data(),
-            run_starts_.data(), targets_.data(), target_starts_.data()};
+    return {size_,          kernel_,          static_cast<int>(bins_.size()),
+            ranges_.data(), bins_.data(),     runs_.data(),
+            run_starts_.data(), targets_.data(), target_starts_.data(),
+            line_.data(),   static_cast<int>(line_.size()), line_stride_};
   }
 
  private:
@@ -242,12 +292,30 @@ class AxisReads {
     }
   }
 
-  int size_, kernel_;
-  std::vector<Range> ranges_, bins_;
+  // The line with the least stride on which each place holds one range: of a convolution without dilation its stride. At
+  // the size of the kernel, at the latest, no two outputs share a place.
+  void find_line(int outputs) {
+    for (line_stride_ = 1;; ++line_stride_) {
+      line_.assign(static_cast<std::size_t>(outputs - 1) * line_stride_ + kernel_, Range{-1, -1});
+      bool fits = true;
+      for (std::size_t i = 0; i < ranges_.size() && fits; ++i) {
+        const Range own = ranges_[i].first < ranges_[i].last ? ranges_[i] : Range{0, 0};
+        Range &place = line_[i / kernel_ * line_stride_ + i % kernel_];
+        fits = place.first < 0 || (place.first == own.first && place.last == own.last);
+        place = own;
+      }
+      if (fits) return;
+    }
+  }
+
+  int size_, kernel_, line_stride_ = 1;
+  std::vector<Range> ranges_, bins_, line_;
   std::vector<Run> runs_;
   std::vector<Target> targets_;
   std::vector<std::int32_t> run_starts_, target_starts_;
 };
+
+constexpr int depth_of_product = 64, side_of_product = 16;
 
 // A source's extent and where the outputs read it.
 struct Reads {
@@ -263,6 +331,16 @@ struct Reads {
 
   std::size_t elements() const { return static_cast<std::size_t>(rows.kernel()) * cols.kernel(); }
 
+  // Bytes of a position where each channel takes one, so that several positions fill the depth of a product, or it them.
+  int slot() const {
+    int bytes = 4;
+    while (bytes < channels && bytes < depth_of_product) bytes *= 2;
+    return bytes < channels ? (channels + depth_of_product - 1) / depth_of_product * depth_of_product : bytes;
+  }
+
+  // Products that one row of kernel elements takes.
+  std::size_t products() const { return (cols.kernel() * std::size_t{1} * slot() + depth_of_product - 1) / depth_of_product; }
+
   Window window(const Bits &train, int images, int steps) const {
     const int bytes = (channels + 63) / 64 * 8;
     require_shape<std::uint8_t>(train,
@@ -277,8 +355,10 @@ struct Reads {
 template <class Real>
 class Layer {
  public:
-  Layer(int out_rows, int out_cols, int padded, int width, bool scatter)
-      : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width), scatter_(scatter) {
+  Layer(int out_rows, int out_cols, int padded, int width, const std::string &how)
+      : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width) {
+    require(how == "gather" || how == "scatter" || how == "multiply", "layer: not gather, scatter or multiply");
+    how_ = how == "gather" ? How::gather : how == "scatter" ? How::scatter : How::multiply;
     require(out_rows > 0 && out_cols > 0 && padded > 0, "layer: an extent out of range");
     require((width == 16 || width == 32 || width == 48 || width == 64) && padded % width == 0,
             "layer: channels not in whole slabs");
@@ -288,7 +368,7 @@ class Layer {
     require(gathers_.size() < most_gathers, "layer: too many sources");
     gathers_.emplace_back(extent, rows, cols, out_rows_, out_cols_);
     const Reads &reads = gathers_.back();
-    require(!scatter_ || reads.cols.size() <= 65535, "layer: a source is too wide to be scattered");
+    require(how_ != How::scatter || reads.cols.size() <= 65535, "layer: a source is too wide to be scattered");
     firsts_.push_back(static_cast<std::uint32_t>(depth_));
     depth_ += reads.elements() * reads.channels;
     require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
@@ -306,26 +386,52 @@ class Layer {
     tap_weights_.emplace_back(weights.data(), weights.data() + weights.size());
   }
 
-  // Weights of all gathers, (slabs, depth, width). The layer keeps them alive.
-  void set_weights(const Array<const Real> &weights) {
-    require_shape<const Real>(
-        weights, {static_cast<std::size_t>(padded_ / width_), depth_, static_cast<std::size_t>(width_)},
-        "layer: weights are not (slabs, depth, width)");
+  // Weights of all gathers, (slabs, depth, width), and what they count, by channel. The layer keeps the weights alive.
+  void set_weights(const Array<const Int<Real>> &weights, const Array<const Real> &units) {
+    require_weights(weights, units, how_ != How::multiply);
     weights_ = weights;
-    weighted_ = true;
   }
 
-  // The same, where all of them are integers times `unit`.
-  void set_integers(const Array<const std::int16_t> &integers, Real unit) {
-    require_shape<const std::int16_t>(
-        integers, {static_cast<std::size_t>(padded_ / width_), depth_, static_cast<std::size_t>(width_)},
-        "layer: integers are not (slabs, depth, width)");
+  // The same in 16 bits, which is gathered only.
+  void set_shorts(const Array<const std::int16_t> &weights, const Array<const Real> &units) {
+    require_weights(weights, units, how_ == How::gather);
     int largest = 1;
-    for (std::size_t i = 0; i < integers.size(); ++i) largest = std::max(largest, std::abs(int{integers.data()[i]}));
+    for (std::size_t i = 0; i < weights.size(); ++i) largest = std::max(largest, std::abs(int{weights.data()[i]}));
     run_ = std::numeric_limits<std::int16_t>::max() / largest;
-    require(!scatter_ && run_ > 0, "layer: integers are scattered or too large");
-    integers_ = integers;
-    unit_ = unit;
+    require(run_ > 0, "layer: weights are too large");
+    shorts_ = weights;
+  }
+
+  // The same, (depth, channels), to be kept in one to four digits, -128 to 127, to the base 256.
+  void set_digits(const Array<const std::int32_t> &weights, const Array<const Real> &units, int digits) {
+    const std::size_t padded = padded_;
+    require_shape<const std::int32_t>(weights, {depth_, padded}, "layer: weights are not (depth, channels)");
+    require_shape<const Real>(units, {padded}, "layer: units are not (channels,)");
+    require(how_ == How::multiply && digits >= 1 && digits <= 4, "layer: not a dense one, or not one to four digits");
+    units_.assign(units.data(), units.data() + padded);
+    digit_count_ = digits;
+    products_ = 0;
+    std::size_t most = 0;
+    for (const Reads &reads : gathers_) {
+      const std::size_t window = std::size_t{1} * reads.rows.widest() * reads.cols.widest();
+      require(window <= 255, "layer: more spikes summed up than a byte counts");
+      most += window * reads.elements() * reads.channels;
+      products_ += reads.rows.kernel() * reads.products();
+    }
+    require(most < (1u << 24), "layer: sums of digits could overflow");
+    digits_.assign(products_ * padded * digits, Inputs{});
+    std::size_t product = 0;
+    for (std::size_t g = 0; g < gathers_.size(); ++g) {
+      const Reads &reads = gathers_[g];
+      for (int ky = 0; ky < reads.rows.kernel(); ++ky, product += reads.products()) {
+        for (int kx = 0; kx < reads.cols.kernel(); ++kx) {
+          for (int channel = 0; channel < reads.channels; ++channel) {
+            const std::size_t row = firsts_[g] + (std::size_t{1} * ky * reads.cols.kernel() + kx) * reads.channels + channel;
+            put_digits(weights.data() + row * padded, product, std::size_t{1} * kx * reads.slot() + channel);
+          }
+        }
+      }
+    }
     weighted_ = true;
   }
 
@@ -366,6 +472,42 @@ class Layer {
  private:
   std::size_t positions_of() const { return static_cast<std::size_t>(out_rows_) * out_cols_; }
 
+  // Columns of digits that are multiplied together, at most three: all of a slab in equal parts.
+  int group() const {
+    const int all = width_ / side_of_product * digit_count_;
+    return all % 3 == 0 ? 3 : all % 2 == 0 ? 2 : 1;
+  }
+
+  template <class Number>
+  void require_weights(const Array<const Number> &weights, const Array<const Real> &units, bool kernel) {
+    require_shape<const Number>(
+        weights, {static_cast<std::size_t>(padded_ / width_), depth_, static_cast<std::size_t>(width_)},
+        "layer: weights are not (slabs, depth, width)");
+    require_shape<const Real>(units, {static_cast<std::size_t>(padded_)}, "layer: units are not (channels,)");
+    require(kernel, "layer: weights of another kernel");
+    units_.assign(units.data(), units.data() + padded_);
+    weighted_ = true;
+  }
+
+  // Digits of one input's weights; its place counts from the first input of a product.
+  void put_digits(const std::int32_t *weights, std::size_t product, std::size_t place) {
+    product += place / depth_of_product;
+    place %= depth_of_product;
+    for (int channel = 0; channel < padded_; ++channel) {
+      const std::size_t slab = channel / width_, column = channel % width_ / side_of_product;
+      std::int64_t left = weights[channel];
+      for (int digit = 0; digit < digit_count_; ++digit) {
+        const std::int64_t low = ((left + 128) & 255) - 128;
+        left = (left - low) / 256;
+        const std::size_t own = column * digit_count_ + digit, all = width_ / side_of_product * digit_count_;
+        const std::size_t block = (slab * (all / group()) + own / group()) * products_ + product;
+        const std::size_t row = (block * group() + own % group()) * side_of_product + place / 4;
+        digits_[row].of[4 * (channel % side_of_product) + place % 4] = static_cast<std::int8_t>(low);
+      }
+      require(left == 0, "layer: a weight has more digits");
+    }
+  }
+
   Job<Real> prepare(const Array<const Real> &base, std::size_t images, std::size_t steps) const {
     require(weighted_ || gathers_.empty(), "layer: weights are missing");
     require(images > 0 && steps > 0 && images * out_rows_ <= std::numeric_limits<std::int32_t>::max() && steps < (1u << 20),
@@ -383,10 +525,14 @@ class Layer {
     job.padded = padded_;
     job.width = width_;
     job.weights = weights_.is_valid() ? weights_.data() : nullptr;
-    job.integers = integers_.is_valid() ? integers_.data() : nullptr;
+    job.shorts = shorts_.is_valid() ? shorts_.data() : nullptr;
     job.run = run_;
-    job.unit = unit_;
     job.depth = depth_;
+    job.digits = digits_.empty() ? nullptr : digits_.front().of;
+    job.digit_count = digit_count_;
+    job.group = group();
+    job.products = products_;
+    job.units = units_.data();
     job.base = base.data();
     job.base_step = base.shape(2) == 1 ? 0 : padded;
     job.base_position = base.shape(1) == 1 ? 0 : base.shape(2) * padded;
@@ -399,7 +545,7 @@ class Layer {
     require(threads > 0, "threads: fewer than one");
     std::vector<Gather> gathers;
     for (std::size_t i = 0; i < gathers_.size(); ++i) {
-      gathers.push_back({gathers_[i].window(trains[i], job.images, job.steps), firsts_[i]});
+      gathers.push_back({gathers_[i].window(trains[i], job.images, job.steps), firsts_[i], gathers_[i].slot()});
     }
     std::vector<Tap<Real>> taps;
     for (std::size_t i = 0; i < taps_.size(); ++i) {
@@ -410,7 +556,7 @@ class Layer {
     job.gather_count = static_cast<int>(gathers.size());
     job.taps = taps.data();
     job.tap_count = static_cast<int>(taps.size());
-    work(job, shares(job, threads), threads, kernel<Real>(isa, scatter_));
+    work(job, shares(job, threads), threads, kernel<Real>(isa, how_));
   }
 
   // Rows go to threads in blocks, of whole images where there are enough, since rows are decoded for each block that reads
@@ -445,11 +591,19 @@ class Layer {
   std::vector<std::uint32_t> firsts_;
   std::vector<int> shifts_;
   std::vector<std::vector<Real>> tap_weights_;
-  Array<const Real> weights_;
-  Array<const std::int16_t> integers_;
+  Array<const Int<Real>> weights_;
+  Array<const std::int16_t> shorts_;
   int run_ = 0;
-  Real unit_ = 0;
-  bool scatter_, weighted_ = false;
+  // Inputs 4 i ... 4 i + 3 of a product, for 16 channels.
+  struct alignas(64) Inputs {
+    std::int8_t of[64];
+  };
+  std::vector<Inputs> digits_;
+  std::vector<Real> units_;
+  int digit_count_ = 0;
+  std::size_t products_ = 0;
+  How how_;
+  bool weighted_ = false;
 };
 
 // Poisson spikes of steps first_step, first_step + 1, ...: those of positive and of negative inputs, in place.
@@ -480,11 +634,12 @@ void bind(nb::module_ &module, const char *name) {
   using Self = Layer<Real>;
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<Self>(module, name)
-      .def(nb::init<int, int, int, int, bool>(), "rows"_a, "cols"_a, "channels"_a, "width"_a, "scatter"_a)
+      .def(nb::init<int, int, int, int, const std::string &>(), "rows"_a, "cols"_a, "channels"_a, "width"_a, "how"_a)
       .def("gather", &Self::gather, "extent"_a, "rows"_a, "cols"_a)
       .def("tap", &Self::tap, "extent"_a, "rows"_a, "cols"_a, "shift"_a, "weights"_a)
-      .def("set_weights", &Self::set_weights, "weights"_a)
-      .def("set_integers", &Self::set_integers, "integers"_a, "unit"_a)
+      .def("set_weights", &Self::set_weights, "weights"_a, "units"_a)
+      .def("set_shorts", &Self::set_shorts, "weights"_a, "units"_a)
+      .def("set_digits", &Self::set_digits, "weights"_a, "units"_a, "digits"_a)
       .def("fire", &Self::fire, "trains"_a, "base"_a, "threshold"_a, "hard"_a, "v"_a, "counts"_a, "fired"_a, "spikes"_a,
            "threads"_a, "isa"_a, unlocked)
       .def("emit", &Self::emit, "trains"_a, "base"_a, "currents"_a, "threads"_a, "isa"_a, unlocked);

@@ -9,9 +9,8 @@
 namespace equispike {
 namespace {
 
-constexpr int slack = 8;              // copies run in strides of this many elements, past the end
-constexpr int tile_steps = 2048;      // of output positions, whose event lists are kept at once
-constexpr int most_shorts = 1 << 16;  // so many int16 add up in an int32
+constexpr int slack = 8;          // copies run in strides of this many elements, past the end
+constexpr int tile_steps = 2048;  // of output positions, whose event lists are kept at once
 
 // The events of one bin of rows, step by step and then bin of columns by bin of columns, appended to the list of its
 // source: bin of columns * channels + channel. Positions in row-major order within two bins.
@@ -147,53 +146,32 @@ struct Decoder {
 };
 
 template <class Real, int N>
-void add_events(const Job<Real> &, const Real *weights, const std::uint32_t *event, const std::uint32_t *end,
-                Vector<Real> *sum) {
-  constexpr int width = N * lanes<Real>;
-  if constexpr (N < 4) {  // two chains of additions, or their latency would count
-    Vector<Real> other[N] = {};
-    for (; end - event > 1; event += 2) {
-      const Real *one = weights + static_cast<std::size_t>(event[0]) * width;
-      const Real *two = weights + static_cast<std::size_t>(event[1]) * width;
-      for (int n = 0; n < N; ++n) {
-        sum[n] += load(one + n * lanes<Real>);
-        other[n] += load(two + n * lanes<Real>);
-      }
-    }
-    for (int n = 0; n < N; ++n) sum[n] += other[n];
-  }
+void add_events(const Job<Real> &, const Int<Real> *weights, const std::uint32_t *event, const std::uint32_t *end,
+                Vector<Int<Real>> *total) {
+  constexpr int L = lanes<Real>;
   for (; event != end; ++event) {
-    const Real *row = weights + static_cast<std::size_t>(*event) * width;
-    for (int n = 0; n < N; ++n) sum[n] += load(row + n * lanes<Real>);
+    const Int<Real> *row = weights + static_cast<std::size_t>(*event) * (N * L);
+    for (int n = 0; n < N; ++n) total[n] += load(row + n * L);
   }
 }
 
-// Twice the weights in a vector and in the cache: integers are added up in 16 bits, widened before they could overflow.
+// Twice the weights in a vector and in the cache: added up in 16 bits, widened before they could overflow.
 template <class Real, int N>
-void add_events(const Job<Real> &job, const std::int16_t *integers, const std::uint32_t *event, const std::uint32_t *end,
-                Vector<Real> *sum) {
-  constexpr int width = N * lanes<Real>, K = width / lanes<std::int32_t>;
-  constexpr int S = width % lanes<std::int16_t> ? 16 : lanes<std::int16_t>, M = width / S;
+void add_events(const Job<Real> &job, const std::int16_t *weights, const std::uint32_t *event, const std::uint32_t *end,
+                Vector<Int<Real>> *total) {
+  constexpr int width = N * lanes<Real>, S = width % lanes<std::int16_t> ? 16 : lanes<std::int16_t>, M = width / S;
   const int run = job.run;
   while (event != end) {
-    const std::uint32_t *last = end - event > most_shorts ? event + most_shorts : end;
-    Vector<std::int32_t> total[K];
-    for (int k = 0; k < K; ++k) total[k] = Vector<std::int32_t>{};
-    while (event != last) {
-      const std::uint32_t *stop = last - event > run ? event + run : last;
-      Group<std::int16_t, S> part[M];
-      for (int m = 0; m < M; ++m) part[m] = Group<std::int16_t, S>{};
-      for (; event != stop; ++event) {
-        const std::int16_t *row = integers + static_cast<std::size_t>(*event) * width;
-        for (int m = 0; m < M; ++m) part[m] += load<S>(row + m * S);
-      }
-      alignas(vector_bytes) std::int16_t shorts[width];
-      for (int m = 0; m < M; ++m) store(shorts + m * S, part[m]);
-      for (int k = 0; k < K; ++k) total[k] += widen<std::int32_t>(shorts + k * lanes<std::int32_t>);
+    const std::uint32_t *stop = end - event > run ? event + run : end;
+    Group<std::int16_t, S> part[M];
+    for (int m = 0; m < M; ++m) part[m] = Group<std::int16_t, S>{};
+    for (; event != stop; ++event) {
+      const std::int16_t *row = weights + static_cast<std::size_t>(*event) * width;
+      for (int m = 0; m < M; ++m) part[m] += load<S>(row + m * S);
     }
-    alignas(vector_bytes) std::int32_t ints[width];
-    for (int k = 0; k < K; ++k) store(ints + k * lanes<std::int32_t>, total[k]);
-    for (int n = 0; n < N; ++n) sum[n] += widen<Real>(ints + n * lanes<Real>) * job.unit;
+    alignas(vector_bytes) std::int16_t shorts[width];
+    for (int m = 0; m < M; ++m) store(shorts + m * S, part[m]);
+    for (int n = 0; n < N; ++n) total[n] += widen<Int<Real>>(shorts + n * lanes<Real>);
   }
 }
 
@@ -202,23 +180,22 @@ template <class Real, int N, class Row>
 void add_and_fire(const Job<Real> &job, const Row *rows, int image, int here, int slab, const std::uint32_t *events,
                   const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
   constexpr int L = lanes<Real>;
-  const Real *base = job.base + image * job.base_image + here * job.base_position + slab * N * L;
-  auto current = [&](int t, Vector<Real> *sum) __attribute__((always_inline)) {
-    for (int n = 0; n < N; ++n) sum[n] = load(base + t * job.base_step + n * L);
+  auto total = [&](int, int t, Vector<Int<Real>> *sum) __attribute__((always_inline)) {
+    for (int n = 0; n < N; ++n) sum[n] = Vector<Int<Real>>{};
     add_events<Real, N>(job, rows, events + starts[t], events + starts[t + 1], sum);
   };
-  const std::size_t reads =
+  const std::size_t count =
       tap_reads(job, image, here / job.out_cols, here % job.out_cols, slab * N * L, N * L, 0, buffer);
-  const auto *read = static_cast<const TapRead<Real> *>(buffer.data);
-  integrate<Real, N>(job, image, here, slab, 0, job.steps, current, read, reads, fired);
+  const Reads<Real> reads{static_cast<const TapRead<Real> *>(buffer.data), count};
+  integrate<Real, N, 1>(job, image, here, slab, 0, job.steps, total, &reads, fired);
 }
 
 template <class Real, int N>
 void position(const Job<Real> &job, int image, int here, int slab, const std::uint32_t *events,
               const std::size_t *starts, std::int32_t *fired, Buffer &buffer) {
   const std::size_t first = static_cast<std::size_t>(slab) * job.depth * N * lanes<Real>;
-  if (job.integers) {
-    add_and_fire<Real, N>(job, job.integers + first, image, here, slab, events, starts, fired, buffer);
+  if (job.shorts) {
+    add_and_fire<Real, N>(job, job.shorts + first, image, here, slab, events, starts, fired, buffer);
   } else {
     add_and_fire<Real, N>(job, job.weights + first, image, here, slab, events, starts, fired, buffer);
   }
@@ -227,9 +204,9 @@ void position(const Job<Real> &job, int image, int here, int slab, const std::ui
 // A slab's weights into the L2 cache.
 template <class Real>
 void fetch(const Job<Real> &job, int slab) {
-  const std::size_t count = job.depth * job.width, bytes = count * (job.integers ? sizeof *job.integers : sizeof(Real));
-  const char *first = job.integers ? reinterpret_cast<const char *>(job.integers + slab * count)
-                                   : reinterpret_cast<const char *>(job.weights + slab * count);
+  const std::size_t count = job.depth * job.width, bytes = count * (job.shorts ? sizeof *job.shorts : sizeof *job.weights);
+  const char *first = job.shorts ? reinterpret_cast<const char *>(job.shorts + slab * count)
+                                 : reinterpret_cast<const char *>(job.weights + slab * count);
   for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + i, 0, 2);
 }
 

@@ -34,6 +34,8 @@ struct Axis {
   const std::int32_t *run_starts;
   const Target *targets;  // who reads position i: targets[target_starts[i]] up to target_starts[i + 1]
   const std::int32_t *target_starts;
+  const Range *line;  // what is read, in places such that element e of output i reads place line_stride * i + e
+  int line_size, line_stride;
 };
 
 // A spike train, bit-packed with channels last, [images][rows * cols][steps][bytes], and where each output reads it.
@@ -47,6 +49,7 @@ struct Window {
 struct Gather {
   Window window;
   std::uint32_t first;
+  int slot;  // bytes of a position where each channel takes one: a power of two, or a multiple of 64
 };
 
 // Output channel c reads input channel c - shift alone, with weights [rows.kernel * cols.kernel][padded].
@@ -61,10 +64,17 @@ struct Tap {
 template <class Real>
 struct Job {
   int images, out_rows, out_cols, steps, padded, width;
-  const Real *weights;           // [padded / width][depth][width]; or null, and instead of them
-  const std::int16_t *integers;  // the same in multiples of `unit`,
-  int run;                       // of which so many add up without an overflow, whichever they are
-  Real unit;
+  // Weights are integers, in units of their channel, so that sums are exact in any order. No sum of them leaves Int<Real>.
+  const Real *units;         // [padded]
+  const Int<Real> *weights;  // [padded / width][depth][width]; or null, and instead of them
+  const std::int16_t *shorts;  // the same, of which `run` add up without an overflow, whichever they are; or
+  int run;
+  // for the dense kernel digits to the base 256, the `digit_count` columns of 16 channels each of a slab, `group` of them
+  // together: [padded / width][width / 16 * digit_count / group][products][group][16][16][4], where inputs 4 i ... 4 i + 3
+  // of a product are in its row i.
+  const std::int8_t *digits;
+  int digit_count, group;
+  std::size_t products;
   std::size_t depth;
   const Gather *gathers;
   int gather_count;
@@ -119,7 +129,13 @@ struct Share {
 template <class Real>
 using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
 
+#define EQUISPIKE_DECLARE_MULTIPLY(isa)                            \
+  namespace isa {                                                  \
+  void multiply(const Job<float> &, const Share &, Scratch &);     \
+  void multiply(const Job<double> &, const Share &, Scratch &);    \
+  }
 #define EQUISPIKE_DECLARE(isa)                                     \
+  EQUISPIKE_DECLARE_MULTIPLY(isa)                                  \
   namespace isa {                                                  \
   void gather(const Job<float> &, const Share &, Scratch &);       \
   void gather(const Job<double> &, const Share &, Scratch &);      \
@@ -131,6 +147,8 @@ using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
 EQUISPIKE_DECLARE(baseline)
 EQUISPIKE_DECLARE(avx2)
 EQUISPIKE_DECLARE(avx512)
+EQUISPIKE_DECLARE_MULTIPLY(amx)
 #undef EQUISPIKE_DECLARE
+#undef EQUISPIKE_DECLARE_MULTIPLY
 
 }  // namespace equispike

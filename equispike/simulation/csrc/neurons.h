@@ -43,67 +43,117 @@ std::size_t tap_reads(const Job<Real> &job, int image, int y, int x, int channel
   return count;
 }
 
-// Neurons of one output position, `here`, and slab through steps first ... last - 1, or their currents into memory.
-// `current(t, sum)` sets the current of one step, but for what the taps' reads add.
-template <class Real, int N, class Current>
-void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Current current,
-               const TapRead<Real> *read, std::size_t reads, std::int32_t *fired) {
+// What the taps of one output position read.
+template <class Real>
+struct Reads {
+  const TapRead<Real> *first;
+  std::size_t count;
+};
+
+// Numbers of a slab's channels that do not change: in registers where there is room for them.
+template <class Real, int N>
+class Constants {
+  static constexpr bool roomy = 6 * N <= registers;
+
+ public:
+  explicit Constants(const Real *from) : from_(from) {
+    for (int n = 0; roomy && n < N; ++n) held_[n] = load(from + n * lanes<Real>);
+  }
+  Vector<Real> operator[](int n) const { return roomy ? held_[n] : load(from_ + n * lanes<Real>); }
+
+ private:
+  const Real *from_;
+  Vector<Real> held_[roomy ? N : 1];
+};
+
+// Neurons of P output positions in a row, from `here` on, and of a slab through steps first ... last - 1, or their currents
+// into memory. `total(p, t, sum)` sets the weights that arrive at position p in a step, in units; the base and what the taps
+// read are added here, so that every kernel makes the same numbers. Several positions together hide how long an addition
+// takes, where there are few channels.
+template <class Real, int N, int P, class Total>
+__attribute__((noinline)) void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Total total,
+                                         const Reads<Real> *reads, std::int32_t *fired) {
   constexpr int L = lanes<Real>, width = N * L;
-  const int channel = slab * width;
-  const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
-  Vector<Real> sum[N];
-  auto whole = [&](int t) __attribute__((always_inline)) {
-    current(t, sum);
-    for (std::size_t r = 0; r < reads; ++r) {
-      const std::uint8_t *mask = read[r].train + static_cast<std::size_t>(t) * read[r].bytes;
+  const int channel = slab * width, bytes = job.spike_bytes;
+  const bool gathers = job.gather_count;
+  const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here, padded = job.padded;
+  const std::size_t base_step = job.base_step, base_position = job.base_position;
+  const Real *base = job.base + image * job.base_image + here * base_position + first * base_step + channel;
+  const Constants<Real, N> unit(job.units + channel);
+  auto arrive = [=](int p, int t, const Real *from, Vector<Real> *sum) __attribute__((always_inline)) {
+    for (int n = 0; n < N; ++n) sum[n] = load(from + p * base_position + n * L);
+    if (gathers) {
+      Vector<Int<Real>> arrived[N];
+      total(p, t, arrived);
+      for (int n = 0; n < N; ++n) sum[n] += __builtin_convertvector(arrived[n], Vector<Real>) * unit[n];
+    }
+    for (std::size_t r = 0; r < reads[p].count; ++r) {
+      const TapRead<Real> &read = reads[p].first[r];
+      const std::uint8_t *mask = read.train + static_cast<std::size_t>(t) * read.bytes;
       std::uint64_t bits = 0;
-      if (read[r].whole) {
+      if (read.whole) {
         std::memcpy(&bits, mask, width / 8);
       } else {
-        bits = bits_at(mask, read[r].bytes, read[r].first);
+        bits = bits_at(mask, read.bytes, read.first);
       }
-      for (int n = 0; n < N; ++n) sum[n] += where<Real>(mask_of<Real>(bits >> (n * L)), load(read[r].weights + n * L));
+      for (int n = 0; n < N; ++n) sum[n] += where<Real>(lanes_of<Real>(bits >> (n * L)), load(read.weights + n * L));
     }
   };
+  Vector<Real> sum[N];
   if (!job.threshold) {
-    Real *out = job.currents + (place * job.steps + first) * job.padded + channel;
-    for (int t = first; t < last; ++t, out += job.padded) {
-      whole(t);
-      for (int n = 0; n < N; ++n) store(out + n * L, sum[n]);
+    Real *out = job.currents + (place * job.steps + first) * padded + channel;
+    for (int t = first; t < last; ++t, out += padded, base += base_step) {
+      for (int p = 0; p < P; ++p) {
+        arrive(p, t, base, sum);
+        for (int n = 0; n < N; ++n) store(out + p * job.steps * padded + n * L, sum[n]);
+      }
     }
     return;
   }
-  const Real *threshold = job.threshold + channel;
-  Real *own_v = job.v + place * job.padded + channel;
-  Int<Real> *own_counts = job.counts + place * job.padded + channel;
-  std::uint8_t *out = job.spikes + (place * job.steps + first) * job.spike_bytes + channel / 8;
-  Vector<Real> v[N];
-  Mask<Real> count[N];
-  for (int n = 0; n < N; ++n) {
-    v[n] = load(own_v + n * L);
-    count[n] = load(own_counts + n * L);
+  const Constants<Real, N> theta(job.threshold + channel);
+  Real *const own_v = job.v + place * padded + channel;
+  Int<Real> *const own_counts = job.counts + place * padded + channel;
+  Vector<Real> v[P][N];
+  Vector<Int<Real>> count[P][N];
+  for (int p = 0; p < P; ++p) {
+    for (int n = 0; n < N; ++n) {
+      v[p][n] = load(own_v + p * padded + n * L);
+      count[p][n] = load(own_counts + p * padded + n * L);
+    }
   }
-  auto run = [&, spike_bytes = job.spike_bytes](auto hard) {
-    for (int t = first; t < last; ++t, out += spike_bytes) {
-      whole(t);
-      std::uint64_t bits = 0;
-      for (int n = 0; n < N; ++n) {
-        const Vector<Real> u = v[n] + sum[n], theta = load(threshold + n * L);
-        const Mask<Real> fires = at_least(u, theta);
-        v[n] = u - where<Real>(fires, hard ? u : theta);
-        count[n] -= fires;
-        bits |= bits_of(fires) << (n * L);
+  auto run = [&](auto hard) __attribute__((always_inline)) {
+    const std::size_t next = static_cast<std::size_t>(job.steps) * bytes;
+    std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
+    for (int t = first; t < last; ++t, out += bytes, base += base_step) {
+      int spikes = 0;
+      for (int p = 0; p < P; ++p) {
+        arrive(p, t, base, sum);
+        std::uint64_t bits = 0;
+        for (int n = 0; n < N; ++n) {
+          const Vector<Real> u = v[p][n] + sum[n];
+          const Lanes<Real> fires = at_least(u, theta[n]);
+          v[p][n] = choose(fires, hard ? Vector<Real>{} : u - theta[n], u);
+          count[p][n] = count_up(count[p][n], fires);
+          bits |= bits_of<Real>(fires) << (n * L);
+        }
+        std::memcpy(out + p * next, &bits, width / 8);
+        spikes += __builtin_popcountll(bits);
       }
-      std::memcpy(out, &bits, width / 8);
-      fired[t] += __builtin_popcountll(bits);
+      fired[t] += spikes;
     }
   };
   job.hard ? run(std::true_type{}) : run(std::false_type{});
-  for (int n = 0; n < N; ++n) {
-    store(own_v + n * L, v[n]);
-    store(own_counts + n * L, count[n]);
+  for (int p = 0; p < P; ++p) {
+    for (int n = 0; n < N; ++n) {
+      store(own_v + p * padded + n * L, v[p][n]);
+      store(own_counts + p * padded + n * L, count[p][n]);
+    }
   }
 }
+
+// Positions that go through the steps together: as many as give the processor four chains of additions.
+template <int N>
+constexpr int together = N < 4 ? 4 / N : 1;
 
 // A function for this job's width of slabs, given as `function<Real, N>`.
 #define EQUISPIKE_BY_WIDTH(function, width)                          \

@@ -40,6 +40,7 @@ Event *decode(const std::uint8_t *bits, int cols, std::size_t stride, int words,
 // A block of steps at a time.
 template <class Real, int N>
 class Block {
+  using Whole = Int<Real>;
   static constexpr int L = lanes<Real>, width = N * L;
 
  public:
@@ -64,13 +65,13 @@ class Block {
       }
     }, [](int) {});
     // A cache line more, or the same place in all steps would compete for the same few lines of the cache.
-    step_ = static_cast<std::size_t>(ring_) * job.out_cols * width + 64 / sizeof(Real);
-    block_ = static_cast<int>(open_bytes / (step_ * sizeof(Real)));
+    step_ = static_cast<std::size_t>(ring_) * job.out_cols * width + 64 / sizeof(Whole);
+    block_ = static_cast<int>(open_bytes / (step_ * sizeof(Whole)));
     block_ = block_ < 1 ? 1 : block_ < job.steps ? block_ : job.steps;
     // Whole cache lines: what lies across two is loaded and stored twice.
-    const auto start = reinterpret_cast<std::uintptr_t>(reserve<Real>(scratch.open, step_ * block_ + 64 / sizeof(Real)));
-    open_ = reinterpret_cast<Real *>((start + 63) / 64 * 64);
-    std::memset(open_, 0, step_ * block_ * sizeof(Real));
+    const auto start = reinterpret_cast<std::uintptr_t>(reserve<Whole>(scratch.open, step_ * block_ + 64 / sizeof(Whole)));
+    open_ = reinterpret_cast<Whole *>((start + 63) / 64 * 64);
+    std::memset(open_, 0, step_ * block_ * sizeof(Whole));
   }
 
   // Rows first ... last - 1 of one image and slab.
@@ -128,7 +129,7 @@ class Block {
     }
     if (rows == end) return;
     Event *events = reserve<Event>(scratch_.events, static_cast<std::size_t>(window.cols.size) * window.bytes * 8 + slots);
-    const Real *weights = job_.weights + static_cast<std::size_t>(slab_) * job_.depth * width;
+    const Whole *weights = job_.weights + static_cast<std::size_t>(slab_) * job_.depth * width;
     const std::size_t first = (static_cast<std::size_t>(image_) * window.rows.size + source_row) * window.cols.size;
     const std::size_t stride = static_cast<std::size_t>(job_.steps) * window.bytes;
     const int shift = window.channels <= 16 ? 4 : window.channels <= 32 ? 5 : 16;
@@ -136,7 +137,7 @@ class Block {
     for (int t = 0; t < size_; ++t) {
       const std::uint8_t *bits = window.train + first * stride + static_cast<std::size_t>(start_ + t) * window.bytes;
       const Event *last = list(bits, window.cols.size, stride, window.bytes / 8, events);
-      Real *open = open_ + t * step_;
+      Whole *open = open_ + t * step_;
       const Place *row = rows;
       for (; end - row > 2; row += 3) add<3>(events, last, shift, window.cols.target_starts, cols_[g], open, weights, row);
       if (end - row == 2) add<2>(events, last, shift, window.cols.target_starts, cols_[g], open, weights, row);
@@ -148,9 +149,9 @@ class Block {
   // registers, and has to assume that a store of currents changes whatever lies in memory.
   template <int rows>
   __attribute__((noinline)) static void add(const Event *event, const Event *last, int shift, const std::int32_t *starts,
-                                            const Place *cols, Real *open, const Real *weights, const Place *row) {
-    Real *to[rows];
-    const Real *from[rows];
+                                            const Place *cols, Whole *open, const Whole *weights, const Place *row) {
+    Whole *to[rows];
+    const Whole *from[rows];
     for (int r = 0; r < rows; ++r) {
       to[r] = open + row[r].to;
       from[r] = weights + row[r].from;
@@ -163,7 +164,7 @@ class Block {
         const std::size_t there = col->to, weight = own + col->from;
         for (int r = 0; r < rows; ++r) {
           for (int n = 0; n < N; ++n) {
-            Real *place = to[r] + there + n * L;
+            Whole *place = to[r] + there + n * L;
             store(place, load(place) + load(from[r] + weight + n * L));
           }
         }
@@ -173,23 +174,28 @@ class Block {
 
   // Neurons of a row whose currents are complete; these become zero again, for a later row.
   void finish(int y) {
-    Real *from = open_ + static_cast<std::size_t>(y % ring_) * job_.out_cols * width;
-    const Real *base = job_.base + image_ * job_.base_image + slab_ * width;
-    const std::size_t *reads = taps_ + static_cast<std::size_t>(y - first_) * job_.out_cols;
-    const auto *read = static_cast<const TapRead<Real> *>(scratch_.taps.data);
-    for (int x = 0; x < job_.out_cols; ++x, from += width, ++reads) {
-      const int here = y * job_.out_cols + x;
-      const Real *own = base + here * job_.base_position;
-      auto current = [from, own, start = start_, step = step_, base_step = job_.base_step](int t, Vector<Real> *sum) {
-        for (int n = 0; n < N; ++n) {
-          Real *place = from + (t - start) * step + n * L;
-          sum[n] = load(own + t * base_step + n * L) + load(place);
-          store(place, Vector<Real>{});
-        }
-      };
-      integrate<Real, N>(job_, image_, here, slab_, start_, start_ + size_, current, read + reads[0], reads[1] - reads[0],
-                         fired_);
+    Whole *from = open_ + static_cast<std::size_t>(y % ring_) * job_.out_cols * width;
+    int x = 0;
+    for (; x + together<N> <= job_.out_cols; x += together<N>) finish<together<N>>(y, x, from + x * width);
+    for (; x < job_.out_cols; ++x) finish<1>(y, x, from + x * width);
+  }
+
+  // P positions of the row, from x on.
+  template <int P>
+  void finish(int y, int x, Whole *from) {
+    auto total = [from, start = start_, step = step_](int p, int t, Vector<Whole> *sum) {
+      for (int n = 0; n < N; ++n) {
+        Whole *place = from + (t - start) * step + p * width + n * L;
+        sum[n] = load(place);
+        store(place, Vector<Whole>{});
+      }
+    };
+    const std::size_t *starts = taps_ + static_cast<std::size_t>(y - first_) * job_.out_cols + x;
+    Reads<Real> reads[P];
+    for (int p = 0; p < P; ++p) {
+      reads[p] = {static_cast<const TapRead<Real> *>(scratch_.taps.data) + starts[p], starts[p + 1] - starts[p]};
     }
+    integrate<Real, N, P>(job_, image_, y * job_.out_cols + x, slab_, start_, start_ + size_, total, reads, fired_);
   }
 
   const Job<Real> &job_;
@@ -198,7 +204,7 @@ class Block {
   int ring_, block_, image_ = 0, first_ = 0, last_ = 0, slab_ = 0, start_ = 0, size_ = 0;
   std::size_t step_, *taps_ = nullptr;
   std::int32_t *fired_ = nullptr;
-  Real *open_;
+  Whole *open_;
 };
 
 template <class Real, int N>

@@ -13,11 +13,11 @@ namespace equispike {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int vector_bytes = 64;
+constexpr int vector_bytes = 64, registers = 32;
 #elif defined(__AVX2__)
-constexpr int vector_bytes = 32;
+constexpr int vector_bytes = 32, registers = 16;
 #else
-constexpr int vector_bytes = 16;
+constexpr int vector_bytes = 16, registers = 16;
 #endif
 
 template <class T, int count>
@@ -31,8 +31,6 @@ template <class T>
 constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
 template <class T>
 using Vector = Group<T, lanes<T>>;
-template <class Real>
-using Mask = Vector<Int<Real>>;
 
 template <int count, class T>
 Group<T, count> load(const T *from) {
@@ -51,26 +49,69 @@ void store(T *to, V x) {
   std::memcpy(to, &x, sizeof x);
 }
 
-// A vector of T from numbers of a narrower type.
+// A vector of T from numbers of a narrower type. By intrinsics where GCC 12 would convert a part of them at a time.
 template <class T, class Narrow>
 Vector<T> widen(const Narrow *from) {
-#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC 12 would convert half of them at a time
-  if constexpr (sizeof(Narrow) == 2) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Narrow) == 2 && sizeof(T) == 4) {
+    return (Vector<T>)_mm512_maskz_cvtepi16_epi32(-1, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+  }
+  if constexpr (sizeof(Narrow) == 2 && sizeof(T) == 8) {
+    return (Vector<T>)_mm512_maskz_cvtepi16_epi64(-1, _mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Narrow) == 2 && sizeof(T) == 4) {
     return (Vector<T>)_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
   }
 #endif
   return __builtin_convertvector(load<lanes<T>>(from), Vector<T>);
 }
 
+// Some lanes of a vector: in a mask register where there are some, else all ones in those lanes and zero in the others.
+#if defined(__AVX512F__)
 template <class Real>
-Vector<Real> where(Mask<Real> mask, Vector<Real> x) {
-  return (Vector<Real>)((Mask<Real>)x & mask);
+using Lanes = std::conditional_t<sizeof(Real) == 4, __mmask16, __mmask8>;
+
+[[maybe_unused]] Lanes<float> at_least(Vector<float> x, Vector<float> y) {
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_GE_OQ);
+}
+[[maybe_unused]] Lanes<double> at_least(Vector<double> x, Vector<double> y) {
+  return _mm512_cmp_pd_mask((__m512d)x, (__m512d)y, _CMP_GE_OQ);
 }
 
-// Lanes in which x >= y. Intrinsics where GCC 12 fails on the plain comparison of doubles.
+// x in these lanes, else y.
+[[maybe_unused]] Vector<float> choose(Lanes<float> these, Vector<float> x, Vector<float> y) {
+  return (Vector<float>)_mm512_mask_blend_ps(these, (__m512)y, (__m512)x);
+}
+[[maybe_unused]] Vector<double> choose(Lanes<double> these, Vector<double> x, Vector<double> y) {
+  return (Vector<double>)_mm512_mask_blend_pd(these, (__m512d)y, (__m512d)x);
+}
+
+// One more in these lanes.
+[[maybe_unused]] Vector<std::int32_t> count_up(Vector<std::int32_t> counts, Lanes<float> these) {
+  return (Vector<std::int32_t>)_mm512_mask_add_epi32((__m512i)counts, these, (__m512i)counts, _mm512_set1_epi32(1));
+}
+[[maybe_unused]] Vector<std::int64_t> count_up(Vector<std::int64_t> counts, Lanes<double> these) {
+  return (Vector<std::int64_t>)_mm512_mask_add_epi64((__m512i)counts, these, (__m512i)counts, _mm512_set1_epi64(1));
+}
+
+template <class Real>
+std::uint64_t bits_of(Lanes<Real> these) {
+  return these;
+}
+
+template <class Real>
+Lanes<Real> lanes_of(std::uint64_t bits) {
+  return static_cast<Lanes<Real>>(bits);
+}
+#else
+template <class Real>
+using Lanes = Vector<Int<Real>>;
+
+// Intrinsics where GCC 12 fails on the plain comparison of doubles.
 #if defined(__SSE2__) && !defined(__AVX2__)
-[[maybe_unused]] Mask<float> at_least(Vector<float> x, Vector<float> y) { return (Mask<float>)_mm_cmpge_ps(x, y); }
-[[maybe_unused]] Mask<double> at_least(Vector<double> x, Vector<double> y) { return (Mask<double>)_mm_cmpge_pd(x, y); }
+[[maybe_unused]] Lanes<float> at_least(Vector<float> x, Vector<float> y) { return (Lanes<float>)_mm_cmpge_ps(x, y); }
+[[maybe_unused]] Lanes<double> at_least(Vector<double> x, Vector<double> y) { return (Lanes<double>)_mm_cmpge_pd(x, y); }
 #else
 template <class V>
 auto at_least(V x, V y) {
@@ -78,46 +119,50 @@ auto at_least(V x, V y) {
 }
 #endif
 
-// One bit per lane.
-[[maybe_unused]] std::uint64_t bits_of(Mask<float> mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
-#elif defined(__AVX2__)
-  return static_cast<unsigned>(_mm256_movemask_ps((__m256)mask));
-#elif defined(__SSE2__)
-  return static_cast<unsigned>(_mm_movemask_ps((__m128)mask));
-#else
-  std::uint64_t bits = 0;
-  for (int i = 0; i < lanes<float>; ++i) bits |= static_cast<std::uint64_t>(mask[i] & 1) << i;
-  return bits;
-#endif
+template <class L, class V>
+V choose(L these, V x, V y) {
+  return (V)(((L)x & these) | ((L)y & ~these));
 }
 
-[[maybe_unused]] std::uint64_t bits_of(Mask<double> mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask);
-#elif defined(__AVX2__)
-  return static_cast<unsigned>(_mm256_movemask_pd((__m256d)mask));
+template <class L>
+L count_up(L counts, L these) {
+  return counts - these;
+}
+
+// One bit per lane.
+template <class Real>
+std::uint64_t bits_of(Lanes<Real> these) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(Real) == 4) return static_cast<unsigned>(_mm256_movemask_ps((__m256)these));
+  if constexpr (sizeof(Real) == 8) return static_cast<unsigned>(_mm256_movemask_pd((__m256d)these));
 #elif defined(__SSE2__)
-  return static_cast<unsigned>(_mm_movemask_pd((__m128d)mask));
+  if constexpr (sizeof(Real) == 4) return static_cast<unsigned>(_mm_movemask_ps((__m128)these));
+  if constexpr (sizeof(Real) == 8) return static_cast<unsigned>(_mm_movemask_pd((__m128d)these));
 #else
   std::uint64_t bits = 0;
-  for (int i = 0; i < lanes<double>; ++i) bits |= static_cast<std::uint64_t>(mask[i] & 1) << i;
+  for (int i = 0; i < lanes<Real>; ++i) bits |= static_cast<std::uint64_t>(these[i] & 1) << i;
   return bits;
 #endif
 }
 
 // All lanes whose bit is set.
 template <class Real>
-Mask<Real> mask_of(std::uint64_t bits) {
-  Mask<Real> lane;
+Lanes<Real> lanes_of(std::uint64_t bits) {
+  Lanes<Real> lane;
 #if defined(__AVX2__)
   for (int i = 0; i < lanes<Real>; ++i) lane[i] = Int<Real>{1} << i;
-  return ((Mask<Real>{} + static_cast<Int<Real>>(bits & ((1u << lanes<Real>)-1))) & lane) == lane;
+  return ((Lanes<Real>{} + static_cast<Int<Real>>(bits & ((1u << lanes<Real>)-1))) & lane) == lane;
 #else
   for (int i = 0; i < lanes<Real>; ++i) lane[i] = -static_cast<Int<Real>>(bits >> i & 1);
   return lane;
 #endif
+}
+#endif
+
+// x in these lanes, else zero.
+template <class Real>
+Vector<Real> where(Lanes<Real> these, Vector<Real> x) {
+  return choose(these, x, Vector<Real>{});
 }
 
 // Bits first ... first + 63 of a mask of `bytes` bytes (a multiple of 8), zero outside of it.
