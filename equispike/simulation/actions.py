@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equispike.functional.coding import Coder, Poisson, key_for
+from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time, fixed_values
@@ -27,7 +28,7 @@ from equispike.simulation.layout import (
 )
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, upstream
-from equispike.simulation.stepwise import beginning
+from equispike.simulation.stepwise import beginning, sums_of_pools
 from equispike.simulation.views import Current, Term
 
 
@@ -88,7 +89,7 @@ class State:
         v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise, integers.
         sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
-        fired: spikes by step and image, (T, B), int32, by layer.
+        fired: spikes by image and step, (B, T), int32, by layer.
         scores: cumulative, (T + 1, B, classes), float64; first those before the first step. Of runs without ``scored``
             those alone: where a wide layer is observed, all steps of it would not fit into memory.
         coder, indices, seed: as in ``simulate``.
@@ -111,27 +112,45 @@ class State:
         op = network.input
         self.coder, self.indices, self.seed = coder, indices, seed
         self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
-        start = start or beginning(network, indices, seed)
-        self.steps = range(start.step + 1, start.step + 1)
+        self.before = 0 if start is None else start.step
+        self.steps = range(self.before + 1, self.before + 1)
         self.trains: dict[str, Tensor] = {}
         self.fixed = fixed_values(network, self.images, indices, coder, seed)
         self.dense: dict[str, Tensor] = {}
         self.bases: dict[Layer, Tensor] = {}
         needed = upstream(network, given) - given.keys()
-        neurons = needed & network.neurons.keys()
-        self.v = {
-            name: to_positions(v[None], padded(v.shape[1]))[:, :, 0].clone(memory_format=torch.contiguous_format)
-            for name, v in start.potentials.items()
-            if name in neurons
-        }
-        self.sums = {name: v for name, v in start.potentials.items() if name in needed - neurons}
+        neurons = [name for name in network.neurons if name in needed]
+        if start is None and not any(network.neurons[name].v_init == "uniform" for name in neurons):
+            self.v = {name: self._at_start(name) for name in neurons}
+            self.sums = sums_of_pools(network, len(images), needed)
+            scores = torch.zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
+        else:
+            start = start or beginning(network, indices, seed)
+            self.v = {name: self._laid_out(start.potentials[name]) for name in neurons}
+            self.sums = {name: v for name, v in start.potentials.items() if name in needed and name not in self.v}
+            scores = start.scores
         self.counts = {name: torch.zeros_like(v, dtype=_COUNTS[v.dtype]) for name, v in self.v.items()}
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
-        self.before, steps = start.step, timesteps - start.step
-        self.fired = {name: torch.empty(steps, len(images), dtype=torch.int32) for name in self.v}
-        self.scores = torch.empty(steps * scored + 1, *start.scores.shape, dtype=torch.float64)
-        self.scores[0] = start.scores
+        steps = timesteps - self.before
+        fired = torch.zeros(len(neurons), len(images), steps, dtype=torch.int32)
+        self.fired = dict(zip(neurons, fired))
+        self.scores = torch.empty(steps * scored + 1, *scores.shape, dtype=torch.float64)
+        self.scores[0] = scores
+
+    def _at_start(self, name: str) -> Tensor:
+        """Potentials before the first step where they are a fraction of the threshold."""
+        op = self.network.neurons[name]
+        threshold, _ = calibrated(name, op)
+        channels, rows, cols = extent(self.network.shapes[name])
+        if not op.v_init:
+            return threshold.new_zeros(len(self.images), rows * cols, padded(channels))
+        fraction = (threshold.new_full((), op.v_init) * threshold).reshape(-1).expand(channels)
+        fraction = widen(fraction, padded(channels))
+        return fraction.expand(len(self.images), rows * cols, -1).contiguous()
+
+    def _laid_out(self, v: Tensor) -> Tensor:
+        return to_positions(v[None], padded(v.shape[1]))[:, :, 0].clone(memory_format=torch.contiguous_format)
 
     @cached_property
     def draws(self) -> tuple[Tensor, Tensor, int]:
@@ -293,13 +312,12 @@ def _products(current: Current, weights: Integers) -> float:
 def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
     """Neurons, and the current that drives them, in the core."""
     batch, steps = len(state.images), len(state.steps)
-    fired = torch.zeros(batch, steps, dtype=torch.int32)
     positions, size = train_bytes(layer.shape)
-    train = torch.zeros(batch, positions, steps, size, dtype=torch.uint8)
-    arrays = [x.numpy() for x in (state.v[name], state.counts[name], fired, train)]
+    written = layer.channels % 64 == 0 or layer.channels in _WIDTHS  # or some bytes belong to no slab
+    train = (torch.empty if written else torch.zeros)(batch, positions, steps, size, dtype=torch.uint8)
+    arrays = [x.numpy() for x in (state.v[name], state.counts[name], state.fired[name][:, state.rows], train)]
     given = *layer.inputs(state), threshold.numpy(), hard, *arrays, torch.get_num_threads(), ISA
     layer.run(batch * steps, lambda own: own.fire(*given))
-    state.fired[name][state.rows] = fired.T
     state.trains[name] = train
 
 

@@ -67,7 +67,7 @@ def events(
     state = State(network, images, indices, coder, seed, {}, timesteps, start)
     while state.steps.stop <= timesteps:
         _advance(state, present, timesteps, memory, {})
-        if adapt:
+        if adapt and first.events and state.steps.stop <= timesteps:
             present = plan(network, spike, _crowded(first, state), choose=True)
     return Record(
         state.scores[1:].to(images.dtype),
@@ -77,7 +77,7 @@ def events(
             )
             for name, count in state.counts.items()
         },
-        state.fired,
+        {name: fired.T for name, fired in state.fired.items()},
         state.moment,
     )
 
@@ -121,7 +121,7 @@ def _advance(state: State, present: Plan, timesteps: int, memory: int, keep: Map
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
     rates = {
-        name: int(fired[state.rows].sum()) / (len(state.images) * len(state.steps) * prod(state.network.shapes[name]))
+        name: int(fired[:, state.rows].sum()) / (len(state.images) * len(state.steps) * prod(state.network.shapes[name]))
         for name, fired in state.fired.items()
     }
     return frozenset(

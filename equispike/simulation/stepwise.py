@@ -1,6 +1,6 @@
 """The specification: time outside, layers inside, one step at a time. Plain and slow; never optimised."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -99,8 +99,15 @@ def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str
         else:
             fraction = threshold.new_full((len(indices), *shape), op.v_init)
         potentials[name] = fraction * threshold
-    for node in network.nodes:
-        if isinstance(node.op, WinnerPool):
-            shape = len(indices), *network.shapes[node.inputs[0]]
-            potentials[node.name] = torch.zeros(shape, dtype=torch.float64, device=network.device)
-    return potentials
+    return potentials | sums_of_pools(network, len(indices), {node.name for node in network.nodes})
+
+
+def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dict[str, Tensor]:
+    """What winner pools were given before the first step: zeros, (B, *features), float64."""
+    return {
+        node.name: torch.zeros(
+            images, *network.shapes[node.inputs[0]], dtype=torch.float64, device=network.device
+        )
+        for node in network.nodes
+        if isinstance(node.op, WinnerPool) and node.name in wanted
+    }

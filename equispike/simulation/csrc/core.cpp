@@ -46,6 +46,7 @@ namespace {
 template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 using Bits = Array<std::uint8_t>;
+using Rows = nb::ndarray<std::int32_t, nb::ndim<2>, nb::device::cpu>;
 
 void require(bool condition, const char *message) {
   if (!condition) throw std::invalid_argument(message);
@@ -435,10 +436,11 @@ class Layer {
     weighted_ = true;
   }
 
-  // Run neurons over one chunk: spikes, counts, fired and v are updated in place.
+  // Run neurons over one chunk: counts, fired and v are updated in place, spikes are written: all of them, but for bytes
+  // that no slab of several reaches.
   void fire(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<const Real> &threshold, bool hard,
-            const Array<Real> &v, const Array<Int<Real>> &counts, const Array<std::int32_t> &fired, const Bits &spikes,
-            int threads, const std::string &isa) const {
+            const Array<Real> &v, const Array<Int<Real>> &counts, const Rows &fired, const Bits &spikes, int threads,
+            const std::string &isa) const {
     require(spikes.ndim() == 4, "spikes: not (images, positions, steps, bytes)");
     const std::size_t images = spikes.shape(0), positions = positions_of(), padded = padded_;
     const std::size_t steps = spikes.shape(2), bytes = spikes.shape(3);
@@ -446,13 +448,16 @@ class Layer {
     require_shape<const Real>(threshold, {padded}, "threshold: not (channels,)");
     require_shape<Real>(v, {images, positions, padded}, "v: not (images, positions, channels)");
     require_shape<Int<Real>>(counts, {images, positions, padded}, "counts: not (images, positions, channels)");
-    require_shape<std::int32_t>(fired, {images, steps}, "fired: not (images, steps)");
+    require(fired.ndim() == 2 && fired.shape(0) == images && fired.shape(1) == steps &&
+                (steps == 1 || fired.stride(1) == 1) && (images == 1 || fired.stride(0) >= static_cast<std::int64_t>(steps)),
+            "fired: not (images, steps), step by step");
     Job<Real> job = prepare(base, images, steps);
     job.threshold = threshold.data();
     job.hard = hard;
     job.v = v.data();
     job.counts = counts.data();
     job.fired = fired.data();
+    job.fired_image = images == 1 ? 0 : fired.stride(0);
     job.spikes = spikes.data();
     job.spike_bytes = static_cast<int>(bytes);
     run(job, trains, threads, isa);

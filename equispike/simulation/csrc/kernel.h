@@ -87,7 +87,8 @@ struct Job {
   bool hard;
   Real *v;                  // [images][positions][padded]
   Int<Real> *counts;        // likewise
-  std::int32_t *fired;      // [images][steps]
+  std::int32_t *fired;      // [images][steps], images so far from each other:
+  std::size_t fired_image;
   std::uint8_t *spikes;     // [images][positions][steps][spike_bytes]
   int spike_bytes;
   // ... or their input.

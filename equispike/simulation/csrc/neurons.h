@@ -123,6 +123,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
   }
   auto run = [&](auto hard) __attribute__((always_inline)) {
     const std::size_t next = static_cast<std::size_t>(job.steps) * bytes;
+    const bool alone = job.padded == width && bytes == 8;  // the bits above are zero
     std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
     for (int t = first; t < last; ++t, out += bytes, base += base_step) {
       int spikes = 0;
@@ -136,7 +137,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
           count[p][n] = count_up(count[p][n], fires);
           bits |= bits_of<Real>(fires) << (n * L);
         }
-        std::memcpy(out + p * next, &bits, width / 8);
+        alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
         spikes += __builtin_popcountll(bits);
       }
       fired[t] += spikes;
@@ -174,8 +175,10 @@ class Fired {
   std::int32_t *of(int image) { return counts_ + static_cast<std::size_t>(image - first_) * job_.steps; }
   void add_up() const {
     if (!job_.threshold) return;
-    for (std::size_t i = 0; i < static_cast<std::size_t>(images_) * job_.steps; ++i) {
-      __atomic_fetch_add(job_.fired + static_cast<std::size_t>(first_) * job_.steps + i, counts_[i], __ATOMIC_RELAXED);
+    for (int image = 0; image < images_; ++image) {
+      std::int32_t *own = job_.fired + (first_ + image) * job_.fired_image;
+      const std::int32_t *counts = counts_ + static_cast<std::size_t>(image) * job_.steps;
+      for (int t = 0; t < job_.steps; ++t) __atomic_fetch_add(own + t, counts[t], __ATOMIC_RELAXED);
     }
   }
 
