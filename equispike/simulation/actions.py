@@ -45,7 +45,7 @@ core = _load()
 ISA: str = core.instruction_sets()[-1] if core else ""
 """Instruction set that the core uses: the widest of this machine."""
 
-SLAB = 320 * 1024
+SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
 """Bytes of weights that are to stay in the L2 cache."""
 
 SCATTERED = 16
@@ -53,8 +53,9 @@ SCATTERED = 16
 each output adds up the weights of its events in registers: more work to find them, less to add. With 32 channels that
 is faster where more than some 2 % spike."""
 
-PRODUCTS_SLAB = 1024 * 1024
-"""The same for the dense kernel: machines that have instructions for it have larger caches."""
+LARGEST = 2**13 - 1
+"""Weights that are integers no larger than this are added up in 16 bits: four of them fit there, whichever they are.
+Fewer would hardly pay."""
 
 MULTIPLIES = ISA == "amx"
 """Whether the core's dense kernel can be faster: where there are instructions for products of matrices."""
@@ -65,12 +66,8 @@ MOST_DIGITS = 4
 USUAL_RATE = 0.04
 """Spikes per neuron and step that are assumed before a layer has run."""
 
-TRY_AGAIN, TRY_BELOW = 16, 3.0
+TRY_AGAIN, TRY_BELOW = 64, 3.0
 """So often a kernel runs though another was faster, unless by so much: a machine's speed changes."""
-
-LARGEST = 2**13 - 1
-"""Weights that are integers no larger than this are added up in 16 bits: four of them fit there, whichever they are, and
-fewer would hardly pay."""
 
 _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
@@ -120,8 +117,9 @@ class State:
         self.bases: dict[Layer, Tensor] = {}
         needed = upstream(network, given) - given.keys()
         neurons = [name for name in network.neurons if name in needed]
-        if start is None and not any(network.neurons[name].v_init == "uniform" for name in neurons):
-            self.v = {name: self._at_start(name) for name in neurons}
+        fractions = {name: network.neurons[name].v_init for name in neurons}
+        if start is None and "uniform" not in fractions.values():
+            self.v = {name: self._at_start(name, float(fractions[name])) for name in neurons}
             self.sums = sums_of_pools(network, len(images), needed)
             scores = torch.zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
         else:
@@ -138,16 +136,14 @@ class State:
         self.scores = torch.empty(steps * scored + 1, *scores.shape, dtype=torch.float64)
         self.scores[0] = scores
 
-    def _at_start(self, name: str) -> Tensor:
+    def _at_start(self, name: str, fraction: float) -> Tensor:
         """Potentials before the first step where they are a fraction of the threshold."""
-        op = self.network.neurons[name]
-        threshold, _ = calibrated(name, op)
+        threshold, _ = calibrated(name, self.network.neurons[name])
         channels, rows, cols = extent(self.network.shapes[name])
-        if not op.v_init:
+        if not fraction:
             return threshold.new_zeros(len(self.images), rows * cols, padded(channels))
-        fraction = (threshold.new_full((), op.v_init) * threshold).reshape(-1).expand(channels)
-        fraction = widen(fraction, padded(channels))
-        return fraction.expand(len(self.images), rows * cols, -1).contiguous()
+        v = (threshold.new_full((), fraction) * threshold).reshape(-1).expand(channels)
+        return widen(v, padded(channels)).expand(len(self.images), rows * cols, -1).contiguous()
 
     def _laid_out(self, v: Tensor) -> Tensor:
         return to_positions(v[None], padded(v.shape[1]))[:, :, 0].clone(memory_format=torch.contiguous_format)
@@ -217,9 +213,8 @@ class Layer:
         _, rows, cols = extent(current.shape)
         short = how == "gather" and weights.largest <= LARGEST
         size = weights.digits if how == "multiply" else 2 if short else dtype.itemsize
-        slab = PRODUCTS_SLAB if how == "multiply" else SLAB
         depth = len(weights.whole)
-        width = next((w for w in _WIDTHS if not self.channels % w and depth * size * w <= slab), _WIDTHS[-1])
+        width = next((w for w in _WIDTHS if not self.channels % w and depth * size * w <= SLAB), _WIDTHS[-1])
         own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width, how)
         for term in current.gathers:
             own.gather(term.extent, term.rows, term.cols)

@@ -120,8 +120,9 @@ def _advance(state: State, present: Plan, timesteps: int, memory: int, keep: Map
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
+    size = len(state.images) * len(state.steps)
     rates = {
-        name: int(fired[:, state.rows].sum()) / (len(state.images) * len(state.steps) * prod(state.network.shapes[name]))
+        name: int(fired[:, state.rows].sum()) / (size * prod(state.network.shapes[name]))
         for name, fired in state.fired.items()
     }
     return frozenset(

@@ -17,7 +17,7 @@ _LANES = 16
 """Channels of the narrowest slab of the core."""
 
 _WHOLE = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 62)}
-"""Integers in which the core adds up weights, and the bits that their sums may take. No more than float64 holds of one."""
+"""Integers in which the core adds up weights, by their type, and the bits that sums may take."""
 
 
 def extent(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -84,7 +84,7 @@ def as_integers(weight: Tensor, spikes: Tensor) -> Integers:
     most = (signs * spikes.double()[:, None]).sum(1).amax(0) * (1 + float(spikes.sum()) * 2.0**-bits)  # rounded up
     unit = torch.exp2((torch.frexp(most).exponent - bits).clamp(min=finest).double())
     integers = (wide / unit).round()
-    present = torch.from_numpy(np.bitwise_or.reduce(integers.long().numpy(), axis=0))
+    present = torch.as_tensor(np.bitwise_or.reduce(integers.long().numpy(), axis=0))
     common = torch.where(present == 0, 1, present & -present)
     integers, unit = integers / common, unit * common
     largest = int(integers.abs().max()) if len(integers) else 0

@@ -105,9 +105,7 @@ def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str
 def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dict[str, Tensor]:
     """What winner pools were given before the first step: zeros, (B, *features), float64."""
     return {
-        node.name: torch.zeros(
-            images, *network.shapes[node.inputs[0]], dtype=torch.float64, device=network.device
-        )
+        node.name: torch.zeros(images, *network.shapes[node.inputs[0]], dtype=torch.float64, device=network.device)
         for node in network.nodes
         if isinstance(node.op, WinnerPool) and node.name in wanted
     }

@@ -26,6 +26,8 @@
 #if defined(EQUISPIKE_AMX)
 #include <cpuid.h>
 #include <sys/syscall.h>
+#endif
+#if defined(__unix__)
 #include <unistd.h>
 #endif
 
@@ -162,6 +164,15 @@ std::vector<std::string> instruction_sets() {
 #endif
 #endif
   return names;
+}
+
+// Bytes of a processor's L2 cache, or 0 where the system does not say.
+long l2_cache() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  return std::max(0L, sysconf(_SC_LEVEL2_CACHE_SIZE));
+#else
+  return 0;
+#endif
 }
 
 // One of the functions of a name that were built, by the instruction set: the widest of those up to it.
@@ -661,5 +672,6 @@ NB_MODULE(_core, module) {
              nb::call_guard<nb::gil_scoped_release>(), "Their sum, so many times.");
   module.def("draw", &equispike::draw, "limits"_a, "indices"_a, "seed"_a, "first_step"_a, "positive"_a, "negative"_a,
              "threads"_a, "isa"_a, nb::call_guard<nb::gil_scoped_release>(), "Poisson spikes of some steps, as trains.");
+  module.def("l2_cache", &equispike::l2_cache, "Bytes of a processor's L2 cache, or 0 where the system does not say.");
   module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");
 }
