@@ -48,10 +48,12 @@ ISA: str = core.instruction_sets()[-1] if core else ""
 SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
 """Bytes of weights that are to stay in the L2 cache."""
 
-SCATTERED = 16
+SCATTERED = 32
 """Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
-each output adds up the weights of its events in registers: more work to find them, less to add. With 32 channels that
-is faster where more than some 2 % spike."""
+each output adds up the weights of its events in registers: more work to find them, less to add."""
+
+EITHER = range(17, 65)
+"""Output channels with which either may turn out to be faster."""
 
 LARGEST = 2**13 - 1
 """Weights that are integers no larger than this are added up in 16 bits: four of them fit there, whichever they are.
@@ -185,28 +187,28 @@ class Layer:
     """
 
     def __init__(self, current: Current, dtype: torch.dtype, choose: bool = False) -> None:
-        """Prepare the event-driven kernel that suits the shape; with ``choose`` the dense one too, where it pays."""
+        """Prepare the event-driven kernel that suits the shape; with ``choose`` all that may pay."""
         self.dense, self.shape = current.dense, current.shape
         channels, rows, cols = extent(current.shape)
         self.channels, self.positions = padded(channels), rows * cols
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
         weights = _weights(current, dtype)
-        events = self._events(current, weights, dtype)
-        self.cores = {events: self._core(current, weights, dtype, events)}
-        if choose and MULTIPLIES and _fits(current, weights):
-            dense = self._core(current, weights, dtype, "multiply")
-            first = _products(current, weights) < _additions(current)
-            self.cores = {"multiply": dense, **self.cores} if first else {**self.cores, "multiply": dense}
+        self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
         self.pace: dict[str, float] = {}
         self.runs = 0
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
         self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
 
-    def _events(self, current: Current, weights: Integers, dtype: torch.dtype) -> str:
-        narrow = self.positions > 1 and (self.channels <= SCATTERED or not current.gathers)
-        if narrow and all(term.extent[2] <= _MOST_COLS for term in current.gathers):
-            return "scatter"
-        return "gather"
+    def _kernels(self, current: Current, weights: Integers, choose: bool) -> list[str]:
+        """Kernels that may compute the current, the one that looks fastest first; without ``choose`` that one alone."""
+        scatters = self.positions > 1 and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
+        narrow = self.channels <= SCATTERED or not current.gathers
+        events = ["scatter", "gather"] if scatters and narrow else ["gather", "scatter"]
+        if not (choose and scatters and self.channels in EITHER):
+            events = events[:1]
+        if not (choose and MULTIPLIES and _fits(current, weights)):
+            return events
+        return ["multiply", *events] if _products(current, weights) < _additions(current) else [*events, "multiply"]
 
     def _core(self, current: Current, weights: Integers, dtype: torch.dtype, how: str) -> Any:
         assert core is not None
@@ -243,8 +245,10 @@ class Layer:
             if how not in self.pace:
                 return how
         best, *others = sorted(self.cores, key=lambda how: self.pace[how])
-        again = self.runs % TRY_AGAIN == 0 and others and self.pace[others[0]] < TRY_BELOW * self.pace[best]
-        return others[0] if again else best
+        if others and self.runs % TRY_AGAIN == 0:
+            other = others[self.runs // TRY_AGAIN % len(others)]
+            return other if self.pace[other] < TRY_BELOW * self.pace[best] else best
+        return best
 
     def inputs(self, state: State) -> tuple[list[Any], Any]:
         """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1.
