@@ -1,7 +1,7 @@
-"""How much faster are integer weights, which the event-driven engine adds up in 16 bits?
+"""How much faster are the small integer weights of a quantized network than the large ones of a float network?
 
-A network rounded by `quantize` runs in that engine as it is, and with its weights left in floating point, in turns;
-both spike alike.
+A network rounded by `quantize` runs in turns with its weights added up in 32 bits, as those of float networks are, in
+16 bits, and in the engine that may multiply digits instead; all spike alike.
 
     python benchmarks/integers.py --network vgg16 --threads 1
 """
@@ -17,7 +17,7 @@ from equispike.graph.network import Network
 from equispike.simulation import actions
 
 
-def left_in_floats(network: Network) -> Network:
+def in_32_bits(network: Network) -> Network:
     """The same network, planned with no integer small enough to be added up in 16 bits."""
     twin, largest = Network(network.nodes), actions.LARGEST
     actions.LARGEST = 0
@@ -41,16 +41,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    steps, faster, known = arguments.timesteps, dict[int, float](), dict[str, object]()
+    steps, faster, known = arguments.timesteps, dict[int, dict[str, float]](), dict[str, object]()
     for bits in arguments.bits:
         network, images, source = network_and_images(arguments.network, arguments.batch, 3.5, arguments.weights, bits)
         chosen = {
-            "floating point": bench.ours(left_in_floats(network), images, steps, "events"),
-            "integers": bench.ours(network, images, steps, "events"),
+            "32 bits": bench.ours(in_32_bits(network), images, steps, "events"),
+            "16 bits": bench.ours(network, images, steps, "events"),
+            "auto": bench.ours(network, images, steps, "auto"),
         }
         timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.0)
-        faster[bits] = timings["floating point"].cpu / timings["integers"].cpu
-        print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}: {faster[bits]:.2f} times as fast")
+        faster[bits] = {name: timings["32 bits"].cpu / timings[name].cpu for name in ("16 bits", "auto")}
+        print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, times as fast: {faster[bits]}")
         known = {"weights": source.partition(", ")[2], **bench.conditions(network, images, steps)}
     own = {"network": arguments.network, "n": arguments.repeats}
     print(json.dumps({**own, **known, "integers": faster}))

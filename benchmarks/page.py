@@ -1,4 +1,4 @@
-"""Write the tables of docs/speed.md from what the benchmarks printed.
+"""Write the tables of docs/speed.md and docs/simulation.md from what the benchmarks printed.
 
 The last line of each run is JSON; such lines, one for each run, are kept in benchmarks/results.jsonl.
 
@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results.jsonl", HERE.parent / "docs" / "speed.md"
+RESULTS, PAGES = HERE / "results.jsonl", [HERE.parent / "docs" / name for name in ("speed.md", "simulation.md")]
 END = "<!-- end of the table -->"
 OURS = "auto", "events", "layerwise"
 OTHERS = "plain torch loop", "spikingjelly-multi", "spikingjelly-single", "sinabs", "snntorch"
@@ -51,13 +51,13 @@ def simulation(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def integers(runs: list[dict[str, Any]]) -> list[str]:
-    """How many times as fast integers of so many bits are as floating-point numbers."""
-    lines = header("network", "weights", "batch", "T", "n", "bits", "times as fast")
+    """How many times as fast integers of so many bits are as the weights of a float network."""
+    lines = header("network", "weights", "batch", "T", "n", "bits", "16-bit additions", "`auto`")
     for run in runs:
         for bits, faster in run["integers"].items():
             weights = run["weights"].partition(" of ")[0]
             known = run["network"], weights, run["batch"], run["timesteps"], run["n"]
-            lines.append(line(*known, bits, f"{faster:.2f}"))
+            lines.append(line(*known, bits, *(f"{ratio:.2f}" for ratio in faster.values())))
     return lines
 
 
@@ -83,7 +83,19 @@ def memory(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-TABLES = {"measured": simulation, "integers": integers, "seconds": calibration, "MiB": memory}
+def rounding(runs: list[dict[str, Any]]) -> list[str]:
+    """Share of neurons that spike otherwise than in float64."""
+    engines = "stepwise", "layerwise", "events"
+    lines = header("network", "weights", "images", "T", "spike rate", *(f"`{name}`" for name in engines))
+    for run in runs:
+        for row in run["rounding"]:
+            known = row["network"], row["weights"].partition(" of ")[0], row["batch"], run["timesteps"]
+            shares = (f"{row[name]:.4%}" for name in engines)
+            lines.append(line(*known, f"{row['rate']:.1f} %", *shares))
+    return lines
+
+
+TABLES = {"measured": simulation, "integers": integers, "seconds": calibration, "MiB": memory, "rounding": rounding}
 """What a line of results holds, and the table that is made of all that hold it."""
 
 
@@ -105,8 +117,8 @@ def spread(seconds: list[float]) -> str:
 def page(text: str, runs: list[dict[str, Any]]) -> str:
     """The page with new tables between their marks."""
     for kind, table in TABLES.items():
-        if own := [run for run in runs if kind in run]:
-            begin = f"<!-- table of benchmarks/page.py: {kind} -->"
+        begin = f"<!-- table of benchmarks/page.py: {kind} -->"
+        if begin in text and (own := [run for run in runs if kind in run]):
             before, _, rest = text.partition(begin)
             _, _, after = rest.partition(END)
             text = "\n".join([before + begin, *table(own), END]) + after
@@ -114,9 +126,10 @@ def page(text: str, runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Write the tables into the page."""
+    """Write the tables into the pages."""
     runs = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(page(path.read_text(encoding="utf-8"), runs), encoding="utf-8")
 
 
 if __name__ == "__main__":

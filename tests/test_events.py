@@ -273,8 +273,53 @@ def test_real_images_on_a_grid_are_exact(method: Any) -> None:
 
 
 @needs_core
-def test_auto_computes_crowded_layers_densely() -> None:
+def test_a_trained_network_spikes_alike_at_any_batch_and_number_of_threads() -> None:
+    """With drawn input nothing is left to torch: sums of floats are as exact as those of integers."""
+    data = load("mnist-sample")
+    network = es.convert(load_model("mnist-cnn")[0], data.train.take(16).floats())
+    images = data.test.take(5).floats()
+    expected = es.simulate(network, images, 20, es.Poisson(), engine="events")
+    for batch, threads, memory in ((1, 1, 2**25), (2, 2, 2**25), (5, 3, 2**16)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "get_num_threads", lambda n=threads: n)
+            run = es.simulate(network, images, 20, es.Poisson(), engine="events", batch_size=batch, memory=memory)
+        same(run, expected)
+
+
+@needs_core
+def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(actions.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(actions, "MULTIPLIES", True)
+    network = image_network(conv(0, 32, 3, 3), size=6)
+    plan = planning.plan(network, planning.input_spike(network, es.Constant()), choose=True)
+    (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n0")  # type: ignore[attr-defined]
+    assert sorted(layer.cores) == ["gather", "multiply", "scatter"]
+    tried: list[str] = []
+    cost = {"gather": 3, "scatter": 2, "multiply": 40}
+
+    def take(core: Any) -> None:
+        name = next(name for name, own in layer.cores.items() if own is core)
+        tried.append(name)
+        for _ in range(cost[name]):
+            next(clock)
+
+    for _ in range(3 * actions.TRY_AGAIN):
+        layer.run(1, take)
+    assert set(tried[:3]) == set(layer.cores)
+    again = tried[3:]
+    assert again.count("scatter") == len(again) - 1  # "multiply" is too slow to be tried again
+    assert again.count("gather") == 1
+    cost["scatter"] = 9
+    layer.run(1, take)
+    layer.run(1, take)
+    assert tried[-2:] == ["scatter", "gather"]
+
+
+@needs_core
+def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every neuron fires in every step: additions would be as many as multiplications."""
+    monkeypatch.setattr(actions, "MULTIPLIES", False)
     network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(network, spike)
