@@ -1,6 +1,8 @@
 """Simulation against the specification and against plain NumPy loops. Dyadic numbers make every equality exact."""
 
 import dataclasses
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from strategies import dyadic, images_for, networks, seeds
 from torch import Tensor
 
 import equispike as es
+from equispike.functional import precision
 from equispike.functional.coding import uniform
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Flatten, Input, Linear, MaxPool, Neuron, Readout
+from equispike.simulation import run as running
 from equispike.simulation.layerwise import bytes_per_step, steps_per_chunk
 from equispike.simulation.run import ENGINES, Run
 from equispike.simulation.stepwise import steps
@@ -349,3 +353,27 @@ def test_max_pools_and_networks_without_neurons_are_refused() -> None:
     plain = Network((Node("input", Input((3,))), Node("readout", Readout(), ("input",))))
     with pytest.raises(es.SimulationError, match="no neuron layer"):
         es.simulate(plain, torch.ones(1, 3), 4)
+
+
+def test_on_gpus_no_factor_is_rounded_and_settings_come_back() -> None:
+    """torch's own setting on GPUs would round weights to 11 bits in convolutions."""
+    before = precision._precisions()
+    with suppress(KeyError), precision.full_precision(torch.device("cuda")):
+        assert precision._precisions() == ["ieee", "ieee"]
+        raise KeyError
+    assert precision._precisions() == before
+    with precision.full_precision(torch.device("cpu")):
+        assert precision._precisions() == before
+
+
+def test_simulations_ask_for_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def noted(device: torch.device) -> Generator[None]:
+        asked.append(device.type)
+        yield
+
+    monkeypatch.setattr(running, "full_precision", noted)
+    es.simulate(one_layer(), torch.ones(1, 3), 2)
+    assert asked == ["cpu"]

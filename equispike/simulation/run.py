@@ -14,6 +14,7 @@ from torch import Tensor
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.functional.inputs import Images, join_inputs
+from equispike.functional.precision import full_precision
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
@@ -159,7 +160,7 @@ def simulate(
         return engine(network, x, i, timesteps, coder, seed, memory, None), torch.full_like(i, timesteps)
 
     began = time.perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(network.device):
         batches = (
             (images[start : start + size], indices[start : start + size]) for start in range(0, len(images), size)
         )
@@ -212,7 +213,8 @@ def observe(
         keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
     """
     engine = events.observe if _event_driven(network) else layerwise.observe
-    engine(network, images, indices, timesteps, coder, seed, MEMORY, visit, given, keep)
+    with full_precision(network.device):
+        engine(network, images, indices, timesteps, coder, seed, MEMORY, visit, given, keep)
 
 
 def _event_driven(network: Network) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
+from equispike.functional.precision import full_precision
 from equispike.graph.network import Network
 from equispike.simulation.record import Moment
 from equispike.simulation.run import MEMORY, Run, automatic, check_arguments
@@ -46,7 +47,7 @@ def stages(
     total = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in neurons}
     for end in steps:
         began = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(network.device):
             record = engine(network, images, indices, end, coder, seed, MEMORY, start)
         start = record.end
         readout.append(record.readout)
