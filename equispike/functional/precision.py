@@ -12,8 +12,8 @@ def full_precision(device: torch.device) -> Generator[None]:
     """While this lasts, float32 convolutions and products of matrices on this device round no factor first.
 
     On GPUs torch rounds the factors of a convolution to 11 bits (TF32) unless told otherwise; then sums would be others
-    than elsewhere, also on integer grids that need more bits. The setting is torch's own, for the whole process; it is put
-    back afterwards.
+    than elsewhere, also on integer grids that need more bits. The setting is torch's own, for the whole process; it is
+    put back afterwards.
 
     >>> with full_precision(torch.device("cuda")):
     ...     _precisions()

@@ -488,12 +488,6 @@ class Layer {
  private:
   std::size_t positions_of() const { return static_cast<std::size_t>(out_rows_) * out_cols_; }
 
-  // Columns of digits that are multiplied together, at most three: all of a slab in equal parts.
-  int group() const {
-    const int all = width_ / side_of_product * digit_count_;
-    return all % 3 == 0 ? 3 : all % 2 == 0 ? 2 : 1;
-  }
-
   template <class Number>
   void require_weights(const Array<const Number> &weights, const Array<const Real> &units, bool kernel) {
     require_shape<const Number>(
@@ -515,9 +509,11 @@ class Layer {
       for (int digit = 0; digit < digit_count_; ++digit) {
         const std::int64_t low = ((left + 128) & 255) - 128;
         left = (left - low) / 256;
-        const std::size_t own = column * digit_count_ + digit, all = width_ / side_of_product * digit_count_;
-        const std::size_t block = (slab * (all / group()) + own / group()) * products_ + product;
-        const std::size_t row = (block * group() + own % group()) * side_of_product + place / 4;
+        const int own = static_cast<int>(column) * digit_count_ + digit, all = width_ / side_of_product * digit_count_;
+        int first = 0;
+        while (first + group_of(all - first) <= own) first += group_of(all - first);
+        const std::size_t block = (slab * all + first) * products_ + product * group_of(all - first) + own - first;
+        const std::size_t row = block * side_of_product + place / 4;
         digits_[row].of[4 * (channel % side_of_product) + place % 4] = static_cast<std::int8_t>(low);
       }
       require(left == 0, "layer: a weight has more digits");
@@ -546,7 +542,6 @@ class Layer {
     job.depth = depth_;
     job.digits = digits_.empty() ? nullptr : digits_.front().of;
     job.digit_count = digit_count_;
-    job.group = group();
     job.products = products_;
     job.units = units_.data();
     job.base = base.data();

@@ -1,5 +1,5 @@
 // What the driver and the kernels share: plain data. The kernels are compiled once per instruction set, so this header
-// holds no function body: the linker would merge the copies and might keep one that this machine cannot run.
+// holds no function that the linker sees: it would merge the copies and might keep one that this machine cannot run.
 #pragma once
 
 #include <cstddef>
@@ -69,11 +69,11 @@ struct Job {
   const Int<Real> *weights;  // [padded / width][depth][width]; or null, and instead of them
   const std::int16_t *shorts;  // the same, of which `run` add up without an overflow, whichever they are; or
   int run;
-  // for the dense kernel digits to the base 256, the `digit_count` columns of 16 channels each of a slab, `group` of them
-  // together: [padded / width][width / 16 * digit_count / group][products][group][16][16][4], where inputs 4 i ... 4 i + 3
-  // of a product are in its row i.
+  // for the dense kernel digits to the base 256: of each slab width / 16 * digit_count columns, those of 16 channels side by
+  // side, the lowest first, in groups (see `group_of`) of [products][columns][16][16][4], where inputs 4 i ... 4 i + 3 of a
+  // product are in its row i.
   const std::int8_t *digits;
-  int digit_count, group;
+  int digit_count;
   std::size_t products;
   std::size_t depth;
   const Gather *gathers;
@@ -94,6 +94,13 @@ struct Job {
   // ... or their input.
   Real *currents;  // [images][positions][steps][padded]
 };
+
+namespace {  // to every file its own: no copy of another instruction set
+
+// How many columns of digits are multiplied together where so many are left: up to three, which is what registers hold.
+[[maybe_unused]] constexpr int group_of(int left) { return left == 4 ? 2 : left < 3 ? left : 3; }
+
+}  // namespace
 
 // Poisson input: an input fires where its random word is below its limit's size, in the train of its limit's sign.
 struct Draw {

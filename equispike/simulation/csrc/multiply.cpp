@@ -267,10 +267,10 @@ class Rows {
     const Place places[] = {place, {place.column + 1, place.part}};
     const int all = columns * job_.digit_count;
     auto *const buffer = reserve<std::int32_t>(scratch_.events, P * static_cast<std::size_t>(all) * cells);
-    for (int j = 0; j < all; j += job_.group) {
+    for (int j = 0; j < all; j += group_of(all - j)) {
       std::int32_t *const sums[] = {buffer + j * cells, buffer + (all + j) * cells};
       const std::int8_t *own = weights(slab) + j * job_.products * deep * side;
-      of_digits[job_.group - 1](operands, job_.products, places, own, sums);
+      of_digits[group_of(all - j) - 1](operands, job_.products, places, own, sums);
     }
     const int image = row / job_.out_rows, y = row % job_.out_rows;
     const int first = start_ + place.part * side, last = first + side < start_ + size_ ? first + side : start_ + size_;
