@@ -295,6 +295,7 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
     plan = planning.plan(network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n0")  # type: ignore[attr-defined]
     assert sorted(layer.cores) == ["gather", "multiply", "scatter"]
+    assert layer.products < 1e-3
     tried: list[str] = []
     cost = {"gather": 3, "scatter": 2, "multiply": 40}
 
@@ -314,6 +315,10 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
     layer.run(1, take)
     layer.run(1, take)
     assert tried[-2:] == ["scatter", "gather"]
+    layer.pace, layer.runs, layer.products = {"scatter": 1.0}, 1, 2.0
+    assert layer._fastest() == "gather"
+    layer.pace["gather"] = 1.5
+    assert layer._fastest() == "scatter"  # what "multiply" takes at best is more
 
 
 @needs_core

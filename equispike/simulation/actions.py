@@ -1,5 +1,6 @@
 """What the event-driven engine can do in a chunk of steps, and the state that it works on."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -52,7 +53,7 @@ SCATTERED = 32
 """Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
 each output adds up the weights of its events in registers: more work to find them, less to add."""
 
-EITHER = range(17, 65)
+EITHER = range(17, 49)
 """Output channels with which either may turn out to be faster."""
 
 LARGEST = 2**13 - 1
@@ -65,8 +66,8 @@ MULTIPLIES = ISA == "amx"
 MOST_DIGITS = 4
 """Of a weight in the dense kernel, to the base 256."""
 
-USUAL_RATE = 0.04
-"""Spikes per neuron and step that are assumed before a layer has run."""
+USUAL_RATE, CYCLES = 0.04, 3e9
+"""Spikes per neuron and step, and cycles per second, that are assumed before a layer has run."""
 
 TRY_AGAIN, TRY_BELOW = 64, 3.0
 """So often a kernel runs though another was faster, unless by so much: a machine's speed changes."""
@@ -182,6 +183,7 @@ class Layer:
 
     Attributes:
         cores: by the kernel's name.
+        products: seconds per image and step that the dense kernel takes, about; it is not tried where others take less.
         pace: of each kernel, seconds per image and step when it ran last.
         runs: of all of them.
     """
@@ -194,6 +196,7 @@ class Layer:
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
         weights = _weights(current, dtype)
         self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
+        self.products = _products(current, weights) * self.positions * self.channels / CYCLES
         self.pace: dict[str, float] = {}
         self.runs = 0
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
@@ -241,10 +244,11 @@ class Layer:
         self.runs += 1
 
     def _fastest(self) -> str:
+        known = min(self.pace.values(), default=math.inf)
         for how in self.cores:
-            if how not in self.pace:
+            if how not in self.pace and (how != "multiply" or self.products / torch.get_num_threads() < known):
                 return how
-        best, *others = sorted(self.cores, key=lambda how: self.pace[how])
+        best, *others = sorted(self.pace, key=lambda how: self.pace[how])
         if others and self.runs % TRY_AGAIN == 0:
             other = others[self.runs // TRY_AGAIN % len(others)]
             return other if self.pace[other] < TRY_BELOW * self.pace[best] else best
