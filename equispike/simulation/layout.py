@@ -80,8 +80,8 @@ def as_integers(weight: Tensor, spikes: Tensor) -> Integers:
     """
     whole, bits = _WHOLE[weight.dtype]
     wide, finest = weight.double(), math.frexp(torch.finfo(weight.dtype).tiny)[1]
-    signs = torch.stack([wide.clamp(min=0), (-wide).clamp(min=0)])
-    most = (signs * spikes.double()[:, None]).sum(1).amax(0) * (1 + float(spikes.sum()) * 2.0**-bits)  # rounded up
+    most = torch.maximum(spikes.double() @ wide.clamp(min=0), spikes.double() @ (-wide).clamp(min=0))
+    most = most * (1 + float(spikes.sum()) * 2.0**-bits)  # each of them may be rounded up
     unit = torch.exp2((torch.frexp(most).exponent - bits).clamp(min=finest).double())
     integers = (wide / unit).round()
     present = torch.as_tensor(np.bitwise_or.reduce(integers.long().numpy(), axis=0))
