@@ -1,8 +1,8 @@
 """Event-driven engine for CPUs: only spikes cost anything.
 
 Layers outside, time inside, as in ``layerwise``; between layers spikes are bits. The core (``csrc/``, C++) adds one row
-of weights per spike and output position, with the potentials in registers for all steps of a chunk. A plan, made once
-per network, says which layers the core runs; what it cannot run is computed densely, for that operation alone.
+of weights, integers, per spike and output position, with the potentials in registers for all steps of a chunk. A plan,
+made once per network, says which layers the core runs; what it cannot run is computed densely, that operation alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,8 +51,9 @@ def events(
 ) -> Record:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
-    With ``adapt``, layers whose input turns out to spike so often that the dense operation is faster are computed
-    densely from the next chunk on, and event-driven again when it calms down.
+    With ``adapt``, layers may use the core's dense kernel too, where the machine has instructions for it, and choose by
+    the time that they take. On other machines, those whose input turns out to spike so often that torch's dense
+    operation is faster use it from the next chunk on, and events again when it calms down.
 
     Raises:
         SimulationError: there is no core, or it does not suit the network.

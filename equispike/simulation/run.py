@@ -122,8 +122,9 @@ def simulate(
             or a shard draws what the whole run would.
         engine: "stepwise" is the specification; the others do the same faster: "layerwise" by one dense operation for
             many steps, "events" by additions where there are spikes (on CPUs, if its core was compiled). "auto"
-            chooses: events where it can, but for layers that spike too much.
-        batch_size: images simulated together. Results do not depend on it, but for the last bit of float sums.
+            chooses: events where it can, but for layers that are faster otherwise.
+        batch_size: images simulated together. Results do not depend on it, but for the last bit of sums that torch
+            computes (see docs/simulation.md).
         memory: budget in bytes for the values of one chunk of steps.
         verify: re-run this many of the images in ``stepwise`` and report the share of neurons that differ.
         stop: end an image early: ``Certain()``, when no class can overtake the first any more, or ``Stable(steps)``,

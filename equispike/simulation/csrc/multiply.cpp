@@ -1,6 +1,6 @@
-// The dense kernel: best where many neurons spike, and on machines with instructions for products of matrices. Built once
-// per instruction set, like gather.cpp. Weights are integers of up to three digits to the base 256, so sums are exact: they
-// depend neither on the order nor on the instructions. For a few output rows and some steps at a time:
+// The dense kernel: best where many neurons spike, on machines with instructions for products of matrices. Built once per
+// instruction set, like gather.cpp. Weights are split into one to four digits to the base 256. For a few output rows and
+// some steps at a time:
 //   lay out    the spikes of source rows as bytes, with zeros where kernels reach into the padding;
 //   multiply   the bytes of 16 steps and the digits of 16 output channels, 64 inputs at a time;
 //   integrate  the sums of digits make the weights that arrive, and the neurons go through the steps.
