@@ -144,6 +144,27 @@ def test_wide_layers_and_awkward_geometries_are_exact(
         same(es.simulate(network, images, 6, coder, engine="events" if largest is not None else "auto"), reference)
 
 
+@needs_core
+@pytest.mark.parametrize("channels", [20, 32, 48, 64, 80])
+def test_layers_of_several_slabs_write_all_their_spikes(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was in memory before must not be taken for spikes, least of all for those of channels that do not exist."""
+    network = image_network(conv(0, channels, 3, 3), conv(2, 8, channels, 3), size=4)
+    images = dyadic(7, 2, 3, 4, 4, dtype=torch.float32)
+    reference = es.simulate(network, images, 6, engine="stepwise")
+    real = torch.empty
+
+    def dirty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return real(*shape, dtype=dtype).fill_(255)
+
+    for slab in (1, actions.SLAB):
+        monkeypatch.setattr(actions, "SLAB", slab)
+        plan = Network(network.nodes)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", dirty)
+            run = es.simulate(plan, images, 6, engine="events")
+        same(run, reference)
+
+
 def linear_network(weight: torch.Tensor, *shape: int) -> Network:
     """Neurons that spike where the input is one, and a linear layer that is read out."""
     theta = torch.ones((), dtype=weight.dtype)

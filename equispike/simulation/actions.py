@@ -316,8 +316,7 @@ def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -
     """Neurons, and the current that drives them, in the core."""
     batch, steps = len(state.images), len(state.steps)
     positions, size = train_bytes(layer.shape)
-    written = layer.channels % 64 == 0 or layer.channels in _WIDTHS  # or some bytes belong to no slab
-    train = (torch.empty if written else torch.zeros)(batch, positions, steps, size, dtype=torch.uint8)
+    train = torch.empty(batch, positions, steps, size, dtype=torch.uint8)
     arrays = [x.numpy() for x in (state.v[name], state.counts[name], state.fired[name][:, state.rows], train)]
     given = *layer.inputs(state), threshold.numpy(), hard, *arrays, torch.get_num_threads(), ISA
     layer.run(batch * steps, lambda own: own.fire(*given))

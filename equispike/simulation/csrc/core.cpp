@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <initializer_list>
 #include <limits>
@@ -447,8 +448,7 @@ class Layer {
     weighted_ = true;
   }
 
-  // Run neurons over one chunk: counts, fired and v are updated in place, spikes are written: all of them, but for bytes
-  // that no slab of several reaches.
+  // Run neurons over one chunk: counts, fired and v are updated in place, spikes are written, whatever was there before.
   void fire(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<const Real> &threshold, bool hard,
             const Array<Real> &v, const Array<Int<Real>> &counts, const Rows &fired, const Bits &spikes, int threads,
             const std::string &isa) const {
@@ -471,6 +471,8 @@ class Layer {
     job.fired_image = images == 1 ? 0 : fired.stride(0);
     job.spikes = spikes.data();
     job.spike_bytes = static_cast<int>(bytes);
+    // A slab alone writes whole words, several their own bytes: those above the last of them belong to none.
+    if (8 * bytes != padded && !(padded_ == width_ && bytes == 8)) std::memset(spikes.data(), 0, spikes.size());
     run(job, trains, threads, isa);
   }
 
