@@ -196,7 +196,7 @@ class Layer:
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
         weights = _weights(current, dtype)
         self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
-        self.products = _products(current, weights) * self.positions * self.channels / CYCLES
+        self.products = _products(weights) * self.positions * self.channels / CYCLES
         self.pace: dict[str, float] = {}
         self.runs = 0
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
@@ -211,7 +211,7 @@ class Layer:
             events = events[:1]
         if not (choose and MULTIPLIES and _fits(current, weights)):
             return events
-        return ["multiply", *events] if _products(current, weights) < _additions(current) else [*events, "multiply"]
+        return ["multiply", *events] if _products(weights) < _additions(current) else [*events, "multiply"]
 
     def _core(self, current: Current, weights: Integers, dtype: torch.dtype, how: str) -> Any:
         assert core is not None
@@ -293,23 +293,25 @@ def multiplies(dtype: torch.dtype) -> bool:
     return MULTIPLIES and dtype == torch.float32
 
 
+def _most_spikes(current: Current) -> int:
+    """Of all inputs that an output reads, in one step."""
+    return sum(_most_at_once(term) * term.weight.shape[:2].numel() for term in current.gathers)
+
+
 def _fits(current: Current, weights: Integers) -> bool:
     """Whether the dense kernel can: bytes hold its spikes, and 32 bits the sums of its digits."""
-    spikes = sum(_most_at_once(term) * len(term.weight.flatten(0, 1)) for term in current.gathers)
     most = max((_most_at_once(term) for term in current.gathers), default=256)
-    return most < 256 and spikes < 2**24 and weights.digits <= MOST_DIGITS
+    return most < 256 and _most_spikes(current) < 2**24 and weights.digits <= MOST_DIGITS
 
 
 def _additions(current: Current) -> float:
     """Cycles of an output channel and step in an event-driven kernel, about, at the rate that is usual."""
-    spikes = sum(_most_at_once(term) * len(term.weight.flatten(0, 1)) for term in current.gathers)
-    return spikes * USUAL_RATE / 7
+    return _most_spikes(current) * USUAL_RATE / 7
 
 
-def _products(current: Current, weights: Integers) -> float:
+def _products(weights: Integers) -> float:
     """The same in the dense kernel."""
-    inputs = sum(len(term.weight.flatten(0, 1)) for term in current.gathers)
-    return inputs * weights.digits * 30 / (16 * 16 * 64)
+    return len(weights.whole) * weights.digits * 30 / (16 * 16 * 64)
 
 
 def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:

@@ -328,8 +328,6 @@ class AxisReads {
   std::vector<std::int32_t> run_starts_, target_starts_;
 };
 
-constexpr int depth_of_product = 64, side_of_product = 16;
-
 // A source's extent and where the outputs read it.
 struct Reads {
   int channels;
@@ -347,12 +345,12 @@ struct Reads {
   // Bytes of a position where each channel takes one, so that several positions fill the depth of a product, or it them.
   int slot() const {
     int bytes = 4;
-    while (bytes < channels && bytes < depth_of_product) bytes *= 2;
-    return bytes < channels ? (channels + depth_of_product - 1) / depth_of_product * depth_of_product : bytes;
+    while (bytes < channels && bytes < deep) bytes *= 2;
+    return bytes < channels ? (channels + deep - 1) / deep * deep : bytes;
   }
 
   // Products that one row of kernel elements takes.
-  std::size_t products() const { return (cols.kernel() * std::size_t{1} * slot() + depth_of_product - 1) / depth_of_product; }
+  std::size_t products() const { return (cols.kernel() * std::size_t{1} * slot() + deep - 1) / deep; }
 
   Window window(const Bits &train, int images, int steps) const {
     const int bytes = (channels + 63) / 64 * 8;
@@ -419,9 +417,8 @@ class Layer {
   void set_digits(const Array<const std::int32_t> &weights, const Array<const Real> &units, int digits) {
     const std::size_t padded = padded_;
     require_shape<const std::int32_t>(weights, {depth_, padded}, "layer: weights are not (depth, channels)");
-    require_shape<const Real>(units, {padded}, "layer: units are not (channels,)");
     require(how_ == How::multiply && digits >= 1 && digits <= 4, "layer: not a dense one, or not one to four digits");
-    units_.assign(units.data(), units.data() + padded);
+    set_units(units);
     digit_count_ = digits;
     products_ = 0;
     std::size_t most = 0;
@@ -445,7 +442,6 @@ class Layer {
         }
       }
     }
-    weighted_ = true;
   }
 
   // Run neurons over one chunk: counts, fired and v are updated in place, spikes are written, whatever was there before.
@@ -495,28 +491,32 @@ class Layer {
     require_shape<const Number>(
         weights, {static_cast<std::size_t>(padded_ / width_), depth_, static_cast<std::size_t>(width_)},
         "layer: weights are not (slabs, depth, width)");
-    require_shape<const Real>(units, {static_cast<std::size_t>(padded_)}, "layer: units are not (channels,)");
     require(kernel, "layer: weights of another kernel");
+    set_units(units);
+  }
+
+  void set_units(const Array<const Real> &units) {
+    require_shape<const Real>(units, {static_cast<std::size_t>(padded_)}, "layer: units are not (channels,)");
     units_.assign(units.data(), units.data() + padded_);
     weighted_ = true;
   }
 
   // Digits of one input's weights; its place counts from the first input of a product.
   void put_digits(const std::int32_t *weights, std::size_t product, std::size_t place) {
-    product += place / depth_of_product;
-    place %= depth_of_product;
+    product += place / deep;
+    place %= deep;
     for (int channel = 0; channel < padded_; ++channel) {
-      const std::size_t slab = channel / width_, column = channel % width_ / side_of_product;
+      const std::size_t slab = channel / width_, column = channel % width_ / side;
       std::int64_t left = weights[channel];
       for (int digit = 0; digit < digit_count_; ++digit) {
         const std::int64_t low = ((left + 128) & 255) - 128;
         left = (left - low) / 256;
-        const int own = static_cast<int>(column) * digit_count_ + digit, all = width_ / side_of_product * digit_count_;
+        const int own = static_cast<int>(column) * digit_count_ + digit, all = width_ / side * digit_count_;
         int first = 0;
         while (first + group_of(all - first) <= own) first += group_of(all - first);
         const std::size_t block = (slab * all + first) * products_ + product * group_of(all - first) + own - first;
-        const std::size_t row = block * side_of_product + place / 4;
-        digits_[row].of[4 * (channel % side_of_product) + place % 4] = static_cast<std::int8_t>(low);
+        const std::size_t row = block * side + place / 4;
+        digits_[row].of[4 * (channel % side) + place % 4] = static_cast<std::int8_t>(low);
       }
       require(left == 0, "layer: a weight has more digits");
     }

@@ -204,10 +204,9 @@ void position(const Job<Real> &job, int image, int here, int slab, const std::ui
 // A slab's weights into the L2 cache.
 template <class Real>
 void fetch(const Job<Real> &job, int slab) {
-  const std::size_t count = job.depth * job.width, bytes = count * (job.shorts ? sizeof *job.shorts : sizeof *job.weights);
-  const char *first = job.shorts ? reinterpret_cast<const char *>(job.shorts + slab * count)
-                                 : reinterpret_cast<const char *>(job.weights + slab * count);
-  for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + i, 0, 2);
+  const std::size_t count = job.depth * job.width;
+  job.shorts ? fetch(job.shorts + slab * count, count * sizeof *job.shorts)
+             : fetch(job.weights + slab * count, count * sizeof *job.weights);
 }
 
 template <class Real>
@@ -229,7 +228,7 @@ void share(const Job<Real> &job, const Share &share, Scratch &scratch) {
     }
     const auto *events = static_cast<const std::uint32_t *>(scratch.events.data);
     for (int slab = share.first_slab; slab < share.last_slab; ++slab) {
-      // In order, which the processor continues by itself, before events read it out of order.
+      // In order, before events read it out of order.
       if (size > job.depth) fetch(job, slab);
       list = 0;
       for (int row = first; row < last; ++row) {

@@ -45,6 +45,8 @@ struct Window {
   Axis rows, cols;
 };
 
+constexpr int side = 16, deep = 64;  // of a product in the dense kernel: steps and output channels; inputs
+
 // Every output channel reads every input channel: row `first + (ky * cols.kernel + kx) * channels + c` of the weights.
 struct Gather {
   Window window;
@@ -65,8 +67,8 @@ template <class Real>
 struct Job {
   int images, out_rows, out_cols, steps, padded, width;
   // Weights are integers, in units of their channel, so that sums are exact in any order. No sum of them leaves Int<Real>.
-  const Real *units;         // [padded]
-  const Int<Real> *weights;  // [padded / width][depth][width]; or null, and instead of them
+  const Real *units;           // [padded]
+  const Int<Real> *weights;    // [padded / width][depth][width]; or null, and instead of them
   const std::int16_t *shorts;  // the same, of which `run` add up without an overflow, whichever they are; or
   int run;
   // for the dense kernel digits to the base 256: of each slab width / 16 * digit_count columns, those of 16 channels side by
@@ -85,11 +87,11 @@ struct Job {
   // Either neurons ...
   const Real *threshold;  // [padded]; null if currents are asked for
   bool hard;
-  Real *v;                  // [images][positions][padded]
-  Int<Real> *counts;        // likewise
-  std::int32_t *fired;      // [images][steps], images so far from each other:
+  Real *v;              // [images][positions][padded]
+  Int<Real> *counts;    // likewise
+  std::int32_t *fired;  // [images][steps], images so far from each other:
   std::size_t fired_image;
-  std::uint8_t *spikes;     // [images][positions][steps][spike_bytes]
+  std::uint8_t *spikes;  // [images][positions][steps][spike_bytes]
   int spike_bytes;
   // ... or their input.
   Real *currents;  // [images][positions][steps][padded]

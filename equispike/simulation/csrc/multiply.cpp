@@ -13,9 +13,7 @@
 namespace equispike {
 namespace {
 
-constexpr int side = 16;                       // steps and output channels of one product
-constexpr int deep = 64;                       // inputs of one product
-constexpr int most_steps = 64;                 // laid out at once
+constexpr int most_steps = 64;                   // laid out at once
 constexpr std::size_t most_bytes = 1024 * 1024;  // of spikes laid out at once, which are to stay in the L2 cache
 constexpr int cells = side * side;
 
@@ -139,7 +137,7 @@ class Rows {
         size_ = t + steps_ < job_.steps ? steps_ : job_.steps - t;
         lay_out(first, last);
         for (int slab = share_.first_slab; slab < share_.last_slab; ++slab) {
-          fetch(slab);
+          fetch(weights(slab), slab_bytes());
           for (int row = first; row < last; ++row) multiply(row, slab);
         }
       }
@@ -163,8 +161,7 @@ class Rows {
     std::size_t used = 0;
     int row = first;
     while (row < share_.last_row) {
-      int rows = job_.out_rows - row % job_.out_rows;
-      if (rows > share_.last_row - row) rows = share_.last_row - row;
+      int rows = rows_of_image(row, share_.last_row);
       while (!used && rows > 1 && bytes(rows) > most_bytes) --rows;
       if (used && used + bytes(rows) > most_bytes) break;
       used += bytes(rows);
@@ -232,12 +229,6 @@ class Rows {
     }
   }
 
-  // A slab's weights into the L2 cache.
-  void fetch(int slab) const {
-    const std::int8_t *own = weights(slab);
-    for (std::size_t i = 0; i < slab_bytes(); i += 64) __builtin_prefetch(own + i, 0, 2);
-  }
-
   std::size_t slab_bytes() const { return job_.products * columns * job_.digit_count * deep * side; }
   const std::int8_t *weights(int slab) const { return job_.digits + slab * slab_bytes(); }
 
@@ -286,9 +277,7 @@ class Rows {
       starts[p + 1] = tap_reads(job_, image, y, place.column + p, slab * width, width, starts[p], scratch_.taps);
     }
     Reads<Real> reads[P];
-    for (int p = 0; p < P; ++p) {
-      reads[p] = {static_cast<const TapRead<Real> *>(scratch_.taps.data) + starts[p], starts[p + 1] - starts[p]};
-    }
+    reads_of<Real, P>(scratch_.taps, starts, reads);
     integrate<Real, N, P>(job_, image, y * job_.out_cols + place.column, slab, first, last, total, reads, fired_.of(image));
   }
 

@@ -50,6 +50,12 @@ struct Reads {
   std::size_t count;
 };
 
+// What P positions read, position p from starts[p] up to starts[p + 1].
+template <class Real, int P>
+void reads_of(const Buffer &taps, const std::size_t *starts, Reads<Real> *reads) {
+  for (int p = 0; p < P; ++p) reads[p] = {static_cast<const TapRead<Real> *>(taps.data) + starts[p], starts[p + 1] - starts[p]};
+}
+
 // Numbers of a slab's channels that do not change: in registers where there is room for them.
 template <class Real, int N>
 class Constants {

@@ -192,9 +192,7 @@ class Block {
     };
     const std::size_t *starts = taps_ + static_cast<std::size_t>(y - first_) * job_.out_cols + x;
     Reads<Real> reads[P];
-    for (int p = 0; p < P; ++p) {
-      reads[p] = {static_cast<const TapRead<Real> *>(scratch_.taps.data) + starts[p], starts[p + 1] - starts[p]};
-    }
+    reads_of<Real, P>(scratch_.taps, starts, reads);
     integrate<Real, N, P>(job_, image_, y * job_.out_cols + x, slab_, start_, start_ + size_, total, reads, fired_);
   }
 
