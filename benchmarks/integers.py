@@ -14,17 +14,17 @@ from networks import NETWORKS, network_and_images
 
 from equispike import bench
 from equispike.graph.network import Network
-from equispike.simulation import actions
+from equispike.simulation import cpu
 
 
 def in_32_bits(network: Network) -> Network:
     """The same network, planned with no integer small enough to be added up in 16 bits."""
-    twin, largest = Network(network.nodes), actions.LARGEST
-    actions.LARGEST = 0
+    twin, largest = Network(network.nodes), cpu.LARGEST
+    cpu.LARGEST = 0
     try:
         bench.ours(twin, torch.zeros(1, *network.input.shape), 1, "events")()  # the plan is kept
     finally:
-        actions.LARGEST = largest
+        cpu.LARGEST = largest
     return twin
 
 

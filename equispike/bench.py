@@ -17,7 +17,7 @@ from equispike.functional.coding import Constant
 from equispike.graph.exact import calibrated, rescale
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout
-from equispike.simulation import actions
+from equispike.simulation import cpu
 from equispike.simulation.events import installed, suits
 from equispike.simulation.run import EngineName, simulate
 from equispike.versions import versions
@@ -192,13 +192,13 @@ def peak_additions(size: int, tries: int = 9) -> float:
     Each number is used once in every round, so that these are also the numbers per second that come from the cache
     which holds them, or from memory. The best of some tries, by the core; without it by torch.
     """
-    numbers, core = torch.ones(size // 4), actions.core
+    numbers, core = torch.ones(size // 4), cpu.core
     rounds = max(1, 2**24 // size)
     best = float("inf")
     for _ in range(tries):
         began = time.process_time()
         if core is not None:
-            core.add_up(numbers, rounds, actions.ISA)
+            core.add_up(numbers, rounds, cpu.ISA)
         else:
             for _ in range(rounds):
                 numbers.sum()

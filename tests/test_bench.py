@@ -11,7 +11,7 @@ import equispike as es
 from equispike import bench
 from equispike.analysis.operations import operations
 from equispike.graph.network import Network
-from equispike.simulation import actions
+from equispike.simulation import cpu
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -84,7 +84,7 @@ def test_pages_show_what_was_measured() -> None:
 
 
 def test_numbers_are_added_up() -> None:
-    core = actions.core
+    core = cpu.core
     if core is None:
         pytest.skip("installed without a compiler: there is no core")
     for isa in core.instruction_sets():

@@ -19,11 +19,12 @@ from test_simulate import one_layer, same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import actions, layout
+from equispike.simulation import cpu, layout, planned
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.layout import as_integers
+from equispike.simulation.state import State
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -35,7 +36,7 @@ coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 everything = st.tuples(networks(form="any"), st.data())
 
 
-def in_turn(layer: actions.Layer) -> str:
+def in_turn(layer: cpu.Layer) -> str:
     """Chunk by chunk another of the kernels that a layer may choose from."""
     return sorted(layer.cores)[-1 - layer.runs % len(layer.cores)]
 
@@ -51,13 +52,13 @@ def test_events_are_stepwise_spike_for_spike(
     images = data.draw(images_for(network))
     reference = es.simulate(network, images, T, coder, seed, engine="stepwise")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LONGEST", chunk)
+        patch.setattr(planned, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
-        patch.setattr(actions, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
-        patch.setattr(actions, "LARGEST", data.draw(st.sampled_from([0, 2**13 - 1])))
-        patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
-        patch.setattr(actions, "MULTIPLIES", data.draw(st.booleans()))
-        patch.setattr(actions.Layer, "_fastest", in_turn)
+        patch.setattr(cpu, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
+        patch.setattr(cpu, "LARGEST", data.draw(st.sampled_from([0, 2**13 - 1])))
+        patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
+        patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
+        patch.setattr(cpu.Layer, "_fastest", in_turn)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for name in ("events", "auto"):
             same(es.simulate(network, images, T, coder, seed, engine=name, batch_size=batch), reference)
@@ -83,9 +84,9 @@ def test_poisson_spikes_of_the_core_are_those_of_the_coder(
     coder, numbers, when = es.Poisson(scale=scale), torch.tensor(indices[: len(images)]), range(first, first + steps)
     currents = coder.encode(images, numbers, when, seed, scale=1.0, amplitude=1.0)
     limits = coder.limits(images, 1.0).flatten(2)
-    for isa in actions.core.instruction_sets():  # type: ignore[union-attr]
+    for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
         trains = [torch.zeros_like(layout.pack(currents > 0)) for _ in range(2)]
-        actions.core.draw(limits, numbers, seed, first, *trains, 2, isa)  # type: ignore[union-attr]
+        cpu.core.draw(limits, numbers, seed, first, *trains, 2, isa)  # type: ignore[union-attr]
         assert torch.equal(trains[0], layout.pack(currents > 0))
         assert torch.equal(trains[1], layout.pack(currents < 0))
 
@@ -132,15 +133,15 @@ WIDE = {
 def test_wide_layers_and_awkward_geometries_are_exact(
     name: str, coder: Any, scattered: int, largest: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "SCATTERED", scattered)
-    monkeypatch.setattr(actions, "LARGEST", largest or 0)
-    monkeypatch.setattr(actions, "MULTIPLIES", largest is None)
-    monkeypatch.setattr(actions.Layer, "_fastest", in_turn)
+    monkeypatch.setattr(cpu, "SCATTERED", scattered)
+    monkeypatch.setattr(cpu, "LARGEST", largest or 0)
+    monkeypatch.setattr(cpu, "MULTIPLIES", largest is None)
+    monkeypatch.setattr(cpu.Layer, "_fastest", in_turn)
     network, images = image_network(*WIDE[name]), dyadic(7, 3, 3, 8, 8, dtype=torch.float32)
     reference = es.simulate(network, images, 6, coder, engine="stepwise")
     assert 0 < float(reference.spike_rate[-1]) < 100
-    for isa in actions.core.instruction_sets():  # type: ignore[union-attr]
-        monkeypatch.setattr(actions, "ISA", isa)
+    for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
+        monkeypatch.setattr(cpu, "ISA", isa)
         same(es.simulate(network, images, 6, coder, engine="events" if largest is not None else "auto"), reference)
 
 
@@ -156,8 +157,8 @@ def test_layers_of_several_slabs_write_all_their_spikes(channels: int, monkeypat
     def dirty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return real(*shape, dtype=dtype).fill_(255)
 
-    for slab in (1, actions.SLAB):
-        monkeypatch.setattr(actions, "SLAB", slab)
+    for slab in (1, cpu.SLAB):
+        monkeypatch.setattr(cpu, "SLAB", slab)
         plan = Network(network.nodes)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "empty", dirty)
@@ -191,15 +192,15 @@ def test_sums_of_integers_are_widened_before_they_overflow(
     images[1] = torch.randint(0, 2, (events + 1,), generator=generator)
     images[2, -1] = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actions, "LARGEST", 2**15 - 1)
-        patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
+        patch.setattr(cpu, "LARGEST", 2**15 - 1)
+        patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         run = es.simulate(network, images, 2, engine="events")
     same(run, es.simulate(network, images, 2, engine="stepwise"))
 
 
 @needs_core
 def test_sums_of_integers_may_leave_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "LARGEST", 2**15 - 1)
+    monkeypatch.setattr(cpu, "LARGEST", 2**15 - 1)
     shape = 1100, 8, 8
     weight = torch.full((1, 1100 * 8 * 8), 2.0**15 - 1, dtype=torch.float64)
     network = linear_network(torch.cat([weight, -weight]), *shape)
@@ -258,12 +259,12 @@ def test_float_weights_spike_alike_however_the_work_is_done(seed: int, images: i
     pixels = torch.rand(images, 3, 5, 5, generator=generator) / 2
     expected = es.simulate(network, pixels, T, engine="events")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LONGEST", data.draw(st.integers(1, T)))
+        patch.setattr(planned, "LONGEST", data.draw(st.integers(1, T)))
         patch.setattr(engine, "DENSE_ABOVE", math.inf)  # torch's sums depend on their order
-        patch.setattr(actions, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
-        patch.setattr(actions, "ISA", data.draw(st.sampled_from(actions.core.instruction_sets())))  # type: ignore
-        patch.setattr(actions, "MULTIPLIES", data.draw(st.booleans()))
-        patch.setattr(actions.Layer, "_fastest", in_turn)
+        patch.setattr(cpu, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
+        patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
+        patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
+        patch.setattr(cpu.Layer, "_fastest", in_turn)
         threads = data.draw(st.integers(1, 3))
         patch.setattr(torch, "get_num_threads", lambda: threads)
         found = es.simulate(Network(network.nodes), pixels, T, engine="auto", batch_size=data.draw(st.integers(1, 4)))
@@ -310,10 +311,10 @@ def test_a_trained_network_spikes_alike_at_any_batch_and_number_of_threads() -> 
 @needs_core
 def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
-    monkeypatch.setattr(actions.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(actions, "MULTIPLIES", True)
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(cpu, "MULTIPLIES", True)
     network = image_network(conv(0, 32, 3, 3), size=6)
-    plan = planning.plan(network, planning.input_spike(network, es.Constant()), choose=True)
+    plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n0")  # type: ignore[attr-defined]
     assert sorted(layer.cores) == ["gather", "multiply", "scatter"]
     assert layer.products < 1e-3
@@ -326,7 +327,7 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
         for _ in range(cost[name]):
             next(clock)
 
-    for _ in range(3 * actions.TRY_AGAIN):
+    for _ in range(3 * cpu.TRY_AGAIN):
         layer.run(1, take)
     assert set(tried[:3]) == set(layer.cores)
     again = tried[3:]
@@ -345,16 +346,16 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
 @needs_core
 def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every neuron fires in every step: additions would be as many as multiplications."""
-    monkeypatch.setattr(actions, "MULTIPLIES", False)
+    monkeypatch.setattr(cpu, "MULTIPLIES", False)
     network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
-    first = planning.plan(network, spike)
-    state = actions.State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {}, timesteps=8)
-    engine._advance(state, first, 8, 2**20, {})
+    first = planning.plan(cpu, network, spike)
+    state = State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {}, timesteps=8)
+    planned._advance(cpu, state, first, 8, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
     state.fired["n"].zero_()
     assert engine._crowded(first, state) == set()
-    assert any(action.node.name == "out" for action in planning.plan(network, spike, frozenset({"out"})).actions)
+    assert any(action.node.name == "out" for action in planning.plan(cpu, network, spike, frozenset({"out"})).actions)
 
 
 @needs_core
@@ -365,7 +366,7 @@ def test_events_refuse_what_the_core_does_not_know(dtype: torch.dtype) -> None:
 
 
 def test_without_a_core_auto_says_once_that_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "core", None)
+    monkeypatch.setattr(cpu, "core", None)
     running._tell_once.cache_clear()
     with pytest.warns(UserWarning, match="without a C\\+\\+ compiler"):
         run = es.simulate(one_layer(), torch.ones(1, 3), 2)
@@ -409,7 +410,7 @@ def runtimes():
         return {line.split()[-1] for line in maps if "libgomp" in line}
 
 before = runtimes()
-from equispike.simulation.actions import core
+from equispike.simulation.cpu import core
 with open(core.__file__, "rb") as file:
     linked = file.read()
 print(len(before), len(runtimes()), b"GOMP_parallel" in linked, b"__kmpc_fork_call" in linked)

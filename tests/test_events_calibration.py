@@ -12,7 +12,7 @@ import equispike as es
 from equispike.calibrate import spike_norm
 from equispike.conversion import prepare
 from equispike.functional.integrate import if_scan
-from equispike.simulation import actions, events, layerwise
+from equispike.simulation import cpu, events, layerwise
 from equispike.simulation.run import MEMORY
 
 uncalibrated = networks(calibrated=False)
@@ -69,7 +69,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
     if event_driven and not events.installed():
         pytest.skip("installed without a compiler: there is no core")
     runs = 0
-    real = actions.fire if event_driven else if_scan
+    real = cpu.fire if event_driven else if_scan
 
     def counted(*args: Any, **options: Any) -> Any:
         nonlocal runs
@@ -77,7 +77,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
         return real(*args, **options)
 
     monkeypatch.setattr(events, "suits", lambda _: event_driven)
-    monkeypatch.setattr(actions, "fire", counted)
+    monkeypatch.setattr(cpu, "fire", counted)
     monkeypatch.setattr(layerwise, "_scan", lambda *_: counted)
     network, images = chain(5), torch.rand(3, 6)
     thresholds(network, [images], 2**20)

@@ -5,8 +5,7 @@ of weights, integers, per spike and output position, with the potentials in regi
 made once per network, says which layers the core runs; what it cannot run is computed densely, that operation alone.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from math import prod
 
 import torch
@@ -15,22 +14,20 @@ from torch import Tensor
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
-from equispike.simulation import actions
-from equispike.simulation.actions import State
-from equispike.simulation.layout import to_features
-from equispike.simulation.plan import Plan, input_spike, plan
+from equispike.simulation import cpu, planned
+from equispike.simulation.plan import Plan
 from equispike.simulation.record import Moment, Record
-
-LONGEST = 64
-"""Steps of one chunk at most: more save little, and the lists of events would leave the caches."""
+from equispike.simulation.state import State
 
 DENSE_ABOVE = 0.4
 """Additions over the multiplications of the dense operation, above which the dense operation is faster."""
 
+observe = partial(planned.observe, cpu)
+
 
 def installed() -> bool:
     """Whether the core was compiled when the package was installed."""
-    return actions.core is not None
+    return cpu.core is not None
 
 
 def suits(network: Network) -> bool:
@@ -63,60 +60,8 @@ def events(
             "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
             "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
         )
-    spike = input_spike(network, coder)
-    present = first = plan(network, spike, choose=adapt)
-    state = State(network, images, indices, coder, seed, {}, timesteps, start)
-    while state.steps.stop <= timesteps:
-        _advance(state, present, timesteps, memory, {})
-        if adapt and first.events and state.steps.stop <= timesteps:
-            present = plan(network, spike, _crowded(first, state), choose=True)
-    return Record(
-        state.scores[1:].to(images.dtype),
-        {
-            name: to_features(count[:, :, None], network.shapes[name])[0].to(
-                torch.int32, memory_format=torch.contiguous_format
-            )
-            for name, count in state.counts.items()
-        },
-        {name: fired.T for name, fired in state.fired.items()},
-        state.moment,
-    )
-
-
-def observe(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    visit: Callable[[Tensor], None],
-    given: Mapping[str, Tensor],
-    keep: Mapping[str, Tensor],
-) -> None:
-    """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``events``."""
-    wanted = plan(network, input_spike(network, coder), given=frozenset(given), choose=True)
-    *before_scores, _ = wanted.actions
-    wanted = replace(wanted, actions=tuple(before_scores))
-    state = State(network, images, indices, coder, seed, given, timesteps, scored=False)
-    while state.steps.stop <= timesteps:
-        _advance(state, wanted, timesteps, memory, keep)
-        visit(state.value(network.nodes[-1].inputs[0]))
-
-
-def _advance(state: State, present: Plan, timesteps: int, memory: int, keep: Mapping[str, Tensor]) -> None:
-    """Run the next chunk."""
-    chunk = present.steps_per_chunk(len(state.images), timesteps, memory, LONGEST)
-    first = state.steps.stop
-    state.steps = range(first, min(first + chunk, timesteps + 1))
-    for action in present.actions:
-        action.run(state)
-        if (name := action.node.name) in keep:
-            keep[name][first - 1 : state.steps.stop - 1] = state.trains[name].permute(2, 0, 1, 3)
-        for name in action.last_read:
-            state.trains.pop(name, None)
-            state.dense.pop(name, None)
+    crowded = _crowded if adapt else None
+    return planned.run(cpu, network, images, indices, timesteps, coder, seed, memory, start, adapt, crowded)
 
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:

@@ -1,25 +1,68 @@
-"""What the event-driven engine does in every chunk of steps, decided once per network.
+"""What is done in every chunk of steps, decided once per network and machine.
 
-Each node becomes at most one action on a ``State``: neurons fire in the core, with the current that drives them; what
-the core cannot express is computed densely, for that node alone; views and currents by themselves cost nothing.
+Each node becomes at most one action on a ``State``: neurons fire in the machine's kernels, with the current that drives
+them; what these cannot express is computed densely, for that node alone; views and currents cost nothing themselves.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from equispike.functional.coding import Coder, Poisson
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, WinnerPool
 from equispike.simulation import actions
-from equispike.simulation.actions import SIGNS, Layer, State
-from equispike.simulation.layout import extent, train_bytes, widen
+from equispike.simulation.layout import extent, padded, widen
 from equispike.simulation.record import upstream
+from equispike.simulation.state import SIGNS, State
 from equispike.simulation.views import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
+
+
+class Machine(Protocol):
+    """What computes layers: the module ``cpu`` or ``gpu``. Trains in the state are laid out as it likes."""
+
+    @property
+    def Layer(self) -> Callable[[Current, Network, bool], Any]:
+        """Prepares a current; with the last argument, by all ways between which it may choose as it runs."""
+        ...
+
+    def suits(self, current: Current) -> bool:
+        """Whether it can compute this current."""
+        ...
+
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Whether it is fast too where most neurons spike."""
+        ...
+
+    def fire(self, state: State, name: str, layer: Any, threshold: Tensor, hard: bool) -> None:
+        """Run neurons, and the current that drives them, through the chunk; leaves their train."""
+        ...
+
+    def emit(self, state: State, name: str, layer: Any) -> None:
+        """Leave a current as a dense value."""
+        ...
+
+    def replay(self, state: State, name: str) -> None:
+        """Take a train from those that are given."""
+        ...
+
+    def draw(self, state: State, name: str) -> None:
+        """Leave Poisson spikes of the input, those of either sign as a train of their own."""
+        ...
+
+    def packed(self, state: State, name: str) -> Tensor:
+        """A train as bits, (T', B, positions, bytes)."""
+        ...
+
+    def bytes_per_step(self, shape: tuple[int, ...]) -> int:
+        """Of the train of a layer of this shape, and one image."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +104,7 @@ class Plan:
 
 @lru_cache(maxsize=4)
 def plan(
+    machine: Machine,
     network: Network,
     spike: float | None,
     dense: frozenset[str] = frozenset(),
@@ -70,13 +114,14 @@ def plan(
     """The plan of a network.
 
     Args:
+        machine: computes the layers.
         network: with thresholds of all neurons that are not given.
         spike: size of an input spike (see ``input_spike``).
         dense: convolutions and linear layers that are to be computed densely.
         given: neuron layers whose trains are known; only what the readout needs beside them is computed.
-        choose: whether layers may be computed by the core's dense kernel too.
+        choose: whether layers may be computed by whichever way turns out to be fastest.
     """
-    planner = _Planner(network, spike, dense, choose)
+    planner = _Planner(machine, network, spike, dense, choose)
     needed = upstream(network, given)
     for node in network.nodes:
         if node.name in needed:
@@ -122,7 +167,10 @@ class _Planner:
         events: see Plan.
     """
 
-    def __init__(self, network: Network, spike: float | None, densely: frozenset[str], choose: bool) -> None:
+    def __init__(
+        self, machine: Machine, network: Network, spike: float | None, densely: frozenset[str], choose: bool
+    ) -> None:
+        self.machine = machine
         self.network, self.spike, self.densely, self.choose = network, spike, densely, choose
         self.values: dict[str, Spikes | Current] = {}
         self.dense: set[str] = set()
@@ -156,7 +204,7 @@ class _Planner:
     def replay(self, node: Node) -> None:
         """The train of a neuron layer comes from the state."""
         assert isinstance(node.op, Neuron)
-        self._act(node, partial(actions.replay, name=node.name), (), self._train_size(node.name, node.name))
+        self._act(node, partial(self.machine.replay, name=node.name), (), self._train_size(node.name, node.name))
         self._spikes(node, node.op)
 
     def _spikes(self, node: Node, op: Neuron) -> None:
@@ -168,10 +216,10 @@ class _Planner:
         name = node.name
         current = self._current(node.inputs[0])
         threshold, _ = calibrated(name, op)
-        layer = Layer(current, self.network.dtype, self.choose)
+        layer = self.machine.Layer(current, self.network, self.choose)
         theta = threshold.reshape(-1).expand(extent(current.shape)[0])
-        theta = widen(theta, layer.channels, value=torch.inf)
-        fire = partial(actions.fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
+        theta = widen(theta, padded(len(theta)), value=torch.inf)
+        fire = partial(self.machine.fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
         self._act(node, fire, self._reads(current), self._train_size(name, name))
         self._spikes(node, op)
 
@@ -180,7 +228,7 @@ class _Planner:
         if self.spike:
             sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype)
             writes = {train: size for s in SIGNS for train, size in self._train_size(name + s, name).items()}
-            self._act(node, partial(actions.draw, name=name), (), writes)
+            self._act(node, partial(self.machine.draw, name=name), (), writes)
             views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
             self.values[name] = Spikes(tuple(views), shape)
         elif self.spike is None:
@@ -197,7 +245,9 @@ class _Planner:
         if len(spikes) == len(node.inputs):
             if isinstance(op, Conv | Linear):
                 value = None if node.name in self.densely else apply_weights(op, spikes[0], shape)
-                if value is not None and not (self.choose and actions.multiplies(self.network.dtype)):
+                if value is not None and not self.machine.suits(value):
+                    value = None
+                if value is not None and not (self.choose and self.machine.multiplies(self.network.dtype)):
                     self.events[node.name] = _events(value, op)
             else:
                 value = apply_view(op, spikes, shape)
@@ -222,8 +272,8 @@ class _Planner:
             return
         value = self.values[name]
         current = as_current(value) if isinstance(value, Spikes) else value
-        layer = Layer(current, self.network.dtype, self.choose)
-        self._compute(self.network[name], partial(actions.emit, name=name, layer=layer), self._reads(current))
+        layer = self.machine.Layer(current, self.network, self.choose)
+        self._compute(self.network[name], partial(self.machine.emit, name=name, layer=layer), self._reads(current))
 
     def _act(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...], writes: Mapping[str, int]) -> None:
         reads = tuple(name for name in dict.fromkeys(reads) if name not in self.fixed)
@@ -240,7 +290,7 @@ class _Planner:
         return (*trains, *(name for name, _ in current.dense))
 
     def _train_size(self, train: str, name: str) -> dict[str, int]:
-        return {train: prod(train_bytes(self.network.shapes[name]))}
+        return {train: self.machine.bytes_per_step(self.network.shapes[name])}
 
 
 def _events(current: Current, op: Conv | Linear) -> dict[str, float]:

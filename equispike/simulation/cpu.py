@@ -1,0 +1,238 @@
+"""How the compiled core computes layers, on CPUs."""
+
+import math
+import time
+from collections.abc import Callable
+from importlib import import_module
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equispike.graph.network import Network
+from equispike.simulation.layout import Integers, as_integers, extent, padded, to_features, train_bytes, widen
+from equispike.simulation.state import SIGNS, State
+from equispike.simulation.views import Current, Term
+
+
+def _load() -> ModuleType | None:
+    try:
+        return import_module("equispike.simulation._core")
+    except ImportError:  # installed without a compiler
+        return None
+
+
+core = _load()
+"""The compiled core, if there is one."""
+
+ISA: str = core.instruction_sets()[-1] if core else ""
+"""Instruction set that the core uses: the widest of this machine."""
+
+SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
+"""Bytes of weights that are to stay in the L2 cache."""
+
+SCATTERED = 32
+"""Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
+each output adds up the weights of its events in registers: more work to find them, less to add."""
+
+EITHER = range(17, 49)
+"""Output channels with which either may turn out to be faster."""
+
+LARGEST = 2**13 - 1
+"""Weights that are integers no larger than this are added up in 16 bits: four of them fit there, whichever they are.
+Fewer would hardly pay."""
+
+MULTIPLIES = ISA == "amx"
+"""Whether the core's dense kernel can be faster: where there are instructions for products of matrices."""
+
+MOST_DIGITS = 4
+"""Of a weight in the dense kernel, to the base 256."""
+
+USUAL_RATE, CYCLES = 0.04, 3e9
+"""Spikes per neuron and step, and cycles per second, that are assumed before a layer has run."""
+
+TRY_AGAIN, TRY_BELOW = 64, 3.0
+"""So often a kernel runs though another was faster, unless by so much: a machine's speed changes."""
+
+_MOST_COLS = 65535  # of a source whose events are scattered
+_WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
+
+
+class Layer:
+    """A current as the core computes it, by one kernel or by whichever turns out to be faster.
+
+    Weights are integers in all kernels, so sums are exact and the choice changes nothing but the time.
+
+    Attributes:
+        cores: by the kernel's name.
+        products: seconds per image and step that the dense kernel takes, about; it is not tried where others take less.
+        pace: of each kernel, seconds per image and step when it ran last.
+        runs: of all of them.
+    """
+
+    def __init__(self, current: Current, network: Network, choose: bool = False) -> None:
+        """Prepare the event-driven kernel that suits the shape; with ``choose`` all that may pay."""
+        dtype = network.dtype
+        self.dense, self.shape = current.dense, current.shape
+        channels, rows, cols = extent(current.shape)
+        self.channels, self.positions = padded(channels), rows * cols
+        self.trains = [term.train for term in (*current.gathers, *current.taps)]
+        weights = integers(current, dtype)
+        self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
+        self.products = _products(weights) * self.positions * self.channels / CYCLES
+        self.pace: dict[str, float] = {}
+        self.runs = 0
+        bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
+        self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
+
+    def _kernels(self, current: Current, weights: Integers, choose: bool) -> list[str]:
+        """Kernels that may compute the current, the one that looks fastest first; without ``choose`` that one alone."""
+        scatters = self.positions > 1 and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
+        narrow = self.channels <= SCATTERED or not current.gathers
+        events = ["scatter", "gather"] if scatters and narrow else ["gather", "scatter"]
+        if not (choose and scatters and self.channels in EITHER):
+            events = events[:1]
+        if not (choose and MULTIPLIES and _fits(current, weights)):
+            return events
+        return ["multiply", *events] if _products(weights) < _additions(current) else [*events, "multiply"]
+
+    def _core(self, current: Current, weights: Integers, dtype: torch.dtype, how: str) -> Any:
+        assert core is not None
+        _, rows, cols = extent(current.shape)
+        short = how == "gather" and weights.largest <= LARGEST
+        size = weights.digits if how == "multiply" else 2 if short else dtype.itemsize
+        depth = len(weights.whole)
+        width = next((w for w in _WIDTHS if not self.channels % w and depth * size * w <= SLAB), _WIDTHS[-1])
+        own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width, how)
+        for term in current.gathers:
+            own.gather(term.extent, term.rows, term.cols)
+        whole, unit = widen(weights.whole, self.channels), widen(weights.unit, self.channels)
+        slabs = whole.view(depth, self.channels // width, width).movedim(1, 0)
+        if how == "multiply":
+            own.set_digits(whole.to(torch.int32), unit, weights.digits)
+        elif short:
+            own.set_shorts(slabs.to(torch.int16).contiguous(), unit)
+        else:
+            own.set_weights(slabs.contiguous(), unit)
+        for term in current.taps:
+            own.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
+        return own
+
+    def run(self, work: int, call: Callable[[Any], None]) -> None:
+        """Let one of the kernels do something, for so many images times steps."""
+        how = self._fastest()
+        began = time.perf_counter()
+        call(self.cores[how])
+        self.pace[how] = (time.perf_counter() - began) / work
+        self.runs += 1
+
+    def _fastest(self) -> str:
+        known = min(self.pace.values(), default=math.inf)
+        for how in self.cores:
+            if how not in self.pace and (how != "multiply" or self.products / torch.get_num_threads() < known):
+                return how
+        best, *others = sorted(self.pace, key=lambda how: self.pace[how])
+        if others and self.runs % TRY_AGAIN == 0:
+            other = others[self.runs // TRY_AGAIN % len(others)]
+            return other if self.pace[other] < TRY_BELOW * self.pace[best] else best
+        return best
+
+    def inputs(self, state: State) -> tuple[list[Any], Any]:
+        """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1.
+
+        As NumPy arrays of the same memory, which the core takes in a third of the time.
+        """
+        base = state.base(self, self.bias, self.dense)
+        return [state.trains[name].numpy() for name in self.trains], base.numpy()
+
+
+def integers(current: Current, dtype: torch.dtype) -> Integers:
+    """Weights of all gathers as integers, (depth, channels)."""
+    channels, *_ = extent(current.shape)
+    weights, spikes = [torch.empty(0, channels, dtype=dtype)], [torch.empty(0)]
+    for term in current.gathers:
+        weights.append(term.weight.flatten(0, 1))
+        spikes.append(torch.full((len(weights[-1]),), float(_most_at_once(term))))
+    return as_integers(torch.cat(weights), torch.cat(spikes))
+
+
+def _most_at_once(term: Term) -> int:
+    """Positions of the source that the widest element of the kernel sums up."""
+    return prod(int((ranges[..., 1] - ranges[..., 0]).max()) for ranges in (term.rows, term.cols))
+
+
+def suits(current: Current) -> bool:
+    """Whether the core can compute this current: any."""
+    return True
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether layers of this type may be computed by the core's dense kernel where that is faster."""
+    return MULTIPLIES and dtype == torch.float32
+
+
+def _most_spikes(current: Current) -> int:
+    """Of all inputs that an output reads, in one step."""
+    return sum(_most_at_once(term) * term.weight.shape[:2].numel() for term in current.gathers)
+
+
+def _fits(current: Current, weights: Integers) -> bool:
+    """Whether the dense kernel can: bytes hold its spikes, and 32 bits the sums of its digits."""
+    most = max((_most_at_once(term) for term in current.gathers), default=256)
+    return most < 256 and _most_spikes(current) < 2**24 and weights.digits <= MOST_DIGITS
+
+
+def _additions(current: Current) -> float:
+    """Cycles of an output channel and step in an event-driven kernel, about, at the rate that is usual."""
+    return _most_spikes(current) * USUAL_RATE / 7
+
+
+def _products(weights: Integers) -> float:
+    """The same in the dense kernel."""
+    return len(weights.whole) * weights.digits * 30 / (16 * 16 * 64)
+
+
+def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
+    """Neurons, and the current that drives them, in the core."""
+    batch, steps = len(state.images), len(state.steps)
+    positions, size = train_bytes(layer.shape)
+    train = torch.empty(batch, positions, steps, size, dtype=torch.uint8)
+    arrays = [x.numpy() for x in (state.v[name], state.counts[name], state.fired[name][:, state.rows], train)]
+    given = *layer.inputs(state), threshold.numpy(), hard, *arrays, torch.get_num_threads(), ISA
+    layer.run(batch * steps, lambda own: own.fire(*given))
+    state.trains[name] = train
+
+
+def emit(state: State, name: str, layer: Layer) -> None:
+    """The dense value of a node whose current or spikes the core has."""
+    currents = state.images.new_empty(len(state.images), layer.positions, len(state.steps), layer.channels)
+    given = *layer.inputs(state), currents, torch.get_num_threads(), ISA
+    layer.run(len(state.images) * len(state.steps), lambda own: own.emit(*given))
+    value = to_features(currents, layer.shape)
+    state.dense[name] = value.reshape(*value.shape[:2], *state.network.shapes[name])
+
+
+def replay(state: State, name: str) -> None:
+    known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
+    state.trains[name] = known.permute(1, 2, 0, 3).contiguous()
+
+
+def draw(state: State, name: str) -> None:
+    """Poisson spikes of the input, those of either sign as a train of their own."""
+    assert core is not None
+    positions, size = train_bytes(state.network.shapes[name])
+    trains = [torch.zeros(len(state.images), positions, len(state.steps), size, dtype=torch.uint8) for _ in SIGNS]
+    core.draw(*state.draws, state.steps.start, *trains, torch.get_num_threads(), ISA)
+    state.trains.update(zip((name + sign for sign in SIGNS), trains))
+
+
+def packed(state: State, name: str) -> Tensor:
+    """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
+    return state.trains[name].permute(2, 0, 1, 3)
+
+
+def bytes_per_step(shape: tuple[int, ...]) -> int:
+    """Of a layer's spikes, of one image."""
+    return prod(train_bytes(shape))

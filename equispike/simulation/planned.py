@@ -1,0 +1,97 @@
+"""Engines that work by a plan: layers outside, time inside, in chunks of steps, on a machine that adds up integers.
+
+Sums are exact in any order, so what spikes does not depend on chunks, threads, kernels, or which machine it is.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from equispike.functional.coding import Coder
+from equispike.graph.network import Network
+from equispike.simulation.layout import to_features
+from equispike.simulation.plan import Machine, Plan, input_spike, plan
+from equispike.simulation.record import Moment, Record
+from equispike.simulation.state import State
+
+LONGEST = 64
+"""Steps of one chunk at most: more save little, and the lists of events would leave the caches."""
+
+
+def run(
+    machine: Machine,
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    start: Moment | None,
+    choose: bool = True,
+    crowded: Callable[[Plan, State], frozenset[str]] | None = None,
+) -> Record:
+    """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
+
+    With ``choose``, layers may be computed by whichever way of the machine turns out to be fastest; those that
+    ``crowded`` names after a chunk, given the first plan, are computed densely in the next.
+    """
+    spike = input_spike(network, coder)
+    present = first = plan(machine, network, spike, choose=choose)
+    state = State(network, images, indices, coder, seed, {}, timesteps, start)
+    while state.steps.stop <= timesteps:
+        _advance(machine, state, present, timesteps, memory, {})
+        if crowded and first.events and state.steps.stop <= timesteps:
+            present = plan(machine, network, spike, crowded(first, state), choose=choose)
+    return Record(
+        state.scores[1:].to(images.dtype),
+        {
+            name: to_features(count[:, :, None], network.shapes[name])[0].to(
+                torch.int32, memory_format=torch.contiguous_format
+            )
+            for name, count in state.counts.items()
+        },
+        {name: fired.T for name, fired in state.fired.items()},
+        state.moment,
+    )
+
+
+def observe(
+    machine: Machine,
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    visit: Callable[[Tensor], None],
+    given: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> None:
+    """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``run``."""
+    wanted = plan(machine, network, input_spike(network, coder), given=frozenset(given), choose=True)
+    *before_scores, _ = wanted.actions
+    wanted = replace(wanted, actions=tuple(before_scores))
+    state = State(network, images, indices, coder, seed, given, timesteps, scored=False)
+    while state.steps.stop <= timesteps:
+        _advance(machine, state, wanted, timesteps, memory, keep)
+        visit(state.value(network.nodes[-1].inputs[0]))
+
+
+def _advance(
+    machine: Machine, state: State, present: Plan, timesteps: int, memory: int, keep: Mapping[str, Tensor]
+) -> None:
+    """Run the next chunk."""
+    chunk = present.steps_per_chunk(len(state.images), timesteps, memory, LONGEST)
+    first = state.steps.stop
+    state.steps = range(first, min(first + chunk, timesteps + 1))
+    for action in present.actions:
+        action.run(state)
+        if (name := action.node.name) in keep:
+            keep[name][first - 1 : state.steps.stop - 1] = machine.packed(state, name)
+        for name in action.last_read:
+            state.trains.pop(name, None)
+            state.dense.pop(name, None)
