@@ -1,6 +1,7 @@
 """One thread, so that tests run side by side; and no deadline, since the first call of a torch operation is slow.
 
-With EQUISPIKE_CORE, the path of a compiled core, that one is tested (``make sanitize``).
+With EQUISPIKE_CORE, the path of a compiled core, that one is tested (``make sanitize``). Where there is no GPU, kernels
+for GPUs run in Triton's interpreter, if Triton is installed.
 """
 
 import os
@@ -11,6 +12,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 if path := os.environ.get("EQUISPIKE_CORE"):
     spec = spec_from_file_location("equispike.simulation._core", path)

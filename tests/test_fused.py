@@ -1,7 +1,5 @@
 """The GPU's scan is if_scan, in Triton's interpreter where there is no GPU."""
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +9,6 @@ from strategies import dyadic, seeds
 from equispike.functional.integrate import if_scan
 
 pytest.importorskip("triton")
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 from equispike.simulation.fused import BLOCK, fused_scan  # noqa: E402

@@ -14,7 +14,7 @@ from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
 from equispike.progress import track
 from equispike.simulation.early_exit import Stop
-from equispike.simulation.run import BATCH, MEMORY, EngineName, Run, check_arguments, simulate, spike_rate
+from equispike.simulation.run import EngineName, Run, check_arguments, simulate, spike_rate
 
 MANY_CLASSES = 20
 """From so many on, top-5 accuracy says something."""
@@ -131,8 +131,8 @@ def evaluate(
     seed: int = 0,
     runs: int = 1,
     engine: EngineName = "auto",
-    batch_size: int = BATCH,
-    memory: int = MEMORY,
+    batch_size: int | None = None,
+    memory: int | None = None,
     label: str = "evaluating",
     stop: Stop | None = None,
 ) -> Evaluation:

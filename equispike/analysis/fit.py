@@ -17,7 +17,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
 from equispike.progress import track
 from equispike.simulation.layerwise import bytes_per_step, propagate
-from equispike.simulation.run import BATCH, MEMORY, Run, check_arguments
+from equispike.simulation.run import Run, check_arguments, default_batch, default_memory
 
 
 class FitRow(NamedTuple):
@@ -113,8 +113,8 @@ def rate_fit(
     timesteps: int,
     coder: Coder | None = None,
     seed: int = 0,
-    batch_size: int = BATCH,
-    memory: int = MEMORY,
+    batch_size: int | None = None,
+    memory: int | None = None,
 ) -> RateFit:
     """Simulate images and compare every layer's rates, after every step, with the trained network's.
 
@@ -130,6 +130,7 @@ def rate_fit(
     """
     coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, "auto", batch_size, memory)
+    batch_size, memory = batch_size or default_batch(network), memory or default_memory(network)
     sums = {name: _Sums(timesteps) for name in network.neurons}
     total = 0
     with torch.no_grad():

@@ -18,7 +18,7 @@ from equispike.functional.inputs import Images
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.simulation.layerwise import propagate, steps_per_chunk
-from equispike.simulation.run import MEMORY, check_arguments
+from equispike.simulation.run import check_arguments, default_memory
 
 
 class Range(NamedTuple):
@@ -66,7 +66,7 @@ def operating_range(
     >>> row.layer, row.below + row.inside + row.above
     ('1', 1.0)
     """
-    check_arguments(network, timesteps, "auto", 1, MEMORY)
+    check_arguments(network, timesteps, "auto")
     images = network.check_images(images)
     coder = Constant() if coder is None else coder
     sources = {name: network[name].inputs[0] for name in network.neurons}
@@ -78,8 +78,10 @@ def operating_range(
                 found[neurons].add(value)
 
     with torch.no_grad():
-        chunk = steps_per_chunk(network, len(images), timesteps, MEMORY)
-        propagate(network, images, torch.arange(len(images)), timesteps, coder, seed, chunk, visit)
+        chunk = steps_per_chunk(network, len(images), timesteps, default_memory(network))
+        propagate(
+            network, images, torch.arange(len(images), device=images.device), timesteps, coder, seed, chunk, visit
+        )
     rows = [found[name].row(name, calibrated(name, op)[0]) for name, op in network.neurons.items()]
     return [row for row in rows if row is not None]
 

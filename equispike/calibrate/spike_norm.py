@@ -23,7 +23,7 @@ from equispike.graph.residual import residual_neurons
 from equispike.progress import track
 from equispike.simulation.layout import train_bytes
 from equispike.simulation.record import upstream
-from equispike.simulation.run import BATCH, observe, simulate
+from equispike.simulation.run import default_batch, observe, simulate
 
 Residual = Literal["measured", "unity"]
 
@@ -84,7 +84,7 @@ class SpikeNorm:
                 'residual="unity": no two paths of this network meet in a sum. Use residual="measured"'
             )
         thresholds = Thresholds()
-        parts = [_Part(network.check_images(x), i.to(network.device)) for x, i in _parts(held)]
+        parts = [_Part(network.check_images(x), i.to(network.device)) for x, i in _parts(held, default_batch(network))]
         for number, name in enumerate(network.neurons, start=1):
             if name in unity:
                 threshold = torch.tensor(float(_size_of_spikes(network, name)), dtype=torch.float64)
@@ -198,13 +198,15 @@ class RMP:
         return simulate(converted, images, self.trial, self.coder, self.seed, indices).predictions[-1]
 
     def _choose(self, network: Network, measured: Thresholds, images: list[Batch]) -> Thresholds:
+        size = default_batch(network)
         with torch.no_grad():
-            target = _accuracy(images, lambda x, _: network(network.check_images(x)).argmax(1)) - self.tolerance
+            trained = _accuracy(images, lambda x, _: network(network.check_images(x)).argmax(1), size)
+        target = trained - self.tolerance
         best, candidate = -1.0, scaled(measured, 1.0)
         for scale in sorted(self.scales):
             thresholds = scaled(measured, scale)
             converted = with_thresholds(network, thresholds)
-            accuracy = _accuracy(images, partial(self._predict, converted))
+            accuracy = _accuracy(images, partial(self._predict, converted), size)
             if accuracy >= target:
                 return thresholds
             if accuracy > best:
@@ -212,10 +214,10 @@ class RMP:
         return candidate
 
 
-def _accuracy(batches: list[Batch], predict: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Share of images (with their numbers) whose predicted class is their label."""
+def _accuracy(batches: list[Batch], predict: Callable[[Tensor, Tensor], Tensor], size: int) -> float:
+    """Share of images (with their numbers) whose predicted class is their label; so many at once."""
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None]).cpu()
-    right = sum(int((predict(x, i).cpu() == labels[i]).sum()) for x, i in _parts(batches))
+    right = sum(int((predict(x, i).cpu() == labels[i]).sum()) for x, i in _parts(batches, size))
     return right / len(labels)
 
 
@@ -290,13 +292,13 @@ def _up_to(network: Network, name: str) -> Network:
     return Network((*network.nodes[:position], readout))
 
 
-def _parts(held: Sequence[Batch]) -> list[tuple[Tensor, Tensor]]:
-    """Images in parts small enough to simulate at once, with their numbers."""
+def _parts(held: Sequence[Batch], size: int) -> list[tuple[Tensor, Tensor]]:
+    """Images in parts of at most so many, which are simulated at once, with their numbers."""
     parts: list[tuple[Tensor, Tensor]] = []
     first = 0
     for batch in held:
-        for start in range(0, len(batch.images), BATCH):
-            images = batch.images[start : start + BATCH]
+        for start in range(0, len(batch.images), size):
+            images = batch.images[start : start + size]
             parts.append((images, torch.arange(first + start, first + start + len(images))))
         first += len(batch.images)
     return parts

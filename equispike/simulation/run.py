@@ -19,23 +19,26 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
-from equispike.simulation import events, layerwise
+from equispike.simulation import events, layerwise, on_gpu
 from equispike.simulation.early_exit import Stop, until_settled
 from equispike.simulation.record import Engine, Record, join
 from equispike.simulation.stepwise import stepwise
 
-EngineName = Literal["auto", "stepwise", "layerwise", "events"]
+EngineName = Literal["auto", "stepwise", "layerwise", "events", "gpu"]
 ENGINES: Mapping[str, Engine] = {
     "stepwise": stepwise,
     "layerwise": layerwise.layerwise,
     "events": events.events,
+    "gpu": on_gpu.gpu,
 }
 
-MEMORY = 32 * 2**20
-"""Default budget for one chunk's values, in bytes. Larger chunks leave the caches and run slower on a CPU."""
+MEMORY = {"cpu": 32 * 2**20}
+"""Default budget for one chunk's values, in bytes, by type of device. Larger chunks leave a CPU's caches."""
 
-BATCH = 32
-"""Images simulated together unless told otherwise."""
+BATCH = {"cpu": 32}
+"""Images simulated together unless told otherwise, by type of device: GPUs have more to do at once."""
+
+MEMORY_ELSEWHERE, BATCH_ELSEWHERE = 2**30, 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +108,8 @@ def simulate(
     seed: int = 0,
     indices: Tensor | None = None,
     engine: EngineName = "auto",
-    batch_size: int = BATCH,
-    memory: int = MEMORY,
+    batch_size: int | None = None,
+    memory: int | None = None,
     verify: int = 0,
     stop: Stop | None = None,
 ) -> Run:
@@ -121,11 +124,12 @@ def simulate(
         indices: the images' numbers in their data set, (B,), default 0, 1, ...; they key the draws, so that a batch
             or a shard draws what the whole run would.
         engine: "stepwise" is the specification; the others do the same faster: "layerwise" by one dense operation for
-            many steps, "events" by additions where there are spikes (on CPUs, if its core was compiled). "auto"
-            chooses: events where it can, but for layers that are faster otherwise.
-        batch_size: images simulated together. Results do not depend on it, but for the last bit of sums that torch
-            computes (see docs/simulation.md).
-        memory: budget in bytes for the values of one chunk of steps.
+            many steps, "events" by additions where there are spikes (on CPUs, if its core was compiled), "gpu" by
+            products of bytes on a GPU's tensor cores. "auto" chooses: events or gpu where it can, but for layers that
+            are faster otherwise.
+        batch_size: images simulated together, by default 32, on GPUs 512. Results do not depend on it, but for the last
+            bit of sums that torch computes (see docs/simulation.md).
+        memory: budget in bytes for the values of one chunk of steps, by default 32 MiB, on GPUs 1 GiB.
         verify: re-run this many of the images in ``stepwise`` and report the share of neurons that differ.
         stop: end an image early: ``Certain()``, when no class can overtake the first any more, or ``Stable(steps)``,
             when its prediction has not changed for that long. Looked at every 16 steps; behind the end of an image, its
@@ -136,6 +140,7 @@ def simulate(
     """
     coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, engine, batch_size, memory)
+    batch_size, memory = batch_size or default_batch(network), memory or default_memory(network)
     if verify < 0:
         raise SimulationError(f"verify: {verify} is less than 0. Give a number of images")
     images = join_inputs(images)
@@ -167,18 +172,23 @@ def simulate(
         )
         records, steps = zip(*(run(chosen, x, i) for x, i in batches), strict=True)
         record = join(records)
+        if images.is_cuda:  # what was asked for is done only now
+            torch.cuda.synchronize(images.device)
         seconds = time.perf_counter() - began
         mismatch = _mismatch(record, run(stepwise, images[:verify], indices[:verify])[0]) if verify else None
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
     return Run(record.readout, record.counts, record.spikes, neurons, torch.cat(steps), seconds, mismatch)
 
 
-def check_arguments(network: Network, timesteps: int, engine: str, batch_size: int, memory: int) -> None:
+def check_arguments(
+    network: Network, timesteps: int, engine: str, batch_size: int | None = None, memory: int | None = None
+) -> None:
     """Refuse what can be refused before anything runs: SimulationError, or ConversionError without thresholds."""
     if timesteps < 1:
         raise SimulationError(f"timesteps: {timesteps} is less than 1. A network needs at least one step to answer")
-    if batch_size < 1 or memory < 1:
-        raise SimulationError(f"batch_size {batch_size} and memory {memory} must both be at least 1")
+    for name, value in (("batch_size", batch_size), ("memory", memory)):
+        if value is not None and value < 1:
+            raise SimulationError(f"{name}: {value} is less than 1")
     if engine != "auto" and engine not in ENGINES:
         raise SimulationError(f"engine: {engine!r} is not known. Choose from {', '.join(sorted(['auto', *ENGINES]))}")
     for node in network.nodes:
@@ -190,8 +200,20 @@ def check_arguments(network: Network, timesteps: int, engine: str, batch_size: i
         calibrated(name, op)
 
 
+def default_batch(network: Network) -> int:
+    """Images simulated together on this network's device."""
+    return BATCH.get(network.device.type, BATCH_ELSEWHERE)
+
+
+def default_memory(network: Network) -> int:
+    """Bytes for one chunk's values on this network's device."""
+    return MEMORY.get(network.device.type, MEMORY_ELSEWHERE)
+
+
 def automatic(network: Network) -> Engine:
     """The fastest engine that can run this network here."""
+    if on_gpu.suits(network):
+        return on_gpu.gpu
     return partial(events.events, adapt=True) if _event_driven(network) else layerwise.layerwise
 
 
@@ -213,9 +235,12 @@ def observe(
         given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
         keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
     """
-    engine = events.observe if _event_driven(network) else layerwise.observe
+    if on_gpu.suits(network):
+        engine = on_gpu.observe
+    else:
+        engine = events.observe if _event_driven(network) else layerwise.observe
     with full_precision(network.device):
-        engine(network, images, indices, timesteps, coder, seed, MEMORY, visit, given, keep)
+        engine(network, images, indices, timesteps, coder, seed, default_memory(network), visit, given, keep)
 
 
 def _event_driven(network: Network) -> bool:

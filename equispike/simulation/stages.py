@@ -13,7 +13,7 @@ from equispike.functional.coding import Coder, Constant
 from equispike.functional.precision import full_precision
 from equispike.graph.network import Network
 from equispike.simulation.record import Moment
-from equispike.simulation.run import MEMORY, Run, automatic, check_arguments
+from equispike.simulation.run import Run, automatic, check_arguments, default_memory
 
 
 def stages(
@@ -36,7 +36,7 @@ def stages(
     """
     if not steps or any(a >= b for a, b in pairwise(steps)):
         raise SimulationError(f"steps: {list(steps)} do not increase. Give at least one number of steps, in order")
-    check_arguments(network, steps[0], "auto", 1, MEMORY)
+    check_arguments(network, steps[0], "auto")
     images = network.check_images(images)
     indices = torch.arange(len(images)) if indices is None else indices
     indices = indices.to(images.device, torch.int64)
@@ -48,7 +48,7 @@ def stages(
     for end in steps:
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
-            record = engine(network, images, indices, end, coder, seed, MEMORY, start)
+            record = engine(network, images, indices, end, coder, seed, default_memory(network), start)
         start = record.end
         readout.append(record.readout)
         for name in neurons:

@@ -1,0 +1,354 @@
+"""How layers are computed on GPUs: products of bytes on their tensor cores, each layer's neurons in the same kernel.
+
+Weights are the integers that the CPU's core adds up (``layout.as_integers``), units and order of the remaining sums are
+the same, so a network spikes on a GPU as it does on a CPU. Trains are bytes, (T', B, positions, channels), the channels
+filled up to a multiple of 16.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from math import prod
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equispike.graph.network import Network
+from equispike.simulation.cpu import integers
+from equispike.simulation.layout import extent, padded, train_bytes, widen
+from equispike.simulation.state import SIGNS, State
+from equispike.simulation.views import Current, Term
+
+kernels: Any = import_module("equispike.simulation.gpu_kernels")  # Triton's language has no types
+
+MOST_AT_ONCE = 127
+"""Spikes that a byte may count: of a window's positions, in a step."""
+
+MOST_DIGITS = 4
+"""Of a weight. Sums are made modulo 2**32 and need no more: they have 31 bits."""
+
+SUMS = 2**28
+"""Bytes for what arrives at a layer whose products and neurons take turns."""
+
+BLOCK = 1024
+"""Neurons of a program that needs no products."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Output positions, output channels and input channels that one program multiplies, and its warps and stages."""
+
+    rows: int
+    cols: int
+    deep: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """Products with the spikes of one train.
+
+    Attributes:
+        train: whose.
+        windows: source positions that are summed up first, (cells, most), -1 where a window has fewer; None if none is.
+        where: cell or position that each element of the kernel reads, (kernel, positions), -1 for none.
+        digits: of the weights, (count, outputs, kernel * depth), int8.
+        inputs: channels of the train; ``depth``: of the digits, in whole blocks.
+    """
+
+    train: str
+    windows: Tensor | None
+    where: Tensor
+    digits: Tensor
+    inputs: int
+    depth: int
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """What is added by single spikes: reads of (position, channel) pairs, one after the other.
+
+    Attributes:
+        trains: of each read; ``shifts``: output c reads channel c - shift.
+        where: source position by read and output position, -1 for none.
+        weights: (reads, channels).
+    """
+
+    trains: tuple[str, ...]
+    shifts: tuple[int, ...]
+    where: Tensor
+    weights: Tensor
+
+
+class Layer:
+    """A current as the GPU's kernels compute it."""
+
+    def __init__(self, current: Current, network: Network, choose: bool = False) -> None:
+        """Prepare weights and tables; there is one way to compute a current, whatever ``choose`` says."""
+        device = network.device
+        self.shape, self.dense = current.shape, current.dense
+        channels, rows, cols = extent(current.shape)
+        self.positions, self.channels = rows * cols, padded(channels)
+        on_cpu = Current(
+            current.shape,
+            tuple(replace(term, weight=term.weight.cpu()) for term in current.gathers),
+            tuple(replace(term, weight=term.weight.cpu()) for term in current.taps),
+        )
+        weights = integers(on_cpu, network.dtype)
+        self.units = widen(weights.unit, self.channels).to(device)
+        self.tiles = tiles(self.channels, min(weights.digits, MOST_DIGITS))
+        self._settings = {"num_warps": self.tiles.warps, "num_stages": self.tiles.stages}
+        depths = [term.weight.shape[:2].numel() for term in on_cpu.gathers]
+        parts = torch.split(weights.whole, depths) if depths else ()
+        self.gathers = [
+            _gather(term, whole, min(weights.digits, MOST_DIGITS), self.tiles, device)
+            for term, whole in zip(on_cpu.gathers, parts)
+        ]
+        self.taps = _taps(on_cpu.taps, self.positions, self.channels, network)
+        bias = torch.zeros(channels, dtype=network.dtype) if current.bias is None else current.bias
+        self.based = current.bias is not None or bool(current.dense)
+        self.bias = widen(bias, self.channels).to(device).view(1, 1, 1, -1)
+
+    def added(self, state: State, first: int = 0) -> tuple[object, ...]:
+        """What is added to the products of steps, from this one of the chunk on, as the kernels take it.
+
+        First the base and how far its images, positions and steps are apart, then what taps read.
+        """
+        base = state.base(self, self.bias, self.dense)
+        strides = [0 if size == 1 else stride for size, stride in zip(base.shape, base.stride())]
+        base = base[:, :, first:] if strides[2] else base
+        trains = [state.trains[name][first:] for name in self.taps.trains]
+        reads = [(own.data_ptr(), *own.shape[2:], shift) for own, shift in zip(trains, self.taps.shifts)]
+        table = torch.tensor(reads or [(0,) * 4], dtype=torch.int64).to(base.device)
+        return base, *strides[:3], table, self.taps.where, self.taps.weights, len(reads)
+
+    def spikes(self, state: State, gather: Gather) -> Tensor:
+        """Spikes that a gather reads, or their sums in its windows, (T', B, cells, inputs)."""
+        train = state.trains[gather.train]
+        if gather.windows is None:
+            return train
+        steps, batch, sources, inputs = train.shape
+        cells, most = gather.windows.shape
+        pooled = train.new_empty(steps, batch, cells, inputs)
+        programs = (-(-pooled.numel() // BLOCK),)
+        kernels.pool[programs](train, gather.windows, pooled, pooled.numel(), sources, cells, inputs, most, BLOCK)
+        return pooled
+
+    def sums(self, spikes: list[Tensor]) -> Tensor:
+        """Weights that arrive in every step, (T', B, positions, channels), int32."""
+        steps, batch = spikes[0].shape[:2]
+        out = self.units.new_empty(steps, batch, self.positions, self.channels, dtype=torch.int32)
+        for n, (gather, source) in enumerate(zip(self.gathers, spikes)):
+            programs = *self._programs(batch, gather), steps
+            kernels.sums[programs](
+                source, gather.where, gather.digits, out, batch, source.shape[2], self.positions, len(gather.where),
+                gather.digits.shape[1], self.channels, n > 0, *self._sizes(gather), **self._settings,
+            )  # fmt: skip
+        return out
+
+    def together(self, batch: int) -> bool:
+        """Whether one kernel makes products and neurons: if there is enough to do in each step."""
+        return len(self.gathers) == 1 and prod(self._programs(batch, self.gathers[0])) >= processors(self.units.device)
+
+    def fire(self, state: State, spikes: Tensor, v: Tensor, threshold: Tensor, hard: bool) -> None:
+        """Neurons and products in one kernel; fills ``spikes`` and brings ``v`` up to date."""
+        (gather,) = self.gathers
+        source = self.spikes(state, gather)
+        steps, batch = spikes.shape[:2]
+        kernels.fire[self._programs(batch, gather)](
+            source, gather.where, gather.digits, self.units, *self.added(state), threshold, v, spikes, steps, batch,
+            source.shape[2], self.positions, len(gather.where), gather.digits.shape[1], self.channels,
+            self.based, bool(self.taps.trains), hard, *self._sizes(gather), **self._settings,
+        )  # fmt: skip
+
+    def integrate(self, state: State, out: Tensor, v: Tensor, threshold: Tensor, fires: bool, hard: bool) -> None:
+        """Products, then neurons, some steps at a time; or where nothing ``fires`` the currents into ``out``."""
+        steps, batch, positions, channels = out.shape
+        spikes = [self.spikes(state, gather) for gather in self.gathers]
+        size = batch * positions * channels
+        block = max(1, SUMS // (4 * size)) if self.gathers else steps
+        for first in range(0, steps, block):
+            own = out[first : first + block]
+            arrived = self.sums([source[first : first + block] for source in spikes]) if self.gathers else own
+            kernels.integrate[(-(-size // BLOCK),)](
+                arrived, self.units, *self.added(state, first), threshold, v, own, len(own), batch, positions,
+                channels, bool(self.gathers), bool(self.taps.trains), fires, hard, BLOCK,
+            )  # fmt: skip
+
+    def _programs(self, batch: int, gather: Gather) -> tuple[int, int]:
+        return -(-batch * self.positions // self.tiles.rows), gather.digits.shape[1] // self.tiles.cols
+
+    def _sizes(self, gather: Gather) -> tuple[int, ...]:
+        return gather.inputs, gather.depth, len(gather.digits), self.tiles.rows, self.tiles.cols, self.tiles.deep
+
+
+def tiles(channels: int, digits: int) -> Tiles:
+    """For so many output channels, and digits of a weight."""
+    cols = min(64 if digits > 1 else 128, 1 << (channels - 1).bit_length())
+    return Tiles(rows=128, cols=cols, deep=64, warps=8 if cols >= 64 else 4, stages=4)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Programs that the GPU runs at once, at least."""
+    return cast("Any", torch.cuda).get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _gather(term: Term, whole: Tensor, count: int, tiles: Tiles, device: torch.device) -> Gather:
+    kernel, inputs, outputs = term.weight.shape
+    where, windows = _reads(term)
+    deep = tiles.deep
+    depth = -(-inputs // deep) * deep
+    wide = -(-outputs // tiles.cols) * tiles.cols
+    rest = F.pad(whole.view(kernel, inputs, outputs), (0, wide - outputs, 0, depth - inputs)).permute(2, 0, 1)
+    digits: list[Tensor] = []
+    for _ in range(count):
+        digit = ((rest + 128) & 255) - 128
+        digits.append(digit.to(torch.int8).reshape(wide, kernel * depth))
+        rest = (rest - digit) >> 8
+    return Gather(
+        term.train,
+        None if windows is None else windows.to(device),
+        where.to(device),
+        torch.stack(digits).to(device),
+        padded(inputs),
+        depth,
+    )
+
+
+def _distinct(ranges: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Which of the ranges it is, (positions, kernel), -1 for empty ones; and the ranges."""
+    table = _listed(ranges)
+    found = sorted({(first, last) for row in table for first, last in row if first < last})
+    place = {own: n for n, own in enumerate(found)}
+    rows = [[place.get((first, last), -1) for first, last in row] for row in table]
+    return torch.tensor(rows, dtype=torch.int32).view(ranges.shape[:2]), found
+
+
+def _reads(term: Term) -> tuple[Tensor, Tensor | None]:
+    """What each element of the kernel reads, (kernel, positions), and the windows that are summed up before."""
+    _, _, width = term.extent
+    (row, rows), (col, cols) = _distinct(term.rows), _distinct(term.cols)
+    y, x = row[:, None, :, None], col[None, :, None, :]
+    single = all(last - first == 1 for first, last in (*rows, *cols))
+    if single:
+        starts = [torch.tensor([first for first, _ in own] + [0], dtype=torch.int32) for own in (rows, cols)]
+        cell = starts[0][y.long()] * width + starts[1][x.long()]
+        windows = None
+    else:
+        cell = y * len(cols) + x
+        covered = [_covered(own, other, width) for own in rows for other in cols]
+        most = max(map(len, covered), default=1)
+        windows = torch.tensor([own + [-1] * (most - len(own)) for own in covered], dtype=torch.int32)
+    where = torch.where((y < 0) | (x < 0), -1, cell)
+    kernel, positions = where.shape[2:].numel(), where.shape[:2].numel()
+    return where.permute(2, 3, 0, 1).reshape(kernel, positions).contiguous(), windows
+
+
+def _listed(ranges: Tensor) -> list[list[list[int]]]:
+    return cast("Any", ranges).tolist()
+
+
+def _covered(rows: Sequence[int], cols: Sequence[int], width: int) -> list[int]:
+    """Positions in a range of rows and one of columns."""
+    return [row * width + col for row in range(rows[0], rows[1]) for col in range(cols[0], cols[1])]
+
+
+def _taps(terms: tuple[Term, ...], positions: int, channels: int, network: Network) -> Taps:
+    """Reads of all taps in the order in which the core makes them."""
+    trains: list[str] = []
+    shifts: list[int] = []
+    where: list[list[int]] = []
+    weights: list[Tensor] = []
+    for term in terms:
+        width = term.extent[2]
+        rows, cols = _listed(term.rows), _listed(term.cols)
+        own = widen(term.weight, channels)
+        for ky in range(term.rows.shape[1]):
+            for kx in range(term.cols.shape[1]):
+                reads = [_covered(row[ky], col[kx], width) for row in rows for col in cols]
+                for n in range(max(map(len, reads))):
+                    trains.append(term.train)
+                    shifts.append(term.shift)
+                    where.append([read[n] if n < len(read) else -1 for read in reads])
+                    weights.append(own[ky * term.cols.shape[1] + kx])
+    table = torch.tensor(where, dtype=torch.int32).view(-1, positions)
+    values = torch.stack(weights) if weights else torch.zeros(0, channels, dtype=network.dtype)
+    return Taps(tuple(trains), tuple(shifts), table.to(network.device), values.to(network.device))
+
+
+def suits(current: Current) -> bool:
+    """Whether bytes hold the sums of spikes in all windows of a current."""
+    return all(
+        prod(int((ranges[..., 1] - ranges[..., 0]).max()) for ranges in (term.rows, term.cols)) <= MOST_AT_ONCE
+        for term in current.gathers
+    )
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Nothing is faster where most neurons spike."""
+    return True
+
+
+def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
+    """Neurons, and the current that drives them."""
+    batch, steps, v = len(state.images), len(state.steps), state.v[name]
+    spikes = v.new_empty(steps, *v.shape, dtype=torch.int8)
+    if layer.together(batch):
+        layer.fire(state, spikes, v, threshold, hard)
+    else:
+        layer.integrate(state, spikes, v, threshold, True, hard)
+    fired = state.fired[name][:, state.rows]
+    size = v[0].numel()
+    programs = batch, -(-size // (4 * BLOCK))
+    kernels.tally[programs](spikes, state.counts[name], fired, fired.stride(0), steps, batch, size, 4 * BLOCK)
+    state.trains[name] = spikes
+
+
+def emit(state: State, name: str, layer: Layer) -> None:
+    """The dense value of a node whose current or spikes the machine has."""
+    batch, steps = len(state.images), len(state.steps)
+    currents = layer.units.new_empty(steps, batch, layer.positions, layer.channels)
+    layer.integrate(state, currents, layer.units, layer.units, False, False)
+    value = currents[..., : layer.shape[0]].transpose(2, 3)
+    state.dense[name] = value.reshape(steps, batch, *state.network.shapes[name])
+
+
+def replay(state: State, name: str) -> None:
+    """The train of a layer that need not run."""
+    known = state.given[name][state.steps.start - 1 : state.steps.stop - 1].to(state.images.device)
+    bits = (known[..., None] >> torch.arange(8, dtype=torch.uint8, device=known.device)) & 1
+    channels = padded(state.network.shapes[name][0])
+    state.trains[name] = bits.flatten(-2)[..., :channels].to(torch.int8).contiguous()
+
+
+def packed(state: State, name: str) -> Tensor:
+    """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
+    train = state.trains[name]
+    _, size = train_bytes(state.network.shapes[name])
+    bits = F.pad(train, (0, 8 * size - train.shape[-1])).view(*train.shape[:3], size, 8)
+    places = torch.tensor([1 << n for n in range(8)], dtype=torch.uint8, device=train.device)
+    return (bits.to(torch.uint8) * places).sum(-1, dtype=torch.uint8)
+
+
+def draw(state: State, name: str) -> None:
+    """Poisson spikes of the input, those of either sign as a train of their own."""
+    limits, numbers, seed = state.draws
+    batch, channels, positions = limits.shape
+    trains = [limits.new_zeros(len(state.steps), batch, positions, padded(channels), dtype=torch.int8) for _ in SIGNS]
+    programs = (-(-limits.numel() // BLOCK),)
+    kernels.draw[programs](
+        limits, numbers, seed, state.steps.start, len(state.steps), *trains, batch, positions,
+        channels, padded(channels), BLOCK,
+    )  # fmt: skip
+    state.trains.update(zip((name + sign for sign in SIGNS), trains))
+
+
+def bytes_per_step(shape: tuple[int, ...]) -> int:
+    """Of a layer's spikes, of one image."""
+    channels, rows, cols = extent(shape)
+    return rows * cols * padded(channels)

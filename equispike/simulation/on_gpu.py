@@ -1,0 +1,89 @@
+"""Engine for GPUs: every layer is products of bytes on the tensor cores, with its neurons behind them.
+
+Follows the same plans as the event-driven engine, with the same integers, so that a network spikes alike on both. Needs
+an NVIDIA GPU (compute capability 8.0 or higher) and Triton, which torch brings along where it is built for CUDA.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equispike.errors import SimulationError
+from equispike.functional.coding import Coder
+from equispike.graph.network import Network
+from equispike.simulation import planned
+from equispike.simulation.plan import Machine
+from equispike.simulation.record import Moment, Record
+
+OLDEST = (8, 0)
+"""Compute capability from which on the tensor cores multiply bytes as the kernels need it."""
+
+
+def suits(network: Network) -> bool:
+    """Whether the kernels can run this network: in float32, on an NVIDIA GPU that is not too old, with Triton."""
+    return network.dtype == torch.float32 and network.device.type == "cuda" and _able(network.device)
+
+
+@cache
+def _able(device: torch.device) -> bool:
+    return (
+        torch.version.hip is None
+        and find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= OLDEST
+    )
+
+
+@contextmanager
+def _machine(network: Network) -> Generator[Machine]:
+    if not suits(network):
+        raise SimulationError(
+            "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and Triton. "
+            "Choose 'auto' or 'layerwise', or move the network: network.to('cuda')"
+        )
+    machine: Any = import_module("equispike.simulation.gpu")
+    with torch.cuda.device(network.device):
+        yield machine
+
+
+def gpu(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    start: Moment | None = None,
+) -> Record:
+    """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
+
+    Raises:
+        SimulationError: no GPU that can, or no Triton, or the network is not in float32.
+    """
+    with _machine(network) as machine:
+        return planned.run(machine, network, images, indices, timesteps, coder, seed, memory, start)
+
+
+def observe(
+    network: Network,
+    images: Tensor,
+    indices: Tensor,
+    timesteps: int,
+    coder: Coder,
+    seed: int,
+    memory: int,
+    visit: Callable[[Tensor], None],
+    given: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> None:
+    """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``gpu``."""
+    with _machine(network) as machine:
+        planned.observe(
+            machine, network, images, indices, timesteps, coder, seed, memory, visit, given, keep
+        )  # fmt: skip
