@@ -165,7 +165,7 @@ def loop(
         apply: from any other operation and its inputs in a block to its value.
     """
     last = {name: readers[-1].name for name, readers in network.consumers.items() if readers}
-    totals = dict.fromkeys(network.neurons, 0.0)
+    totals = dict.fromkeys(network.neurons, torch.zeros((), dtype=torch.float64, device=network.device))
     score = torch.zeros(())
     for block in blocks:
         values: dict[str, Tensor] = {}
@@ -175,7 +175,7 @@ def loop(
                 values[node.name] = block
             elif isinstance(op, Neuron):
                 values[node.name] = spikes = fire(node.name, inputs[0])
-                totals[node.name] += float(spikes.sum(dtype=torch.float64))
+                totals[node.name] = totals[node.name] + spikes.sum(dtype=torch.float64)
             elif isinstance(op, Readout):
                 score = score + inputs[0]
             else:
@@ -183,7 +183,7 @@ def loop(
             for name in dict.fromkeys(node.inputs):
                 if last[name] == node.name:
                     del values[name]
-    return totals
+    return {name: float(spikes) for name, spikes in totals.items()}
 
 
 def peak_additions(size: int, tries: int = 9) -> float:

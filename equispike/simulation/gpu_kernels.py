@@ -8,6 +8,7 @@ one of bytes, and each sum exact: spikes do not depend on how the work was divid
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingImports=false
 # pyright: reportUntypedFunctionDecorator=false, reportIndexIssue=false
 # (Triton's language has no types)
+# Numbers that vary from chunk to chunk are not specialised on, so that nothing is compiled again for them.
 
 import triton
 import triton.language as tl
@@ -71,7 +72,7 @@ def _tapped(current, taps, tapped, tap_weights, image, position, channel, step, 
     return current
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images"])
 def sums(
     source, where, digits, out, images, sources, positions, kernel, outputs, width,
     add: tl.constexpr, inputs: tl.constexpr, depth: tl.constexpr, count: tl.constexpr,
@@ -93,7 +94,7 @@ def sums(
     tl.store(out + place, arrived, here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "images"])
 def fire(
     source, where, digits, units, base, base_image, base_position, base_step, taps, tapped, tap_weights, reads,
     thresholds, v, spikes, steps, images, sources, positions, kernel, outputs, width,
@@ -135,7 +136,7 @@ def fire(
     tl.store(v + place, u, here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "images"])
 def integrate(
     arrived, units, base, base_image, base_position, base_step, taps, tapped, tap_weights, reads,
     thresholds, v, out, steps, images, positions, width,
@@ -172,7 +173,7 @@ def integrate(
         tl.store(v + neuron, u, here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "images", "fired_image"])
 def tally(spikes, counts, fired, fired_image, steps, images, size, block: tl.constexpr):
     """Add up the spikes of each neuron over the steps, and of each image in each step."""
     image = tl.program_id(0)
@@ -188,7 +189,7 @@ def tally(spikes, counts, fired, fired_image, steps, images, size, block: tl.con
     tl.store(counts + place, count, here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])
 def pool(spikes, windows, out, total, sources, cells, inputs, most, block: tl.constexpr):
     """Sums of spikes over windows: (cells, most) source positions, -1 where a window has fewer."""
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
@@ -203,7 +204,7 @@ def pool(spikes, windows, out, total, sources, cells, inputs, most, block: tl.co
     tl.store(out + place, sum, here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "first", "steps", "images"])
 def draw(limits, numbers, seed, first, steps, plus, minus, images, positions, channels, width, block: tl.constexpr):
     """Signed Poisson spikes (see ``functional.coding``), those of either sign as a train; limits in C order."""
     size = channels * positions
