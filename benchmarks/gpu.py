@@ -1,8 +1,8 @@
 """How fast is a network simulated on a GPU, beside SpikingJelly's multi-step mode and what the chip could do?
 
 Same converted network, thresholds and images; contenders take turns. SpikingJelly runs as it comes (convolutions in
-TF32, torch's default), and in half precision with channels last, which is faster and not exact: its spikes may differ by
-as much as --tolerance allows. The last lines give the chip's measured rate of products of bytes, and of copies.
+TF32, torch's default), and in half precision with channels last, which is faster and not exact: its spikes may differ
+by as much as --tolerance allows. The last lines give the chip's measured rate of products of bytes, and of copies.
 
     python benchmarks/gpu.py --network vgg16 --batch 64 --timesteps 64 --rate 3.5
 """
