@@ -295,16 +295,17 @@ def test_real_images_on_a_grid_are_exact(method: Any) -> None:
 
 
 @needs_core
-def test_a_trained_network_spikes_alike_at_any_batch_and_number_of_threads() -> None:
-    """With drawn input nothing is left to torch: sums of floats are as exact as those of integers."""
+@pytest.mark.parametrize("coder", [es.Constant(), es.Poisson()])
+def test_a_trained_network_spikes_alike_at_any_batch_and_number_of_threads(coder: Any) -> None:
+    """Sums of floats are as exact as those of integers; what torch computes first, it computes in float64."""
     data = load("mnist-sample")
     network = es.convert(load_model("mnist-cnn")[0], data.train.take(16).floats())
     images = data.test.take(5).floats()
-    expected = es.simulate(network, images, 20, es.Poisson(), engine="events")
+    expected = es.simulate(network, images, 20, coder, engine="events")
     for batch, threads, memory in ((1, 1, 2**25), (2, 2, 2**25), (5, 3, 2**16)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "get_num_threads", lambda n=threads: n)
-            run = es.simulate(network, images, 20, es.Poisson(), engine="events", batch_size=batch, memory=memory)
+            run = es.simulate(network, images, 20, coder, engine="events", batch_size=batch, memory=memory)
         same(run, expected)
 
 
@@ -347,7 +348,11 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
 def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every neuron fires in every step: additions would be as many as multiplications."""
     monkeypatch.setattr(cpu, "MULTIPLIES", False)
-    network = one_layer(threshold=0.5, inputs=4).to(torch.float32)
+    *before, out, readout = one_layer(threshold=0.5, inputs=4).nodes
+    second = Node("second", before[-1].op, ("out",))
+    assert isinstance(out.op, Linear)
+    head = Node("head", out.op, ("second",))
+    network = Network((*before, out, second, head, Node("readout", readout.op, ("head",)))).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(cpu, network, spike)
     state = State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {}, timesteps=8)

@@ -13,7 +13,7 @@ from equispike.calibrate import spike_norm
 from equispike.conversion import prepare
 from equispike.functional.integrate import if_scan
 from equispike.simulation import cpu, events, layerwise
-from equispike.simulation.run import MEMORY
+from equispike.simulation.run import default_memory
 
 uncalibrated = networks(calibrated=False)
 STEPS = 7
@@ -104,4 +104,4 @@ def test_memory_does_not_grow_with_steps_times_neurons(monkeypatch: pytest.Monke
     network, _ = prepare(model, (images,))
     monkeypatch.setattr(torch, "empty", noted)
     es.SpikeNorm(timesteps)(network, images)
-    assert 0 < max(sizes) <= MEMORY < timesteps * len(images) * 8 * 16 * 16 * 4
+    assert 0 < max(sizes) <= default_memory(network) < timesteps * len(images) * 8 * 16 * 16 * 4

@@ -307,9 +307,9 @@ def test_chunks_keep_to_the_budget() -> None:
     [
         ({"timesteps": 0}, "timesteps: 0 is less than 1"),
         ({"timesteps": -3}, "timesteps: -3 is less than 1"),
-        ({"engine": "fast"}, "engine: 'fast' is not known. Choose from auto, events, layerwise, stepwise"),
-        ({"batch_size": 0}, "batch_size 0"),
-        ({"memory": 0}, "memory 0"),
+        ({"engine": "fast"}, "engine: 'fast' is not known. Choose from auto, events, gpu, layerwise, stepwise"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"memory": 0}, "memory: 0"),
         ({"verify": -1}, "verify: -1"),
         ({"images": torch.zeros(0, 3)}, "there are none"),
         ({"images": torch.zeros(2, 4)}, r"shape \(2, 4\): this network takes \(B, 3\)"),

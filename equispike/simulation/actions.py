@@ -24,9 +24,9 @@ def choose(state: State, node: Node) -> None:
     state.dense[node.name], state.sums[node.name] = winners(node.op, state.value(node.inputs[0]), state.sums[node.name])
 
 
-def score(state: State, name: str, scale: float) -> None:
-    """Scores of each step, summed up over time."""
-    value = state.value(name).double() * scale
+def score(state: State, name: str) -> None:
+    """What the readout reads, summed up over time."""
+    value = state.value(name).double()
     value = value.expand(len(state.steps), *value.shape[1:])
     first, last = state.rows.start, state.rows.stop
     state.scores[first + 1 : last + 1] = value.cumsum(0) + state.scores[first]

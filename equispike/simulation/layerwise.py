@@ -18,7 +18,7 @@ from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset, if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
+from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool, map_tensors
 from equispike.simulation.layout import pack, unpack
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, Record, upstream
@@ -43,7 +43,6 @@ def layerwise(
     counts: dict[str, Tensor] = {}
     last, steps = network.nodes[-1], timesteps - start.step
     assert isinstance(last.op, Readout)
-    scale = last.op.scale
     # All steps at once, as in the event-driven engine: what stays between the values of two chunks would break the hole
     # that the first leaves, and memory would grow with every chunk.
     spikes = {name: start.scores.new_empty(steps, len(images), dtype=torch.int32) for name in network.neurons}
@@ -61,12 +60,12 @@ def layerwise(
             _blocks(count, 1).add_(fired.sum(0, dtype=torch.float32))
             spikes[name][first : done[name]] = fired.sum(2, dtype=torch.float32)
         elif name == last.name:
-            scores[first + 1 : done[name] + 1] = (value.double() * scale).cumsum(0) + scores[first]
+            scores[first + 1 : done[name] + 1] = value.double().cumsum(0) + scores[first]
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(network, images, indices, timesteps, coder, seed, chunk, record, v=v, done=start.step)
     return Record(
-        scores[1:].to(images.dtype),
+        (scores[1:] * last.op.scale).to(images.dtype),
         {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
         spikes,
         Moment(timesteps, v, scores[-1].clone()),
@@ -198,15 +197,20 @@ def _blocks(value: Tensor, leading: int) -> Tensor:
 
 
 def fixed_values(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
-    """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons."""
+    """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons.
+
+    Computed in float64, then rounded once: how torch orders the sums, which differs between batches and devices, then
+    leaves no trace, but for one in a hundred million.
+    """
     fixed: dict[str, Tensor] = {}
     for node in network.nodes:
         op = node.op
         if isinstance(op, Input) and coder.constant:
-            fixed[node.name] = coder.encode(images, indices, range(1, 2), seed, op.scale, op.amplitude)
+            fixed[node.name] = coder.encode(images, indices, range(1, 2), seed, op.scale, op.amplitude).double()
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
-            fixed[node.name] = apply_over_time(node, [fixed[name] for name in node.inputs], 1)
-    return fixed
+            wide = dataclasses.replace(node, op=map_tensors(op, Tensor.double))
+            fixed[node.name] = apply_over_time(wide, [fixed[name] for name in node.inputs], 1)
+    return {name: value.to(images.dtype) for name, value in fixed.items()}
 
 
 @lru_cache(maxsize=4)

@@ -89,7 +89,7 @@ class Plan:
 
     Attributes:
         bytes_per_step: the largest sum of trains and dense values of one image and step that are alive at once.
-        events: by convolution or linear layer that the core computes, the additions it costs over the multiplications
+        events: by convolution or linear layer in front of neurons, the additions it costs over the multiplications
             that it would cost densely, per unit of the rates of the trains named.
     """
 
@@ -185,7 +185,7 @@ class _Planner:
             self._fire(node, op)
         elif isinstance(op, Readout):
             self._densify(node.inputs[0])
-            self._act(node, partial(actions.score, name=node.inputs[0], scale=op.scale), node.inputs, {})
+            self._act(node, partial(actions.score, name=node.inputs[0]), node.inputs, {})
         elif isinstance(op, Input):
             self._input(node)
         elif self.fixed.issuperset(node.inputs):
@@ -247,7 +247,12 @@ class _Planner:
                 value = None if node.name in self.densely else apply_weights(op, spikes[0], shape)
                 if value is not None and not self.machine.suits(value):
                     value = None
-                if value is not None and not (self.choose and self.machine.multiplies(self.network.dtype)):
+                scores = all(isinstance(reader.op, Readout) for reader in self.network.consumers[node.name])
+                if (
+                    value is not None
+                    and not scores
+                    and not (self.choose and self.machine.multiplies(self.network.dtype))
+                ):
                     self.events[node.name] = _events(value, op)
             else:
                 value = apply_view(op, spikes, shape)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
+from equispike.graph.ops import Readout
 from equispike.simulation.layout import to_features
 from equispike.simulation.plan import Machine, Plan, input_spike, plan
 from equispike.simulation.record import Moment, Record
@@ -41,12 +42,14 @@ def run(
     spike = input_spike(network, coder)
     present = first = plan(machine, network, spike, choose=choose)
     state = State(network, images, indices, coder, seed, {}, timesteps, start)
+    readout = network.nodes[-1].op
+    assert isinstance(readout, Readout)
     while state.steps.stop <= timesteps:
         _advance(machine, state, present, timesteps, memory, {})
         if crowded and first.events and state.steps.stop <= timesteps:
             present = plan(machine, network, spike, crowded(first, state), choose=choose)
     return Record(
-        state.scores[1:].to(images.dtype),
+        (state.scores[1:] * readout.scale).to(images.dtype),
         {
             name: to_features(count[:, :, None], network.shapes[name])[0].to(
                 torch.int32, memory_format=torch.contiguous_format

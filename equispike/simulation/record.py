@@ -17,7 +17,7 @@ class Moment:
     Attributes:
         step: the step before; 0 at the beginning.
         potentials: V of every neuron layer that runs, (B, *features); and of every winner pool the sums of its inputs.
-        scores: cumulative class scores, (B, classes), float64.
+        scores: sums of what the readout read, (B, classes), float64; before its scale, so that they are exact.
     """
 
     step: int

@@ -30,8 +30,8 @@ class State:
         sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         fired: spikes by image and step, (B, T), int32, by layer.
-        scores: cumulative, (T + 1, B, classes), float64; first those before the first step. Of runs without ``scored``
-            those alone: where a wide layer is observed, all steps of it would not fit into memory.
+        scores: cumulative, before the readout's scale, (T + 1, B, classes), float64; first those before the first step.
+            Of runs without ``scored`` those alone: where a wide layer is observed, all steps would not fit into memory.
         coder, indices, seed: as in ``simulate``.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """

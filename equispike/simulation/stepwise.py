@@ -33,9 +33,11 @@ def stepwise(
     readout: list[Tensor] = []
     counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
+    last = network.nodes[-1]
+    assert isinstance(last.op, Readout)
     for values in steps(network, images, indices, timesteps, coder, seed, v, start.step):
-        total = total + values[network.nodes[-1].name]
-        readout.append(total.to(images.dtype))
+        total = total + values[last.inputs[0]].double()
+        readout.append((total * last.op.scale).to(images.dtype))
         for name in network.neurons:
             fired = (values[name] != 0).to(torch.int32)
             counts[name] += fired
