@@ -66,10 +66,14 @@ def history(build: Build, images: dict[int, Split], recipe: Recipe, machine: Mac
 
 
 def learns(*arguments: Any) -> None:
-    """The loss at least halves, and most images become right, on the images that are trained with."""
+    """The loss at least halves, and most images become right: those that are trained with, looked at without dropout.
+
+    How fast depends on the processor, whose bfloat16 may be emulated or its own.
+    """
     epochs = history(*arguments)
     assert epochs[-1].loss < 0.5 * epochs[0].loss
-    assert epochs[-1].train_accuracy > max(0.75, epochs[0].train_accuracy)
+    right = [epoch.validation_accuracy or 0.0 for epoch in epochs]
+    assert right[-1] > max(0.75, right[0])
 
 
 @pytest.mark.parametrize("machine", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
