@@ -3,8 +3,12 @@
 Sums of integers are exact, so both spike alike on any network, not only on those whose weights lie on a grid.
 """
 
+import json
 import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,3 +163,19 @@ def test_networks_that_it_cannot_run_are_refused() -> None:
     with pytest.raises(es.SimulationError, match="float32 on an NVIDIA GPU"):
         on_gpu.gpu(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0, 2**20)
     assert isinstance(network["head"].op, Linear)
+
+
+SHARED = {"89": 99 * 1024, "90": 227 * 1024}
+"""Bytes of shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, table 27)."""
+
+
+def test_kernels_compile_for_chips_that_are_not_here(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    script = Path(__file__).with_name("compiled_kernels.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    for chip, kernels in json.loads(done.stdout).items():
+        assert len(kernels) == 11
+        for name, shared in kernels.items():
+            assert shared <= SHARED[chip], f"{name} on {chip}: {shared} bytes"

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from equispike.cli.shared import (
     DataSet,
+    Device,
     Folder,
     Normalise,
     Seed,
@@ -20,6 +21,7 @@ from equispike.cli.shared import (
     read_data,
     read_model,
     read_network,
+    require_device,
     require_positive,
     require_writable,
     up_to,
@@ -321,9 +323,13 @@ def evaluate(
     coder: CoderName = "constant",
     runs: Annotated[int, Parameter(help="Repeats with other seeds; mean and deviation are shown.")] = 1,
     seed: Seed = 0,
+    device: Device = "cpu",
     engine: Annotated[
-        Literal["auto", "events", "layerwise", "stepwise"],
-        Parameter(help="events adds only where something spikes, layerwise is dense, stepwise the slow reference."),
+        Literal["auto", "events", "gpu", "layerwise", "stepwise"],
+        Parameter(
+            help="events adds only where something spikes (on CPUs), gpu multiplies bytes on a GPU's tensor cores, "
+            "layerwise is dense anywhere, stepwise the slow reference."
+        ),
     ] = "auto",
     bits: Annotated[
         int | None, Parameter(help="Round weights and thresholds to integers of so many bits first, 4 to 16.")
@@ -345,6 +351,7 @@ def evaluate(
     """
     require_positive(timesteps=timesteps, runs=runs, images=images)
     require_writable(json_file, plot)
+    require_device(device)
     from equispike.analysis.accuracy import evaluate as run
     from equispike.analysis.accuracy import latency
     from equispike.analysis.closer import look_closer
@@ -352,6 +359,7 @@ def evaluate(
     from equispike.graph.exact import quantize
     from equispike.results import Result, document, short_method, write_json
     from equispike.simulation.early_exit import Certain, Stable
+    from equispike.simulation.run import default_batch
     from equispike.versions import versions
 
     name = Path(source).name
@@ -359,9 +367,9 @@ def evaluate(
         loaded, splits = converted(source, data, data_folder)
         test = splits.test if images is None else splits.test.take(images)
         coding = Constant() if coder == "constant" else Poisson()
-        loaded = loaded if bits is None else quantize(loaded, bits)
+        loaded = (loaded if bits is None else quantize(loaded, bits)).to(device)
         rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
-        evaluation = run(loaded, test.batches(100), timesteps, coding, seed, runs, engine, stop=rule)
+        evaluation = run(loaded, test.batches(default_batch(loaded)), timesteps, coding, seed, runs, engine, stop=rule)
         closer = None if json_file is None or rule is not None else look_closer(loaded, evaluation, test, coding, seed)
     method = short_method(loaded.provenance) + (f", {bits} bits" if bits else "")
     result = Result(method, str(coding), loaded, evaluation, closer)
@@ -378,7 +386,7 @@ def evaluate(
     if json_file is not None:
         trained_as = str(loaded.provenance.get("name", name))
         write_json(
-            json_file, document([result], trained_as, test.name, test.classes, versions=versions(), device="cpu")
+            json_file, document([result], trained_as, test.name, test.classes, versions=versions(), device=device)
         )
     if plot is not None:
         from equispike.analysis.plots import accuracy_and_spike_rate

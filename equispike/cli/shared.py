@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -60,6 +60,10 @@ Source = Annotated[
         "function without arguments that returns the module; package.module:factory@weights.safetensors fills it with "
         "these weights."
     ),
+]
+Device = Annotated[
+    Literal["cpu", "cuda"],
+    Parameter(help="Where to simulate: cpu, or cuda for an NVIDIA GPU (see the pages on speed)."),
 ]
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
@@ -149,6 +153,14 @@ def require_writable(*paths: Path | None) -> None:
             raise FileError(f"{path}: cannot be written: {error.strerror}. Choose another place") from error
         if path.is_dir():
             raise FileError(f"{path}: is a folder. Give a file name")
+
+
+def require_device(device: str) -> None:
+    """Refuse a GPU where torch finds none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EquispikeError("--device: torch finds no GPU here (torch.cuda.is_available() is false). Use cpu")
 
 
 def print_runs(runs: list[dict[str, Any]], title: str) -> None:

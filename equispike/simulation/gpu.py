@@ -39,7 +39,10 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Tiles:
-    """Output positions, output channels and input channels that one program multiplies, and its warps and stages."""
+    """Output positions, output channels and input channels that one program multiplies, its warps, and its stages.
+
+    Half the stages hold blocks on their way from memory: each load waits for the one that says where it reads.
+    """
 
     rows: int
     cols: int
@@ -189,7 +192,7 @@ class Layer:
 def tiles(channels: int, digits: int) -> Tiles:
     """For so many output channels, and digits of a weight."""
     cols = min(64 if digits > 1 else 128, 1 << (channels - 1).bit_length())
-    return Tiles(rows=128, cols=cols, deep=64, warps=8 if cols >= 64 else 4, stages=4)
+    return Tiles(rows=128, cols=cols, deep=64, warps=8 if cols >= 64 else 4, stages=8)
 
 
 @cache
