@@ -54,7 +54,7 @@ def test_events_are_stepwise_spike_for_spike(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planned, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
-        patch.setattr(cpu, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
+        patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "LARGEST", data.draw(st.sampled_from([0, 2**13 - 1])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
@@ -133,7 +133,7 @@ WIDE = {
 def test_wide_layers_and_awkward_geometries_are_exact(
     name: str, coder: Any, scattered: int, largest: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "SCATTERED", scattered)
+    monkeypatch.setattr(cpu, "NARROW", scattered)
     monkeypatch.setattr(cpu, "LARGEST", largest or 0)
     monkeypatch.setattr(cpu, "MULTIPLIES", largest is None)
     monkeypatch.setattr(cpu.Layer, "_fastest", in_turn)
@@ -261,7 +261,7 @@ def test_float_weights_spike_alike_however_the_work_is_done(seed: int, images: i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planned, "LONGEST", data.draw(st.integers(1, T)))
         patch.setattr(engine, "DENSE_ABOVE", math.inf)  # torch's sums depend on their order
-        patch.setattr(cpu, "SCATTERED", data.draw(st.sampled_from([0, 16, 10**6])))
+        patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
         patch.setattr(cpu.Layer, "_fastest", in_turn)
@@ -314,7 +314,7 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
     clock = iter(range(10**6))
     monkeypatch.setattr(cpu.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(cpu, "MULTIPLIES", True)
-    network = image_network(conv(0, 32, 3, 3), size=6)
+    network = image_network(conv(0, 32, 3, 3, stride=(2, 2)), size=6)
     plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n0")  # type: ignore[attr-defined]
     assert sorted(layer.cores) == ["gather", "multiply", "scatter"]

@@ -33,9 +33,16 @@ ISA: str = core.instruction_sets()[-1] if core else ""
 SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
 """Bytes of weights that are to stay in the L2 cache."""
 
-SCATTERED = 32
-"""Output channels up to which an event adds its weights to the currents of all outputs that read it, in memory. Above,
-each output adds up the weights of its events in registers: more work to find them, less to add."""
+NARROW = 32
+"""Output channels up to which events are looked at one by one: swept up row by row where neighbours read places next to
+each other, else scattered in memory, to the currents of all outputs that read them. Above, each output gathers its
+events first: more work to find them, less to add."""
+
+SWEPT = 64
+"""Output channels up to which sweeping may turn out to be faster."""
+
+SWEPT_AT_ONCE = 64 if ISA in ("avx512", "amx") else 32
+"""Of them, those whose sums for three outputs there are registers for."""
 
 EITHER = range(17, 49)
 """Output channels with which either may turn out to be faster."""
@@ -90,10 +97,13 @@ class Layer:
     def _kernels(self, current: Current, weights: Integers, choose: bool) -> list[str]:
         """Kernels that may compute the current, the one that looks fastest first; without ``choose`` that one alone."""
         scatters = self.positions > 1 and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
-        narrow = self.channels <= SCATTERED or not current.gathers
+        narrow = self.channels <= NARROW or not current.gathers
         events = ["scatter", "gather"] if scatters and narrow else ["gather", "scatter"]
         if not (choose and scatters and self.channels in EITHER):
             events = events[:1]
+        if current.gathers and scatters and self.channels <= SWEPT and all(map(_sweeps, current.gathers)):
+            events = ["sweep", *events] if narrow else [*events, "sweep"]
+        events = events if choose else events[:1]
         if not (choose and MULTIPLIES and _fits(current, weights)):
             return events
         return ["multiply", *events] if _products(weights) < _additions(current) else [*events, "multiply"]
@@ -104,7 +114,8 @@ class Layer:
         short = how == "gather" and weights.largest <= LARGEST
         size = weights.digits if how == "multiply" else 2 if short else dtype.itemsize
         depth = len(weights.whole)
-        width = next((w for w in _WIDTHS if not self.channels % w and depth * size * w <= SLAB), _WIDTHS[-1])
+        widths = [w for w in _WIDTHS if not self.channels % w and (how != "sweep" or w <= SWEPT_AT_ONCE)]
+        width = next((w for w in widths if depth * size * w <= SLAB), widths[-1])
         own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width, how)
         for term in current.gathers:
             own.gather(term.extent, term.rows, term.cols)
@@ -156,6 +167,20 @@ def integers(current: Current, dtype: torch.dtype) -> Integers:
         weights.append(term.weight.flatten(0, 1))
         spikes.append(torch.full((len(weights[-1]),), float(_most_at_once(term))))
     return as_integers(torch.cat(weights), torch.cat(spikes))
+
+
+def _sweeps(term: Term) -> bool:
+    """Whether the core's sweeping kernel can read this source: neighbours read places next to each other."""
+    return (
+        term.extent[0] <= 64
+        and term.cols.shape[1] <= 3
+        and torch.equal(term.cols[1:, :-1] * _some(term.cols[1:, :-1]), term.cols[:-1, 1:] * _some(term.cols[:-1, 1:]))
+    )
+
+
+def _some(ranges: Tensor) -> Tensor:
+    """Which of them are not empty."""
+    return ranges[..., 1:] > ranges[..., :1]
 
 
 def _most_at_once(term: Term) -> int:

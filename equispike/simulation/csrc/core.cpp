@@ -210,12 +210,13 @@ Kernel<Real> multiplier(const std::string &isa) {
 }
 
 // How a layer's current comes about: see the kernels of these names.
-enum class How { gather, scatter, multiply };
+enum class How { gather, scatter, sweep, multiply };
 
 template <class Real>
 Kernel<Real> kernel(const std::string &isa, How how) {
   using Function = std::remove_pointer_t<Kernel<Real>>;
   if (how == How::multiply) return multiplier<Real>(isa);
+  if (how == How::sweep) return EQUISPIKE_BUILT_FOR(isa, Function, sweep);
   return how == How::scatter ? EQUISPIKE_BUILT_FOR(isa, Function, scatter) : EQUISPIKE_BUILT_FOR(isa, Function, gather);
 }
 
@@ -340,6 +341,14 @@ struct Reads {
             "source: an extent out of range");
   }
 
+  // Whether the sweeping kernel can take it: neighbours read places next to each other, and a word holds a position.
+  bool swept() const { return cols.view().line_stride == 1 && cols.kernel() <= 3 && channels <= 64; }
+
+  Sweep sweep(std::size_t first) const {
+    const int parts = channels <= 16 ? 4 : channels <= 32 ? 2 : 1, window = rows.widest() * cols.widest();
+    return {rows.widest(), cols.widest(), parts, (rows.kernel() * window + parts - 1) / parts, first};
+  }
+
   std::size_t elements() const { return static_cast<std::size_t>(rows.kernel()) * cols.kernel(); }
 
   // Bytes of a position where each channel takes one, so that several positions fill the depth of a product, or it them.
@@ -368,8 +377,10 @@ class Layer {
  public:
   Layer(int out_rows, int out_cols, int padded, int width, const std::string &how)
       : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width) {
-    require(how == "gather" || how == "scatter" || how == "multiply", "layer: not gather, scatter or multiply");
-    how_ = how == "gather" ? How::gather : how == "scatter" ? How::scatter : How::multiply;
+    const std::map<std::string, How> names{
+        {"gather", How::gather}, {"scatter", How::scatter}, {"sweep", How::sweep}, {"multiply", How::multiply}};
+    require(names.count(how), "layer: not gather, scatter, sweep or multiply");
+    how_ = names.at(how);
     require(out_rows > 0 && out_cols > 0 && padded > 0, "layer: an extent out of range");
     require((width == 16 || width == 32 || width == 48 || width == 64) && padded % width == 0,
             "layer: channels not in whole slabs");
@@ -380,8 +391,11 @@ class Layer {
     gathers_.emplace_back(extent, rows, cols, out_rows_, out_cols_);
     const Reads &reads = gathers_.back();
     require(how_ != How::scatter || reads.cols.size() <= 65535, "layer: a source is too wide to be scattered");
+    require(how_ != How::sweep || reads.swept(), "layer: a source cannot be swept");
     firsts_.push_back(static_cast<std::uint32_t>(depth_));
     depth_ += reads.elements() * reads.channels;
+    sweeps_.push_back(reads.sweep(swept_));
+    swept_ += std::size_t{64} * sweeps_.back().words * reads.cols.kernel();
     require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
   }
 
@@ -401,6 +415,7 @@ class Layer {
   void set_weights(const Array<const Int<Real>> &weights, const Array<const Real> &units) {
     require_weights(weights, units, how_ != How::multiply);
     weights_ = weights;
+    if (how_ == How::sweep) lay_out();
   }
 
   // The same in 16 bits, which is gathered only.
@@ -501,6 +516,28 @@ class Layer {
     weighted_ = true;
   }
 
+  // Weights in the order in which they are swept.
+  void lay_out() {
+    const std::size_t width = width_, slabs = padded_ / width_;
+    table_.assign(slabs * swept_ * width, 0);
+    for (std::size_t slab = 0; slab < slabs; ++slab) {
+      const Int<Real> *weights = weights_.data() + slab * depth_ * width;
+      for (std::size_t g = 0; g < gathers_.size(); ++g) {
+        const Reads &reads = gathers_[g];
+        const Sweep &sweep = sweeps_[g];
+        const int window = sweep.high * sweep.wide, slot = 64 / sweep.parts;
+        for (int kx = 0; kx < reads.cols.kernel(); ++kx) {
+          for (int part = 0; part < reads.rows.kernel() * window; ++part) {
+            const std::size_t word = std::size_t{1} * kx * sweep.words + part / sweep.parts;
+            const std::size_t to = sweep.first + word * 64 + part % sweep.parts * slot;
+            const std::size_t from = firsts_[g] + (std::size_t{1} * (part / window) * reads.cols.kernel() + kx) * reads.channels;
+            std::copy_n(weights + from * width, reads.channels * width, table_.data() + (slab * swept_ + to) * width);
+          }
+        }
+      }
+    }
+  }
+
   // Digits of one input's weights; its place counts from the first input of a product.
   void put_digits(const std::int32_t *weights, std::size_t product, std::size_t place) {
     product += place / deep;
@@ -538,10 +575,10 @@ class Layer {
     job.steps = static_cast<int>(steps);
     job.padded = padded_;
     job.width = width_;
-    job.weights = weights_.is_valid() ? weights_.data() : nullptr;
+    job.weights = !table_.empty() ? table_.data() : weights_.is_valid() ? weights_.data() : nullptr;
     job.shorts = shorts_.is_valid() ? shorts_.data() : nullptr;
     job.run = run_;
-    job.depth = depth_;
+    job.depth = table_.empty() ? depth_ : swept_;
     job.digits = digits_.empty() ? nullptr : digits_.front().of;
     job.digit_count = digit_count_;
     job.products = products_;
@@ -558,7 +595,7 @@ class Layer {
     require(threads > 0, "threads: fewer than one");
     std::vector<Gather> gathers;
     for (std::size_t i = 0; i < gathers_.size(); ++i) {
-      gathers.push_back({gathers_[i].window(trains[i], job.images, job.steps), firsts_[i], gathers_[i].slot()});
+      gathers.push_back({gathers_[i].window(trains[i], job.images, job.steps), firsts_[i], gathers_[i].slot(), sweeps_[i]});
     }
     std::vector<Tap<Real>> taps;
     for (std::size_t i = 0; i < taps_.size(); ++i) {
@@ -599,8 +636,10 @@ class Layer {
   }
 
   int out_rows_, out_cols_, padded_, width_;
-  std::size_t depth_ = 0;
+  std::size_t depth_ = 0, swept_ = 0;
   std::vector<Reads> gathers_, taps_;
+  std::vector<Sweep> sweeps_;
+  std::vector<Int<Real>> table_;  // weights in the order in which they are swept
   std::vector<std::uint32_t> firsts_;
   std::vector<int> shifts_;
   std::vector<std::vector<Real>> tap_weights_;

@@ -47,11 +47,20 @@ struct Window {
 
 constexpr int side = 16, deep = 64;  // of a product in the dense kernel: steps and output channels; inputs
 
+// How the sweeping kernel takes a source. What the elements of one column of the kernel read at a place, windows of up to
+// high x wide positions, becomes words of `parts` positions each. Its weights begin in row `first`: for each column of the
+// kernel and word those of 64 bits.
+struct Sweep {
+  int high, wide, parts, words;
+  std::size_t first;
+};
+
 // Every output channel reads every input channel: row `first + (ky * cols.kernel + kx) * channels + c` of the weights.
 struct Gather {
   Window window;
   std::uint32_t first;
   int slot;  // bytes of a position where each channel takes one: a power of two, or a multiple of 64
+  Sweep sweep;
 };
 
 // Output channel c reads input channel c - shift alone, with weights [rows.kernel * cols.kernel][padded].
@@ -151,6 +160,8 @@ using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
   void gather(const Job<double> &, const Share &, Scratch &);      \
   void scatter(const Job<float> &, const Share &, Scratch &);      \
   void scatter(const Job<double> &, const Share &, Scratch &);     \
+  void sweep(const Job<float> &, const Share &, Scratch &);        \
+  void sweep(const Job<double> &, const Share &, Scratch &);       \
   void draw(const Draw &, std::size_t image);                      \
   float add_up(const float *, std::size_t count, int repeats);     \
   }

@@ -1,0 +1,162 @@
+// The sweeping kernel: for convolutions along rows whose outputs read one place after the other, of few channels. Built
+// once per instruction set, like gather.cpp. Output row by output row:
+//   pack       the bits that a kernel's column of elements reads at a place of the line become words, for each step;
+//   sweep      from place to place, each bit that is set adds its weights to the outputs that read the place: as many as
+//              the kernel has columns, in registers; the first of them is then complete;
+//   integrate  the row's currents are complete, and its neurons go through the steps.
+#include "neurons.h"
+
+namespace equispike {
+namespace {
+
+constexpr std::size_t row_bytes = 48 * 1024;  // of the currents of a row, for some steps
+
+// A block of steps at a time.
+template <class Real, int N>
+class Row {
+  using Whole = Int<Real>;
+  static constexpr int L = lanes<Real>, width = N * L;
+
+ public:
+  Row(const Job<Real> &job, Scratch &scratch) : job_(job), scratch_(scratch) {
+    step_ = static_cast<std::size_t>(job.out_cols) * width;
+    block_ = static_cast<int>(row_bytes / (step_ * sizeof(Whole)));
+    block_ = block_ < 1 ? 1 : block_ < job.steps ? block_ : job.steps;
+    // Whole cache lines: what lies across two is loaded and stored twice.
+    const auto start = reinterpret_cast<std::uintptr_t>(reserve<Whole>(scratch.open, step_ * block_ + 64 / sizeof(Whole)));
+    row_ = reinterpret_cast<Whole *>((start + 63) / 64 * 64);
+  }
+
+  // Row y of one image and slab.
+  void run(int image, int y, int slab, std::int32_t *fired) {
+    for (int g = 0; g < job_.gather_count; ++g) pack(image, y, g);
+    std::size_t reads = 0, *starts = reserve<std::size_t>(scratch_.starts, job_.out_cols + 1);
+    for (int x = 0; x < job_.out_cols; ++x) {
+      starts[x] = reads;
+      reads = tap_reads(job_, image, y, x, slab * width, width, reads, scratch_.taps);
+    }
+    starts[job_.out_cols] = reads;
+    for (int t = 0; t < job_.steps; t += block_) {
+      const int end = t + block_ < job_.steps ? t + block_ : job_.steps;
+      for (int g = 0; g < job_.gather_count; ++g) {
+        const int kernel = job_.gathers[g].window.cols.kernel;
+        (kernel == 1 ? &Row::sweep<1> : kernel == 2 ? &Row::sweep<2> : &Row::sweep<3>)(*this, g, slab, t, end);
+      }
+      int x = 0;
+      for (; x + together<N> <= job_.out_cols; x += together<N>) finish<together<N>>(image, y, x, slab, t, end, fired);
+      for (; x < job_.out_cols; ++x) finish<1>(image, y, x, slab, t, end, fired);
+    }
+  }
+
+ private:
+  // What an output row reads of one source, as words, [places][words][steps].
+  void pack(int image, int y, int g) {
+    const Gather &gather = job_.gathers[g];
+    const Window &window = gather.window;
+    const Sweep &sweep = gather.sweep;
+    const std::size_t steps = job_.steps, words = sweep.words;
+    std::uint64_t *to = reserve<std::uint64_t>(scratch_.decoded[g], window.cols.line_size * words * steps);
+    std::memset(to, 0, window.cols.line_size * words * steps * 8);
+    const std::size_t first = static_cast<std::size_t>(image) * window.rows.size;
+    for (int place = 0; place < window.cols.line_size; ++place, to += words * steps) {
+      const Range cols = window.cols.line[place];
+      int part = 0;
+      for (int ky = 0; ky < window.rows.kernel; ++ky) {
+        const Range rows = window.rows.ranges[static_cast<std::size_t>(y) * window.rows.kernel + ky];
+        for (int i = 0; i < sweep.high; ++i) {
+          for (int j = 0; j < sweep.wide; ++j, ++part) {
+            const int row = rows.first + i, col = cols.first + j;
+            if (row >= rows.last || col >= cols.last) continue;
+            const std::uint8_t *bits = window.train + ((first + row) * window.cols.size + col) * steps * window.bytes;
+            std::uint64_t *word = to + part / sweep.parts * steps;
+            const int shift = part % sweep.parts * (64 / sweep.parts);
+            for (std::size_t t = 0; t < steps; ++t) {
+              std::uint64_t own;
+              std::memcpy(&own, bits + 8 * t, 8);
+              word[t] |= own << shift;
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Currents of the row in steps first ... last - 1. On its own, and everything by value: else the compiler runs out of
+  // registers, and has to assume that a store of currents changes whatever lies in memory.
+  template <int K>
+  static __attribute__((noinline)) void sweep(const Row &row, int g, int slab, int first, int last) {
+    const Job<Real> &job = row.job_;
+    const Gather &gather = job.gathers[g];
+    const std::size_t steps = job.steps, words = gather.sweep.words;
+    const std::size_t table = words * 64 * width;  // of one column of the kernel
+    const Whole *weights = job.weights + static_cast<std::size_t>(slab) * job.depth * width + gather.sweep.first * width;
+    const auto *bits = static_cast<const std::uint64_t *>(row.scratch_.decoded[g].data);
+    const int outputs = job.out_cols;
+    for (int t = first; t < last; ++t) {
+      Vector<Whole> sum[K][N] = {};
+      Whole *to = row.row_ + (t - first) * row.step_;
+      const std::uint64_t *word = bits + t;
+      for (int x = 1 - K; x < outputs; ++x) {
+        const Whole *own = weights;
+        for (std::size_t w = 0; w < words; ++w, word += steps, own += 64 * width) {
+          std::uint64_t left = *word;
+          for (; left; left &= left - 1) {
+            const Whole *from = own + lowest(left) * width;
+            for (int k = 0; k < K; ++k) {
+              for (int n = 0; n < N; ++n) sum[K - 1 - k][n] += load(from + k * table + n * L);
+            }
+          }
+        }
+        if (x >= 0) {
+          for (int n = 0; n < N; ++n) store(to + x * width + n * L, g ? load(to + x * width + n * L) + sum[0][n] : sum[0][n]);
+        }
+        for (int k = 0; k + 1 < K; ++k) {
+          for (int n = 0; n < N; ++n) sum[k][n] = sum[k + 1][n];
+        }
+        for (int n = 0; n < N; ++n) sum[K - 1][n] = Vector<Whole>{};
+      }
+    }
+  }
+
+  // Neurons of P positions of the row, from x on.
+  template <int P>
+  void finish(int image, int y, int x, int slab, int first, int last, std::int32_t *fired) {
+    auto total = [from = row_ + x * width, first, step = step_](int p, int t, Vector<Whole> *sum) {
+      for (int n = 0; n < N; ++n) sum[n] = load(from + (t - first) * step + p * width + n * L);
+    };
+    Reads<Real> reads[P];
+    reads_of<Real, P>(scratch_.taps, static_cast<const std::size_t *>(scratch_.starts.data) + x, reads);
+    integrate<Real, N, P>(job_, image, y * job_.out_cols + x, slab, first, last, total, reads, fired);
+  }
+
+  const Job<Real> &job_;
+  Scratch &scratch_;
+  int block_;
+  std::size_t step_;
+  Whole *row_;
+};
+
+template <class Real, int N>
+void rows(const Job<Real> &job, const Share &share, Scratch &scratch) {
+  Row<Real, N> row(job, scratch);
+  Fired<Real> fired(job, share, scratch.fired);
+  for (int y = share.first_row; y < share.last_row; ++y) {
+    const int image = y / job.out_rows;
+    for (int slab = share.first_slab; slab < share.last_slab; ++slab) row.run(image, y % job.out_rows, slab, fired.of(image));
+  }
+  fired.add_up();
+}
+
+template <class Real>
+void share(const Job<Real> &job, const Share &share, Scratch &scratch) {
+  EQUISPIKE_BY_WIDTH(rows, job.width)(job, share, scratch);
+}
+
+}  // namespace
+
+namespace EQUISPIKE_ISA {
+void sweep(const Job<float> &job, const Share &part, Scratch &scratch) { share(job, part, scratch); }
+void sweep(const Job<double> &job, const Share &part, Scratch &scratch) { share(job, part, scratch); }
+}  // namespace EQUISPIKE_ISA
+
+}  // namespace equispike
