@@ -40,14 +40,19 @@ def row(run: dict[str, Any]) -> str:
 
 
 def simulation(runs: list[dict[str, Any]]) -> list[str]:
-    """What was measured where, then one row for each run."""
-    first = runs[0]
-    versions = {**first["versions"], **first["peers"]}
-    where = f"{first['device']}; " + ", ".join(f"{k} {v}" for k, v in versions.items())
-    cache, memory = (median(run[name] for run in runs) / 1e9 for name in ("cache", "memory"))
-    peak = f"One thread adds {cache:.1f} G numbers/s from the L2 cache, {memory:.1f} from memory (medians of all runs)."
+    """For each processor what it is, then one row for each run."""
+    lines: list[str] = []
     names = "network", "weights", "threads", "batch", "T", "n", "spike rate", "image-steps/s", "of L2 peak", *OTHERS
-    return [f"{where}. {peak}", "", *header(*names), *map(row, runs)]
+    for processor in dict.fromkeys(run["processor"] for run in runs):
+        own = [run for run in runs if run["processor"] == processor]
+        versions = {**own[0]["versions"], **own[0]["peers"]}
+        where = f"**{processor}**, {own[0]['device']}; " + ", ".join(f"{k} {v}" for k, v in versions.items())
+        cache, memory = (median(run[name] for run in own) / 1e9 for name in ("cache", "memory"))
+        peak = (
+            f"One thread adds {cache:.1f} G numbers/s from the L2 cache, {memory:.1f} from memory (medians of all runs)"
+        )
+        lines += [f"{where}. {peak}.", "", *header(*names), *map(row, own), ""]
+    return lines[:-1]
 
 
 def integers(runs: list[dict[str, Any]]) -> list[str]:

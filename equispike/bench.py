@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -265,10 +267,22 @@ def conditions(network: Network, images: Tensor, timesteps: int) -> dict[str, ob
         "timesteps": timesteps,
         "neurons": sum(torch.Size(network.shapes[name]).numel() for name in network.neurons),
         "device": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "versions": versions(),
     }
+
+
+def processor() -> str:
+    """What the system calls the processor; on Linux with the numbers of its family and model, which names leave out."""
+    try:
+        known = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        known = ""
+    found = (re.search(rf"^{key}\s*: (.+)$", known, re.MULTILINE) for key in ("model name", "cpu family", "model"))
+    name, family, model = (match and match[1] for match in found)
+    return f"{name} ({family}/{model})" if name else platform.processor() or platform.machine()
 
 
 def with_spike_rate(network: Network, images: Tensor, percent: float, timesteps: int = 32, rounds: int = 12) -> Network:

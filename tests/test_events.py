@@ -314,7 +314,7 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
     clock = iter(range(10**6))
     monkeypatch.setattr(cpu.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(cpu, "MULTIPLIES", True)
-    network = image_network(conv(0, 32, 3, 3, stride=(2, 2)), size=6)
+    network = image_network(conv(0, 32, 3, 3, dilation=(1, 2), padding=(1, 2)), size=6)
     plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n0")  # type: ignore[attr-defined]
     assert sorted(layer.cores) == ["gather", "multiply", "scatter"]

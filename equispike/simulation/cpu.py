@@ -96,12 +96,18 @@ class Layer:
 
     def _kernels(self, current: Current, weights: Integers, choose: bool) -> list[str]:
         """Kernels that may compute the current, the one that looks fastest first; without ``choose`` that one alone."""
+        assert core is not None
         scatters = self.positions > 1 and all(term.extent[2] <= _MOST_COLS for term in current.gathers)
         narrow = self.channels <= NARROW or not current.gathers
         events = ["scatter", "gather"] if scatters and narrow else ["gather", "scatter"]
         if not (choose and scatters and self.channels in EITHER):
             events = events[:1]
-        if current.gathers and scatters and self.channels <= SWEPT and all(map(_sweeps, current.gathers)):
+        if (
+            current.gathers
+            and scatters
+            and self.channels <= SWEPT
+            and all(core.sweeps(*term.extent[::2], term.cols.numpy()) for term in current.gathers)
+        ):
             events = ["sweep", *events] if narrow else [*events, "sweep"]
         events = events if choose else events[:1]
         if not (choose and MULTIPLIES and _fits(current, weights)):
@@ -167,20 +173,6 @@ def integers(current: Current, dtype: torch.dtype) -> Integers:
         weights.append(term.weight.flatten(0, 1))
         spikes.append(torch.full((len(weights[-1]),), float(_most_at_once(term))))
     return as_integers(torch.cat(weights), torch.cat(spikes))
-
-
-def _sweeps(term: Term) -> bool:
-    """Whether the core's sweeping kernel can read this source: neighbours read places next to each other."""
-    return (
-        term.extent[0] <= 64
-        and term.cols.shape[1] <= 3
-        and torch.equal(term.cols[1:, :-1] * _some(term.cols[1:, :-1]), term.cols[:-1, 1:] * _some(term.cols[:-1, 1:]))
-    )
-
-
-def _some(ranges: Tensor) -> Tensor:
-    """Which of them are not empty."""
-    return ranges[..., 1:] > ranges[..., :1]
 
 
 def _most_at_once(term: Term) -> int:

@@ -39,8 +39,9 @@ class Row {
     for (int t = 0; t < job_.steps; t += block_) {
       const int end = t + block_ < job_.steps ? t + block_ : job_.steps;
       for (int g = 0; g < job_.gather_count; ++g) {
-        const int kernel = job_.gathers[g].window.cols.kernel;
-        (kernel == 1 ? &Row::sweep<1> : kernel == 2 ? &Row::sweep<2> : &Row::sweep<3>)(*this, g, slab, t, end);
+        const Axis &cols = job_.gathers[g].window.cols;
+        const auto some = cols.line_stride == 1 ? by_kernel<1>(cols.kernel) : by_kernel<2>(cols.kernel);
+        some(*this, g, slab, t, end);
       }
       int x = 0;
       for (; x + together<N> <= job_.out_cols; x += together<N>) finish<together<N>>(image, y, x, slab, t, end, fired);
@@ -81,9 +82,16 @@ class Row {
     }
   }
 
-  // Currents of the row in steps first ... last - 1. On its own, and everything by value: else the compiler runs out of
-  // registers, and has to assume that a store of currents changes whatever lies in memory.
-  template <int K>
+  using Some = void (*)(const Row &, int g, int slab, int first, int last);
+  template <int S>
+  static Some by_kernel(int kernel) {
+    return kernel == 1 ? &Row::sweep<1, S> : kernel == 2 ? &Row::sweep<2, S> : &Row::sweep<3, S>;
+  }
+
+  // Currents of the row in steps first ... last - 1, for K columns of the kernel and a stride of S places. On its own, and
+  // everything by value: else the compiler runs out of registers, and has to assume that a store of currents changes
+  // whatever lies in memory.
+  template <int K, int S>
   static __attribute__((noinline)) void sweep(const Row &row, int g, int slab, int first, int last) {
     const Job<Real> &job = row.job_;
     const Gather &gather = job.gathers[g];
@@ -91,29 +99,36 @@ class Row {
     const std::size_t table = words * 64 * width;  // of one column of the kernel
     const Whole *weights = job.weights + static_cast<std::size_t>(slab) * job.depth * width + gather.sweep.first * width;
     const auto *bits = static_cast<const std::uint64_t *>(row.scratch_.decoded[g].data);
+    constexpr int open = (K + S - 1) / S;  // outputs from x on that places read so far belong to
     const int outputs = job.out_cols;
     for (int t = first; t < last; ++t) {
-      Vector<Whole> sum[K][N] = {};
+      Vector<Whole> sum[open][N] = {};
       Whole *to = row.row_ + (t - first) * row.step_;
-      const std::uint64_t *word = bits + t;
-      for (int x = 1 - K; x < outputs; ++x) {
-        const Whole *own = weights;
-        for (std::size_t w = 0; w < words; ++w, word += steps, own += 64 * width) {
-          std::uint64_t left = *word;
-          for (; left; left &= left - 1) {
-            const Whole *from = own + lowest(left) * width;
-            for (int k = 0; k < K; ++k) {
-              for (int n = 0; n < N; ++n) sum[K - 1 - k][n] += load(from + k * table + n * L);
+      for (int x = 1 - open; x < outputs; ++x) {
+        // the places that x is the first to read the last of: element K - S + i of x, S less of the output behind it
+        for (int i = S > K ? S - K : 0; i < S; ++i) {
+          const int place = S * x + K - S + i;
+          if (S > 1 && place < 0) continue;
+          const std::uint64_t *word = bits + place * words * steps + t;
+          const Whole *own = weights;
+          for (std::size_t w = 0; w < words; ++w, word += steps, own += 64 * width) {
+            for (std::uint64_t left = *word; left; left &= left - 1) {
+              const Whole *from = own + lowest(left) * width;
+              for (int k = 0; k < open; ++k) {
+                const int element = K - (k + 1) * S + i;
+                if (element < 0) continue;
+                for (int n = 0; n < N; ++n) sum[k][n] += load(from + element * table + n * L);
+              }
             }
           }
         }
         if (x >= 0) {
           for (int n = 0; n < N; ++n) store(to + x * width + n * L, g ? load(to + x * width + n * L) + sum[0][n] : sum[0][n]);
         }
-        for (int k = 0; k + 1 < K; ++k) {
+        for (int k = 0; k + 1 < open; ++k) {
           for (int n = 0; n < N; ++n) sum[k][n] = sum[k + 1][n];
         }
-        for (int n = 0; n < N; ++n) sum[K - 1][n] = Vector<Whole>{};
+        for (int n = 0; n < N; ++n) sum[open - 1][n] = Vector<Whole>{};
       }
     }
   }
