@@ -67,13 +67,15 @@ def integers(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def calibration(runs: list[dict[str, Any]]) -> list[str]:
-    """Seconds of the package and of the algorithm as printed: medians, smallest and largest."""
-    lines = header("network", "weights", "images", "steps", "threads", "n", "as printed, s", "`SpikeNorm`, s", "ratio")
+    """Seconds of the package and of the algorithm as printed: medians, smallest and largest; and over the package's."""
+    ways = {"literal": "as printed, dense, s", "literal, events": "as printed, event-driven, s"}
+    lines = header("network", "weights", "images", "steps", "threads", "n", "`SpikeNorm`, s", *ways.values())
     for run in sorted(runs, key=lambda run: run["batch"] * run["timesteps"]):
-        ours, literal = run["seconds"]["equispike"], run["seconds"]["literal"]
-        ratio = f"{median(literal) / median(ours):.0f}" if literal else ""
+        ours = run["seconds"]["equispike"]
         known = (run[name] for name in ("network", "weights", "batch", "timesteps", "threads"))
-        lines.append(line(*known, len(ours), spread(literal), spread(ours), ratio))
+        others = [run["seconds"].get(way, []) for way in ways]
+        ratios = [f": {median(own) / median(ours):.1f} times" if own else "" for own in others]
+        lines.append(line(*known, len(ours), spread(ours), *(spread(own) + x for own, x in zip(others, ratios))))
     return lines
 
 
