@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, help="round weights and thresholds to integers of so many bits first")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="share by which a layer's spikes may differ")
     parser.add_argument("--only", nargs="*", help="names of contenders; the first is the reference for the spikes")
     arguments = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # read when a process starts
@@ -50,7 +51,7 @@ def main() -> None:
     if unknown := set(arguments.only or ()) - everyone.keys():
         parser.error(f"--only: {', '.join(sorted(unknown))}: not among {', '.join(everyone)}")
     chosen = {name: everyone[name] for name in arguments.only or everyone}
-    timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.01)
+    timings = bench.in_turns(chosen, arguments.repeats, arguments.tolerance)
     work = bench.work(network, images, steps)
     own = {"network": arguments.network, "weights": source, "peers": peers.installed()}
     print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, spike rate {work.spike_rate:.1f} %")
