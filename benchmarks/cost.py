@@ -8,16 +8,18 @@ Draws cost.png and prints one JSON line.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import matplotlib
+import torch
 from torch import Tensor
 
 from equispike import bench
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.graph.network import Network
+from equispike.versions import versions
 from equispike.zoo.data import load
 from equispike.zoo.models import vgg
 
@@ -44,15 +46,38 @@ def cases() -> Iterator[tuple[str, float, Network, Tensor, int]]:
             yield quantity, value, network, data.test.take(int(case["batch"])).floats(), int(case["steps"])
 
 
+def draw(found: Mapping[str, Mapping[float, Mapping[str, float]]], path: Path) -> None:
+    """A panel for each quantity; both axes logarithmic, so that a straight line at 45 degrees is proportional."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    figure, grid = pyplot.subplots(2, 3, figsize=(9, 5.5), layout="constrained", sharey=True)
+    *panels, corner = grid.flat
+    seconds = FuncFormatter(lambda value, _: f"{value:g}")
+    for axis, (quantity, points) in zip(panels, found.items(), strict=True):
+        for name, dash in zip(next(iter(points.values())), ("-", "--", ":"), strict=True):
+            axis.loglog(list(points), [times[name] for times in points.values()], f"o{dash}", label=name)
+        axis.set_xticks(list(points), [f"{value:g}" for value in points])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(seconds)
+        axis.set_xlabel(
+            {"spike rate": "spike rate of each layer (%)", "width": "width (of VGG's channels)"}.get(quantity, quantity)
+        )
+        axis.grid(alpha=0.3)
+    for left in grid[:, 0]:
+        left.set_ylabel("seconds")
+    corner.axis("off")
+    corner.legend(*panels[0].get_legend_handles_labels(), loc="center")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Measure, draw, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("cost.png"))
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     found: dict[str, dict[float, dict[str, float]]] = {}
     for quantity, value, network, images, steps in cases():
         contenders = {
@@ -65,14 +90,9 @@ def main() -> None:
         print(
             f"{quantity} {value:g}: " + ", ".join(f"{name} {t.median:.3f} s" for name, t in timings.items()), flush=True
         )
-    figure, (axes,) = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3.5), layout="constrained", squeeze=False)
-    for axis, (quantity, points) in zip(axes, found.items(), strict=True):
-        for name in next(iter(points.values())):
-            axis.loglog(list(points), [times[name] for times in points.values()], "o-", label=name)
-        axis.set(xlabel=quantity, ylabel="seconds")
-    axes[0].legend()
-    figure.savefig(arguments.out, dpi=120)
-    print(json.dumps({"start": START, "seconds": found, "n": arguments.repeats}))
+    draw(found, arguments.out)
+    conditions = {"threads": torch.get_num_threads(), "processor": bench.processor(), "versions": versions()}
+    print(json.dumps({"start": START, "cost": found, "n": arguments.repeats, **conditions}))
 
 
 if __name__ == "__main__":

@@ -57,11 +57,11 @@ def simulation(runs: list[dict[str, Any]]) -> list[str]:
 
 def integers(runs: list[dict[str, Any]]) -> list[str]:
     """How many times as fast integers of so many bits are as the weights of a float network."""
-    lines = header("network", "weights", "batch", "T", "n", "bits", "16-bit additions", "`auto`")
+    lines = header("processor", "network", "weights", "batch", "T", "n", "bits", "16-bit additions", "`auto`")
     for run in runs:
         for bits, faster in run["integers"].items():
-            weights = run["weights"].partition(" of ")[0]
-            known = run["network"], weights, run["batch"], run["timesteps"], run["n"]
+            weights, maker = run["weights"].partition(" of ")[0], run["processor"].partition(" ")[0]
+            known = maker, run["network"], weights, run["batch"], run["timesteps"], run["n"]
             lines.append(line(*known, bits, *(f"{ratio:.2f}" for ratio in faster.values())))
     return lines
 

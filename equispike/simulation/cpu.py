@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from math import prod
@@ -76,7 +75,7 @@ class Layer:
     Attributes:
         cores: by the kernel's name.
         products: seconds per image and step that the dense kernel takes, about; it is not tried where others take less.
-        pace: of each kernel, seconds per image and step when it ran last; ``tries``: how often it ran.
+        pace: of each kernel, seconds per image and step when it ran last.
         runs: of all of them.
     """
 
@@ -91,7 +90,6 @@ class Layer:
         self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
         self.products = _products(weights) * self.positions * self.channels / CYCLES
         self.pace: dict[str, float] = {}
-        self.tries = Counter[str]()
         self.runs = 0
         bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
         self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
@@ -145,16 +143,14 @@ class Layer:
         began = time.perf_counter()
         call(self.cores[how])
         self.pace[how] = (time.perf_counter() - began) / work
-        self.tries[how] += 1
         self.runs += 1
 
     def _fastest(self) -> str:
+        if self.runs == 1:  # the first run waited for memory to be mapped
+            return next(iter(self.pace))
         known = min(self.pace.values(), default=math.inf)
         for how in self.cores:
             if how not in self.pace and (how != "multiply" or self.products / torch.get_num_threads() < known):
-                return how
-        for how, pace in self.pace.items():
-            if self.tries[how] == 1 and pace < TRY_BELOW * known:  # the first time it waited for memory
                 return how
         best, *others = sorted(self.pace, key=lambda how: self.pace[how])
         if others and self.runs % TRY_AGAIN == 0:
