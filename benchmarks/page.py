@@ -85,7 +85,7 @@ def memory(runs: list[dict[str, Any]]) -> list[str]:
     for run in runs:
         for name, by_steps in run["MiB"].items():
             for steps, found in by_steps.items():
-                sizes = (f"{found[key]:,.0f}" for key in ("peak", "simulation"))
+                sizes = (f"{round(found[key]):,}" for key in ("peak", "simulation"))
                 lines.append(line(run["network"], run["batch"], name, steps, *sizes))
     return lines
 
