@@ -112,7 +112,7 @@ def fire(
     place = row[:, None] * width + channel[None, :]
     unit = tl.load(units + channel, known, other=0.0)[None, :]
     threshold = tl.load(thresholds + channel, known, other=float("inf"))[None, :]
-    currents = base + image[:, None] * base_image + position[:, None] * base_position + channel[None, :]
+    currents = base + image[:, None].to(tl.int64) * base_image + position[:, None] * base_position + channel[None, :]
     u = tl.load(v + place, here, other=0.0)
     for t in range(steps):
         arrived = _arrived(
@@ -148,7 +148,7 @@ def integrate(
     row, channel = neuron // width, neuron % width
     image, position = row // positions, row % positions
     unit = tl.load(units + channel, here, other=0.0)
-    currents = base + image * base_image + position * base_position + channel
+    currents = base + image.to(tl.int64) * base_image + position * base_position + channel
     size = images * positions * width
     threshold = tl.load(thresholds + channel, here, other=float("inf"))
     u = tl.load(v + (neuron if fires else channel), here, other=0.0)

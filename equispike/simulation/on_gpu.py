@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.simulation import planned
+from equispike.simulation.layout import padded
 from equispike.simulation.plan import Machine
 from equispike.simulation.record import Moment, Record
 
@@ -51,6 +53,16 @@ def _machine(network: Network) -> Generator[Machine]:
         yield machine
 
 
+def _check_batch(network: Network, images: int) -> None:
+    """Places within a step are numbers of 32 bits in the kernels."""
+    widest = max(padded(shape[0]) * prod(shape[1:]) for shape in network.shapes.values())
+    if images * widest >= 2**31:
+        raise SimulationError(
+            f"batch_size: {images} images of a layer with {widest:,} neurons are too many for the GPU's kernels. "
+            f"Give at most {(2**31 - 1) // widest:,}"
+        )
+
+
 def gpu(
     network: Network,
     images: Tensor,
@@ -66,6 +78,7 @@ def gpu(
     Raises:
         SimulationError: no GPU that can, or no Triton, or the network is not in float32.
     """
+    _check_batch(network, len(images))
     with _machine(network) as machine:
         return planned.run(machine, network, images, indices, timesteps, coder, seed, memory, start)
 
