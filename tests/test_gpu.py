@@ -163,7 +163,7 @@ def test_networks_that_it_cannot_run_are_refused() -> None:
     with pytest.raises(es.SimulationError, match="float32 on an NVIDIA GPU"):
         on_gpu.gpu(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0, 2**20)
     assert isinstance(network["head"].op, Linear)
-    with pytest.raises(es.SimulationError, match="batch_size: .* at most 5,"):
+    with pytest.raises(es.SimulationError, match=r"batch_size: .* at most 5,"):
         on_gpu._check_batch(network, 2**31 // 400 + 1)
 
 
