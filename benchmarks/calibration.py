@@ -24,6 +24,7 @@ from equispike.conversion import prepare
 from equispike.functional.coding import Poisson
 from equispike.graph.network import Network
 from equispike.simulation import events, layerwise
+from equispike.simulation.record import Task
 from equispike.simulation.run import default_memory
 
 
@@ -39,7 +40,8 @@ def literal(network: Network, images: Tensor, timesteps: int, observe: Callable[
         def visit(current: Tensor, found: list[Tensor] = largest) -> None:
             found.append(current.max())
 
-        observe(prefix, images, indices, timesteps, Poisson(), 0, default_memory(network), visit, {}, {})
+        task = Task(prefix, images, indices, timesteps, Poisson(), 0)
+        observe(task, default_memory(network), visit, {}, {})
         thresholds[name] = torch.stack(largest).max().clamp(min=0.0)
         network = with_thresholds(network, {name: thresholds[name]}, "zero")
     return thresholds

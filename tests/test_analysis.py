@@ -21,6 +21,7 @@ from equispike.functional.coding import Constant, Poisson
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Linear, Neuron, Readout
+from equispike.simulation.record import Task
 from equispike.simulation.stages import stages
 from equispike.simulation.stepwise import steps
 
@@ -92,7 +93,7 @@ def test_misfit_and_rates_are_those_of_the_run(network: Network, data: Any, code
 def test_the_operating_range_is_that_of_the_currents_of_every_step(network: Network, data: Any, coder: Any) -> None:
     images = data.draw(images_for(network))
     currents: dict[str, list[torch.Tensor]] = {name: [] for name in network.neurons}
-    for values in steps(network, images, torch.arange(len(images)), T, coder, 0):
+    for values in steps(Task(network, images, torch.arange(len(images)), T, coder, 0)):
         for name in currents:
             currents[name].append(values[network[name].inputs[0]].double())
     rows = {row.layer: row for row in operating_range(network, images, T, coder)}

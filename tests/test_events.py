@@ -24,6 +24,7 @@ from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.layout import as_integers
+from equispike.simulation.record import Task
 from equispike.simulation.state import State
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
@@ -356,8 +357,8 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     network = Network((*before, out, second, head, Node("readout", readout.op, ("head",)))).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(cpu, network, spike)
-    state = State(network, torch.ones(2, 4), torch.arange(2), es.Constant(), 0, {}, timesteps=8)
-    planned._advance(cpu, state, first, 8, 2**20, {})
+    state = State(Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0), {})
+    planned._advance(cpu, state, first, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
     state.fired["n"].zero_()
     assert engine._crowded(first, state) == set()

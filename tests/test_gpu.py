@@ -25,6 +25,7 @@ from equispike.graph.ops import Add, AvgPool, Flatten, Linear, Neuron, Readout, 
 from equispike.simulation import events, on_gpu, planned
 from equispike.simulation import run as running
 from equispike.simulation.layout import pack
+from equispike.simulation.record import Task
 
 pytest.importorskip("triton")
 ON_GPU = torch.cuda.is_available()
@@ -128,10 +129,10 @@ def test_trains_are_kept_and_replayed_as_bits(network: Network) -> None:
     run = images, torch.arange(3), T, es.Poisson(), 0
     trains = {name: torch.zeros(T, 3, *shape, dtype=torch.uint8) for name, shape in {"n0": (36, 16)}.items()}
     seen: dict[str, list[torch.Tensor]] = {"cpu": [], "gpu": [], "replayed": []}
-    events.observe(network, *run, 2**16, seen["cpu"].append, {}, {})
-    there = network.to(DEVICE), images.to(DEVICE), torch.arange(3, device=DEVICE), *run[2:]
-    planned.observe(gpu, *there, 2**16, seen["gpu"].append, {}, trains)  # type: ignore[arg-type]
-    planned.observe(gpu, *there, 2**16, seen["replayed"].append, trains, {})  # type: ignore[arg-type]
+    events.observe(Task(network, *run), 2**16, seen["cpu"].append, {}, {})
+    there = Task(network.to(DEVICE), images.to(DEVICE), torch.arange(3, device=DEVICE), *run[2:])
+    planned.observe(gpu, there, 2**16, seen["gpu"].append, {}, trains)  # type: ignore[arg-type]
+    planned.observe(gpu, there, 2**16, seen["replayed"].append, trains, {})  # type: ignore[arg-type]
     expected = torch.cat(seen["cpu"])
     assert torch.equal(torch.cat(seen["gpu"]).cpu(), expected)
     assert torch.equal(torch.cat(seen["replayed"]).cpu(), expected)
@@ -161,7 +162,7 @@ def test_networks_that_it_cannot_run_are_refused() -> None:
     network = image_network(conv(0, 4, 3, 3), size=5).to(torch.float64)
     assert not on_gpu.suits(network)
     with pytest.raises(es.SimulationError, match="float32 on an NVIDIA GPU"):
-        on_gpu.gpu(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0, 2**20)
+        on_gpu.gpu(Task(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0), 2**20)
     assert isinstance(network["head"].op, Linear)
     with pytest.raises(es.SimulationError, match=r"batch_size: .* at most 5,"):
         on_gpu._check_batch(network, 2**31 // 400 + 1)

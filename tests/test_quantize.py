@@ -20,6 +20,7 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
 from equispike.simulation.events import installed
 from equispike.simulation.layerwise import bytes_per_step
+from equispike.simulation.record import Task
 from equispike.simulation.run import Run
 from equispike.simulation.stepwise import steps
 from equispike.zoo.data import load
@@ -102,7 +103,7 @@ def test_sums_keep_to_the_bits_that_were_proved(network: Network, coder: Any, se
     needed = sum_bits(network, T)
     images = network.check_images(torch.rand(2, *network.input.shape) * 2 - 1)
     score = 0
-    for values in steps(network, images, torch.arange(2), T, coder, seed):
+    for values in steps(Task(network, images, torch.arange(2), T, coder, seed)):
         score = score + values[network.nodes[-1].name]
         for name, value in values.items():
             assert digits(value) <= needed[name], name

@@ -21,6 +21,7 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Flatten, Input, Linear, MaxPool, Neuron, Readout
 from equispike.simulation import run as running
 from equispike.simulation.layerwise import bytes_per_step, steps_per_chunk
+from equispike.simulation.record import Task
 from equispike.simulation.run import ENGINES, Run
 from equispike.simulation.stepwise import steps
 from equispike.zoo.data import load
@@ -138,7 +139,7 @@ def test_charge_is_conserved_in_every_layer_with_soft_reset(drawn: Any) -> None:
     network = network.replace_ops(soft)
     charge = {name: torch.zeros(len(images), *network.shapes[name]).double() for name in soft}
     most = {name: torch.full_like(value, -torch.inf) for name, value in charge.items()}
-    for values in steps(network, images, torch.arange(len(images)), T, es.Constant(), 0):
+    for values in steps(Task(network, images, torch.arange(len(images)), T, es.Constant(), 0)):
         for name in soft:
             current = values[network[name].inputs[0]]
             charge[name] += current

@@ -17,6 +17,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
 from equispike.progress import track
 from equispike.simulation.layerwise import bytes_per_step, propagate
+from equispike.simulation.record import Task
 from equispike.simulation.run import Run, check_arguments, default_batch, default_memory
 
 
@@ -138,7 +139,7 @@ def rate_fit(
             for part in torch.split(batch.images, batch_size):
                 images = network.check_images(part)
                 indices = torch.arange(total, total + len(images), device=images.device)
-                _compare(network, images, indices, timesteps, coder, seed, memory, sums)
+                _compare(Task(network, images, indices, timesteps, coder, seed), memory, sums)
                 total += len(images)
     return RateFit(
         {name: s.k / s.images for name, s in sums.items()},
@@ -165,17 +166,9 @@ class _Sums:
         self.within[steps] += (k < bound).sum(1).cpu()
 
 
-def _compare(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    sums: Mapping[str, _Sums],
-) -> None:
+def _compare(task: Task, memory: int, sums: Mapping[str, _Sums]) -> None:
     """Add one batch to the sums."""
+    network, images, timesteps = task.network, task.images, task.timesteps
     expected = trained_rates(network, images)
     omegas = {name: omega(rate) for name, rate in expected.items()}
     for name, values in omegas.items():
@@ -196,7 +189,7 @@ def _compare(
         sums[name].add(first, k, 2 * omegas[name][driven] / t[:, None])
 
     chunk = max(1, min(timesteps, memory // (bytes_per_step(network) * len(images))))
-    propagate(network, images, indices, timesteps, coder, seed, chunk, visit)
+    propagate(task, chunk, visit)
 
 
 def trained_rates(network: Network, images: Tensor) -> dict[str, Tensor]:

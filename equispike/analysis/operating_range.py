@@ -18,6 +18,7 @@ from equispike.functional.inputs import Images
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.simulation.layerwise import propagate, steps_per_chunk
+from equispike.simulation.record import Task
 from equispike.simulation.run import check_arguments, default_memory
 
 
@@ -79,9 +80,8 @@ def operating_range(
 
     with torch.no_grad():
         chunk = steps_per_chunk(network, len(images), timesteps, default_memory(network))
-        propagate(
-            network, images, torch.arange(len(images), device=images.device), timesteps, coder, seed, chunk, visit
-        )
+        indices = torch.arange(len(images), device=images.device)
+        propagate(Task(network, images, indices, timesteps, coder, seed), chunk, visit)
     rows = [found[name].row(name, calibrated(name, op)[0]) for name, op in network.neurons.items()]
     return [row for row in rows if row is not None]
 

@@ -22,7 +22,7 @@ from equispike.graph.ops import Input, Neuron, Readout
 from equispike.graph.residual import residual_neurons
 from equispike.progress import track
 from equispike.simulation.layout import train_bytes
-from equispike.simulation.record import upstream
+from equispike.simulation.record import Task, upstream
 from equispike.simulation.run import default_batch, observe, simulate
 
 Residual = Literal["measured", "unity"]
@@ -109,8 +109,8 @@ class SpikeNorm:
         with torch.no_grad():
             for part in track(parts, label, len(parts)):
                 keep = self._reserve(network, name, part, sum(p.size for p in parts))
-                run = prefix, part.images, part.indices, self.timesteps, self.coder, self.seed
-                observe(*run, visit, part.trains, keep)
+                task = Task(prefix, part.images, part.indices, self.timesteps, self.coder, self.seed)
+                observe(task, visit, part.trains, keep)
                 part.trains |= keep
                 later = _needed_later(network, name, part.trains)
                 part.trains = {layer: train for layer, train in part.trains.items() if layer in later}

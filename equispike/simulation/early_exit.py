@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from equispike.errors import SimulationError
-from equispike.functional.coding import Coder, predict
+from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, WinnerPool
-from equispike.simulation.record import Engine, Moment, Record
+from equispike.simulation.record import Engine, Moment, Record, Task
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -91,23 +91,14 @@ class Stable:
         return ((t - since + 1 >= self.steps) & leads) | (t == timesteps)
 
 
-def until_settled(
-    engine: Engine,
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    stop: Stop,
-) -> tuple[Record, Tensor]:
+def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[Record, Tensor]:
     """Run one batch in blocks of steps and drop images whose answer stands at the end of a block.
 
     Returns:
         the record of T steps, in which scores stay and spikes end where an image stopped; and the steps that each image
         was run for, (B,), int64.
     """
+    network, images, timesteps = task.network, task.images, task.timesteps
     shapes, classes = network.shapes, network.shapes[network.nodes[-1].name]
     batch = len(images)
     readout = images.new_zeros(timesteps, batch, *classes)
@@ -119,7 +110,7 @@ def until_settled(
     running, start = torch.arange(batch, device=images.device), None
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)
-        record = engine(network, images[running], indices[running], end, coder, seed, memory, start)
+        record = engine(task.of(running).until(end), memory, start)
         readout[done:end, running] = record.readout
         readout[end:, running] = record.readout[-1:]
         scores[running], steps[running] = record.end.scores, end

@@ -9,14 +9,12 @@ from functools import partial
 from math import prod
 
 import torch
-from torch import Tensor
 
 from equispike.errors import SimulationError
-from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.simulation import cpu, planned
 from equispike.simulation.plan import Plan
-from equispike.simulation.record import Moment, Record
+from equispike.simulation.record import Moment, Record, Task
 from equispike.simulation.state import State
 
 DENSE_ABOVE = 0.4
@@ -35,17 +33,7 @@ def suits(network: Network) -> bool:
     return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 
-def events(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    start: Moment | None = None,
-    adapt: bool = False,
-) -> Record:
+def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> Record:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     With ``adapt``, layers may use the core's dense kernel too, where the machine has instructions for it, and choose by
@@ -55,13 +43,13 @@ def events(
     Raises:
         SimulationError: there is no core, or it does not suit the network.
     """
-    if not (installed() and suits(network)):
+    if not (installed() and suits(task.network)):
         raise SimulationError(
             "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
             "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
         )
     crowded = _crowded if adapt else None
-    return planned.run(cpu, network, images, indices, timesteps, coder, seed, memory, start, adapt, crowded)
+    return planned.run(cpu, task, memory, start, adapt, crowded)
 
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:

@@ -8,37 +8,29 @@ once. Memory is that of one chunk; the potentials carry over from chunk to chunk
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset, if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool, map_tensors
 from equispike.simulation.layout import pack, unpack
 from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record, upstream
+from equispike.simulation.record import Moment, Record, Task, upstream
 from equispike.simulation.stepwise import beginning, initial_potentials
 
 Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
 
 
-def layerwise(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    start: Moment | None = None,
-) -> Record:
+def layerwise(task: Task, memory: int, start: Moment | None = None) -> Record:
     """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
-    start = start or beginning(network, indices, seed)
+    network, images, timesteps = task.network, task.images, task.timesteps
+    start = start or beginning(task)
     v = dict(start.potentials)
     counts: dict[str, Tensor] = {}
     last, steps = network.nodes[-1], timesteps - start.step
@@ -63,7 +55,7 @@ def layerwise(
             scores[first + 1 : done[name] + 1] = value.double().cumsum(0) + scores[first]
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
-    propagate(network, images, indices, timesteps, coder, seed, chunk, record, v=v, done=start.step)
+    propagate(task, chunk, record, v=v, done=start.step)
     return Record(
         (scores[1:] * last.op.scale).to(images.dtype),
         {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
@@ -73,12 +65,7 @@ def layerwise(
 
 
 def propagate(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
+    task: Task,
     chunk: int,
     visit: Callable[[str, Tensor], None],
     given: Mapping[str, Tensor] | None = None,
@@ -92,16 +79,17 @@ def propagate(
     need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
     Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
     """
-    network, images, given = _channels_last(network), images.contiguous(), given or {}
+    network, images, given = _channels_last(task.network), task.images.contiguous(), given or {}
+    task = replace(task, network=network, images=images)
     needed, scan = upstream(network, given), _scan(network.device.type, network.dtype)
-    v = initial_potentials(network, indices, seed) if v is None else v
-    fixed = fixed_values(network, images, indices, coder, seed)
+    v = initial_potentials(network, task.indices, task.seed) if v is None else v
+    fixed = fixed_values(task)
     for name, value in fixed.items():
         visit(name, value)
     running = [node for node in network.nodes if node.name in needed]
     readers = Counter(name for node in running if node.name not in given for name in set(node.inputs))
-    for start in range(done + 1, timesteps + 1, chunk):
-        steps = range(start, min(start + chunk, timesteps + 1))
+    for start in range(done + 1, task.timesteps + 1, chunk):
+        steps = range(start, min(start + chunk, task.timesteps + 1))
         values, waiting = dict(fixed), dict(readers)
         for node in running:
             op, sources = node.op, () if node.name in given else node.inputs
@@ -111,7 +99,7 @@ def propagate(
                     train = given[node.name][start - 1 : steps.stop - 1].permute(1, 2, 0, 3)
                     value = unpack(train.to(images.device), network.shapes[node.name], network.dtype)
                 elif isinstance(op, Input):
-                    value = coder.encode(images, indices, steps, seed, op.scale, op.amplitude)
+                    value = task.coder.encode(images, task.indices, steps, task.seed, op.scale, op.amplitude)
                 elif isinstance(op, Neuron):
                     threshold, _ = calibrated(node.name, op)
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
@@ -134,19 +122,14 @@ def propagate(
 
 
 def observe(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
+    task: Task,
     memory: int,
     visit: Callable[[Tensor], None],
     given: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
 ) -> None:
     """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``layerwise``."""
-    last, steps = network.nodes[-1].name, dict.fromkeys(keep, 0)
+    last, steps = task.network.nodes[-1].name, dict.fromkeys(keep, 0)
 
     def choose(name: str, value: Tensor) -> None:
         if name == last:
@@ -156,8 +139,7 @@ def observe(
             steps[name] += len(value)
             keep[name][first : steps[name]] = pack(value != 0).permute(2, 0, 1, 3)
 
-    chunk = steps_per_chunk(network, len(images), timesteps, memory)
-    propagate(network, images, indices, timesteps, coder, seed, chunk, choose, given)
+    propagate(task, steps_per_chunk(task.network, len(task.images), task.timesteps, memory), choose, given)
 
 
 def steps_per_chunk(network: Network, batch: int, timesteps: int, memory: int) -> int:
@@ -196,21 +178,22 @@ def _blocks(value: Tensor, leading: int) -> Tensor:
     return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
 
 
-def fixed_values(network: Network, images: Tensor, indices: Tensor, coder: Coder, seed: int) -> dict[str, Tensor]:
+def fixed_values(task: Task) -> dict[str, Tensor]:
     """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons.
 
     Computed in float64, then rounded once: how torch orders the sums, which differs between batches and devices, then
     leaves no trace, but for one in a hundred million.
     """
     fixed: dict[str, Tensor] = {}
-    for node in network.nodes:
+    for node in task.network.nodes:
         op = node.op
-        if isinstance(op, Input) and coder.constant:
-            fixed[node.name] = coder.encode(images, indices, range(1, 2), seed, op.scale, op.amplitude).double()
+        if isinstance(op, Input) and task.coder.constant:
+            current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
+            fixed[node.name] = current.double()
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
             wide = dataclasses.replace(node, op=map_tensors(op, Tensor.double))
             fixed[node.name] = apply_over_time(wide, [fixed[name] for name in node.inputs], 1)
-    return {name: value.to(images.dtype) for name, value in fixed.items()}
+    return {name: value.to(task.images.dtype) for name, value in fixed.items()}
 
 
 @lru_cache(maxsize=4)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from equispike.errors import SimulationError
-from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.simulation import planned
 from equispike.simulation.layout import padded
 from equispike.simulation.plan import Machine
-from equispike.simulation.record import Moment, Record
+from equispike.simulation.record import Moment, Record, Task
 
 OLDEST = (8, 0)
 """Compute capability from which on the tensor cores multiply bytes as the kernels need it."""
@@ -63,40 +62,24 @@ def _check_batch(network: Network, images: int) -> None:
         )
 
 
-def gpu(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    start: Moment | None = None,
-) -> Record:
+def gpu(task: Task, memory: int, start: Moment | None = None) -> Record:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     Raises:
         SimulationError: no GPU that can, or no Triton, or the network is not in float32.
     """
-    _check_batch(network, len(images))
-    with _machine(network) as machine:
-        return planned.run(machine, network, images, indices, timesteps, coder, seed, memory, start)
+    _check_batch(task.network, len(task.images))
+    with _machine(task.network) as machine:
+        return planned.run(machine, task, memory, start)
 
 
 def observe(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
+    task: Task,
     memory: int,
     visit: Callable[[Tensor], None],
     given: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
 ) -> None:
     """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``gpu``."""
-    with _machine(network) as machine:
-        planned.observe(
-            machine, network, images, indices, timesteps, coder, seed, memory, visit, given, keep
-        )  # fmt: skip
+    with _machine(task.network) as machine:
+        planned.observe(machine, task, memory, visit, given, keep)

@@ -9,12 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import Coder
-from equispike.graph.network import Network
 from equispike.graph.ops import Readout
 from equispike.simulation.layout import to_features
 from equispike.simulation.plan import Machine, Plan, input_spike, plan
-from equispike.simulation.record import Moment, Record
+from equispike.simulation.record import Moment, Record, Task
 from equispike.simulation.state import State
 
 LONGEST = 64
@@ -23,14 +21,9 @@ LONGEST = 64
 
 def run(
     machine: Machine,
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
+    task: Task,
     memory: int,
-    start: Moment | None,
+    start: Moment | None = None,
     choose: bool = True,
     crowded: Callable[[Plan, State], frozenset[str]] | None = None,
 ) -> Record:
@@ -39,17 +32,18 @@ def run(
     With ``choose``, layers may be computed by whichever way of the machine turns out to be fastest; those that
     ``crowded`` names after a chunk, given the first plan, are computed densely in the next.
     """
-    spike = input_spike(network, coder)
+    network, timesteps = task.network, task.timesteps
+    spike = input_spike(network, task.coder)
     present = first = plan(machine, network, spike, choose=choose)
-    state = State(network, images, indices, coder, seed, {}, timesteps, start)
+    state = State(task, {}, start)
     readout = network.nodes[-1].op
     assert isinstance(readout, Readout)
     while state.steps.stop <= timesteps:
-        _advance(machine, state, present, timesteps, memory, {})
+        _advance(machine, state, present, memory, {})
         if crowded and first.events and state.steps.stop <= timesteps:
             present = plan(machine, network, spike, crowded(first, state), choose=choose)
     return Record(
-        (state.scores[1:] * readout.scale).to(images.dtype),
+        (state.scores[1:] * readout.scale).to(network.dtype),
         {
             name: to_features(count[:, :, None], network.shapes[name])[0].to(
                 torch.int32, memory_format=torch.contiguous_format
@@ -63,31 +57,26 @@ def run(
 
 def observe(
     machine: Machine,
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
+    task: Task,
     memory: int,
     visit: Callable[[Tensor], None],
     given: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
 ) -> None:
     """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``run``."""
-    wanted = plan(machine, network, input_spike(network, coder), given=frozenset(given), choose=True)
+    network = task.network
+    wanted = plan(machine, network, input_spike(network, task.coder), given=frozenset(given), choose=True)
     *before_scores, _ = wanted.actions
     wanted = replace(wanted, actions=tuple(before_scores))
-    state = State(network, images, indices, coder, seed, given, timesteps, scored=False)
-    while state.steps.stop <= timesteps:
-        _advance(machine, state, wanted, timesteps, memory, keep)
+    state = State(task, given, scored=False)
+    while state.steps.stop <= task.timesteps:
+        _advance(machine, state, wanted, memory, keep)
         visit(state.value(network.nodes[-1].inputs[0]))
 
 
-def _advance(
-    machine: Machine, state: State, present: Plan, timesteps: int, memory: int, keep: Mapping[str, Tensor]
-) -> None:
+def _advance(machine: Machine, state: State, present: Plan, memory: int, keep: Mapping[str, Tensor]) -> None:
     """Run the next chunk."""
+    timesteps = state.task.timesteps
     chunk = present.steps_per_chunk(len(state.images), timesteps, memory, LONGEST)
     first = state.steps.stop
     state.steps = range(first, min(first + chunk, timesteps + 1))

@@ -1,13 +1,41 @@
 """What an engine hands back for one batch of images, how batches join, and what a record of spikes saves."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One batch of images, and how it is to be simulated.
+
+    Attributes:
+        network: with thresholds.
+        images: (B, *features), as ``Network.check_images`` returns them.
+        indices: their numbers in the data set, (B,), int64, on the same device.
+        timesteps: T.
+        coder, seed: as in ``simulate``.
+    """
+
+    network: Network
+    images: Tensor
+    indices: Tensor
+    timesteps: int
+    coder: Coder
+    seed: int
+
+    def of(self, chosen: Tensor | slice) -> "Task":
+        """The same of some of the images: a mask (B,) or their places."""
+        return replace(self, images=self.images[chosen], indices=self.indices[chosen])
+
+    def until(self, timesteps: int) -> "Task":
+        """The same up to another step."""
+        return replace(self, timesteps=timesteps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +74,9 @@ class Record:
     end: Moment
 
 
-Engine = Callable[[Network, Tensor, Tensor, int, Coder, int, int, Moment | None], Record]
-"""(network, images, indices, timesteps, coder, seed, memory, start): one batch from ``start`` (None: the first step) up
-to step T, with ``memory`` bytes for one chunk's values."""
+Engine = Callable[[Task, int, Moment | None], Record]
+"""(task, memory, start): one batch from ``start`` (None: the first step) up to step T, with ``memory`` bytes for one
+chunk's values."""
 
 
 def join(records: Sequence[Record]) -> Record:

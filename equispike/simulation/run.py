@@ -21,7 +21,7 @@ from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
 from equispike.simulation import events, layerwise, on_gpu
 from equispike.simulation.early_exit import Stop, until_settled
-from equispike.simulation.record import Engine, Record, join
+from equispike.simulation.record import Engine, Record, Task, join
 from equispike.simulation.stepwise import stepwise
 
 EngineName = Literal["auto", "stepwise", "layerwise", "events", "gpu"]
@@ -160,22 +160,22 @@ def simulate(
     size = min(batch_size, len(images))
     chosen = ENGINES[engine] if engine != "auto" else automatic(network)
 
-    def run(engine: Engine, x: Tensor, i: Tensor) -> tuple[Record, Tensor]:
+    task = Task(network, images, indices, timesteps, coder, seed)
+
+    def run(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
-            return until_settled(engine, network, x, i, timesteps, coder, seed, memory, stop)
-        return engine(network, x, i, timesteps, coder, seed, memory, None), torch.full_like(i, timesteps)
+            return until_settled(engine, part, memory, stop)
+        return engine(part, memory, None), torch.full_like(part.indices, timesteps)
 
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):
-        batches = (
-            (images[start : start + size], indices[start : start + size]) for start in range(0, len(images), size)
-        )
-        records, steps = zip(*(run(chosen, x, i) for x, i in batches), strict=True)
+        batches = (task.of(slice(start, start + size)) for start in range(0, len(images), size))
+        records, steps = zip(*(run(chosen, part) for part in batches), strict=True)
         record = join(records)
         if images.is_cuda:  # what was asked for is done only now
             torch.cuda.synchronize(images.device)
         seconds = time.perf_counter() - began
-        mismatch = _mismatch(record, run(stepwise, images[:verify], indices[:verify])[0]) if verify else None
+        mismatch = _mismatch(record, run(stepwise, task.of(slice(verify)))[0]) if verify else None
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
     return Run(record.readout, record.counts, record.spikes, neurons, torch.cat(steps), seconds, mismatch)
 
@@ -218,12 +218,7 @@ def automatic(network: Network) -> Engine:
 
 
 def observe(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
+    task: Task,
     visit: Callable[[Tensor], None],
     given: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
@@ -231,16 +226,17 @@ def observe(
     """Show what the readout reads to ``visit``, chunk by chunk, (T', B, *features), or T' = 1 if it is fixed in time.
 
     Args:
-        network, images, indices, timesteps, coder, seed: one batch, as for an engine.
+        task: one batch.
         given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
         keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
     """
+    network = task.network
     if on_gpu.suits(network):
         engine = on_gpu.observe
     else:
         engine = events.observe if _event_driven(network) else layerwise.observe
     with full_precision(network.device):
-        engine(network, images, indices, timesteps, coder, seed, default_memory(network), visit, given, keep)
+        engine(task, default_memory(network), visit, given, keep)
 
 
 def _event_driven(network: Network) -> bool:

@@ -12,7 +12,7 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
 from equispike.functional.precision import full_precision
 from equispike.graph.network import Network
-from equispike.simulation.record import Moment
+from equispike.simulation.record import Moment, Task
 from equispike.simulation.run import Run, automatic, check_arguments, default_memory
 
 
@@ -41,14 +41,15 @@ def stages(
     indices = torch.arange(len(images)) if indices is None else indices
     indices = indices.to(images.device, torch.int64)
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    engine, coder, seconds = automatic(network), Constant() if coder is None else coder, 0.0
+    task = Task(network, images, indices, steps[-1], Constant() if coder is None else coder, seed)
+    engine, seconds = automatic(network), 0.0
     readout, spikes = list[Tensor](), {name: list[Tensor]() for name in neurons}
     start: Moment | None = None
     total = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in neurons}
     for end in steps:
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
-            record = engine(network, images, indices, end, coder, seed, default_memory(network), start)
+            record = engine(task.until(end), default_memory(network), start)
         start = record.end
         readout.append(record.readout)
         for name in neurons:

@@ -6,12 +6,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import Coder, Poisson, key_for
+from equispike.functional.coding import Poisson, key_for
 from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
 from equispike.simulation.layerwise import fixed_values
 from equispike.simulation.layout import extent, padded, to_features, to_positions, widen
-from equispike.simulation.record import Moment, upstream
+from equispike.simulation.record import Moment, Task, upstream
 from equispike.simulation.stepwise import beginning, sums_of_pools
 
 _COUNTS = {torch.float32: torch.int32, torch.float64: torch.int64}  # of the potentials' width, as in the core
@@ -32,30 +31,27 @@ class State:
         fired: spikes by image and step, (B, T), int32, by layer.
         scores: cumulative, before the readout's scale, (T + 1, B, classes), float64; first those before the first step.
             Of runs without ``scored`` those alone: where a wide layer is observed, all steps would not fit into memory.
-        coder, indices, seed: as in ``simulate``.
+        task: what is simulated.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
 
     def __init__(
         self,
-        network: Network,
-        images: Tensor,
-        indices: Tensor,
-        coder: Coder,
-        seed: int,
+        task: Task,
         given: Mapping[str, Tensor],
-        timesteps: int,
         start: Moment | None = None,
         scored: bool = True,
     ) -> None:
-        self.network, self.images, self.given = network, images.contiguous(), given
+        network, images = task.network, task.images.contiguous()
+        self.network, self.images, self.given, self.task = network, images, given, task
         op = network.input
-        self.coder, self.indices, self.seed = coder, indices, seed
-        self.encode = partial(coder.encode, self.images, indices, seed=seed, scale=op.scale, amplitude=op.amplitude)
+        self.encode = partial(
+            task.coder.encode, images, task.indices, seed=task.seed, scale=op.scale, amplitude=op.amplitude
+        )
         self.before = 0 if start is None else start.step
         self.steps = range(self.before + 1, self.before + 1)
         self.trains: dict[str, Tensor] = {}
-        self.fixed = fixed_values(network, self.images, indices, coder, seed)
+        self.fixed = fixed_values(task)
         self.dense: dict[str, Tensor] = {}
         self.bases: dict[object, Tensor] = {}
         needed = upstream(network, given) - given.keys()
@@ -66,14 +62,14 @@ class State:
             self.sums = sums_of_pools(network, len(images), needed)
             scores = images.new_zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
         else:
-            start = start or beginning(network, indices, seed)
+            start = start or beginning(task)
             self.v = {name: self._laid_out(start.potentials[name]) for name in neurons}
             self.sums = {name: v for name, v in start.potentials.items() if name in needed and name not in self.v}
             scores = start.scores
         self.counts = {name: torch.zeros_like(v, dtype=_COUNTS[v.dtype]) for name, v in self.v.items()}
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
-        steps = timesteps - self.before
+        steps = task.timesteps - self.before
         fired = images.new_zeros(len(neurons), len(images), steps, dtype=torch.int32)
         self.fired = dict(zip(neurons, fired))
         self.scores = scores.new_empty(steps * scored + 1, *scores.shape)
@@ -94,10 +90,11 @@ class State:
     @cached_property
     def draws(self) -> tuple[Tensor, Tensor, int]:
         """What Poisson input is drawn by: limits, (B, channels, positions), the images' numbers, the seed."""
-        assert isinstance(self.coder, Poisson)
-        key_for(self.seed, self.indices)
-        limits = self.coder.limits(self.images, self.network.input.scale)
-        return limits.view(*limits.shape[:2], -1), self.indices.contiguous(), self.seed
+        coder, indices, seed = self.task.coder, self.task.indices, self.task.seed
+        assert isinstance(coder, Poisson)
+        key_for(seed, indices)
+        limits = coder.limits(self.images, self.network.input.scale)
+        return limits.view(*limits.shape[:2], -1), indices.contiguous(), seed
 
     @property
     def moment(self) -> Moment:

@@ -5,68 +5,54 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import Coder, uniform
+from equispike.functional.coding import uniform
 from equispike.functional.integrate import if_step
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout, WinnerPool
 from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record
+from equispike.simulation.record import Moment, Record, Task
 
 
-def stepwise(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    memory: int,
-    start: Moment | None = None,
-) -> Record:
+def stepwise(task: Task, memory: int, start: Moment | None = None) -> Record:
     """Run one batch up to step T; ``memory`` is without effect here. Every other engine must give the same record.
 
     A ``start`` in the middle gives the record of the steps behind it.
     """
-    start = start or beginning(network, indices, seed)
+    network, images = task.network, task.images
+    start = start or beginning(task)
     v, total = dict(start.potentials), start.scores
     readout: list[Tensor] = []
     counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
     last = network.nodes[-1]
     assert isinstance(last.op, Readout)
-    for values in steps(network, images, indices, timesteps, coder, seed, v, start.step):
+    for values in steps(task, v, start.step):
         total = total + values[last.inputs[0]].double()
         readout.append((total * last.op.scale).to(images.dtype))
         for name in network.neurons:
             fired = (values[name] != 0).to(torch.int32)
             counts[name] += fired
             spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
-    end = Moment(timesteps, v, total)
+    end = Moment(task.timesteps, v, total)
     return Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()}, end)
 
 
-def steps(
-    network: Network,
-    images: Tensor,
-    indices: Tensor,
-    timesteps: int,
-    coder: Coder,
-    seed: int,
-    v: dict[str, Tensor] | None = None,
-    done: int = 0,
-) -> Iterator[dict[str, Tensor]]:
+def steps(task: Task, v: dict[str, Tensor] | None = None, done: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yield every node's value, step after step: currents of linear nodes, spikes (0 or the amplitude) of neurons.
 
     Potentials ``v`` (and sums of winner pools) after the ``done`` steps before are brought up to date on the way.
     """
-    v = initial_potentials(network, indices, seed) if v is None else v
-    for t in range(done + 1, timesteps + 1):
+    network, coder = task.network, task.coder
+    v = initial_potentials(network, task.indices, task.seed) if v is None else v
+    for t in range(done + 1, task.timesteps + 1):
         values: dict[str, Tensor] = {}
         for node in network.nodes:
             op, inputs = node.op, [values[name] for name in node.inputs]
             if isinstance(op, Input):
-                (values[node.name],) = coder.encode(images, indices, range(t, t + 1), seed, op.scale, op.amplitude)
+                (values[node.name],) = coder.encode(
+                    task.images, task.indices, range(t, t + 1), task.seed, op.scale, op.amplitude
+                )
             elif isinstance(op, Neuron):
                 threshold, amplitude = calibrated(node.name, op)
                 values[node.name], v[node.name] = if_step(inputs[0], v[node.name], threshold, op.reset, amplitude)
@@ -79,11 +65,12 @@ def steps(
         yield values
 
 
-def beginning(network: Network, indices: Tensor, seed: int) -> Moment:
+def beginning(task: Task) -> Moment:
     """The moment before the first step."""
+    network, indices = task.network, task.indices
     classes = network.shapes[network.nodes[-1].name]
     scores = torch.zeros(len(indices), *classes, dtype=torch.float64, device=network.device)
-    return Moment(0, initial_potentials(network, indices, seed), scores)
+    return Moment(0, initial_potentials(network, indices, task.seed), scores)
 
 
 def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str, Tensor]:
