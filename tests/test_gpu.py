@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Flatten, Linear, Neuron, Readout, map_tensors
 from equispike.simulation import events, on_gpu, planned
+from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.layout import pack
 from equispike.simulation.record import Task
@@ -166,6 +168,23 @@ def test_networks_that_it_cannot_run_are_refused() -> None:
     assert isinstance(network["head"].op, Linear)
     with pytest.raises(es.SimulationError, match=r"batch_size: .* at most 5,"):
         on_gpu._check_batch(network, 2**31 // 400 + 1)
+
+
+class Elsewhere:
+    """A layer of a machine whose tensors are nowhere, so that one made on the CPU by mistake is found out."""
+
+    def __init__(self, current: Any, network: Network, choose: bool = False) -> None:
+        tensors = [term.weight for term in (*current.gathers, *current.taps)]
+        tensors += [] if current.bias is None else [current.bias]
+        assert all(tensor.device == network.device for tensor in tensors)
+
+
+@given(networks(form="any"), st.sampled_from([0.0, 0.5, None]))
+@settings(max_examples=EXAMPLES)
+def test_plans_stay_on_the_networks_device(network: Network, spike: float | None) -> None:
+    machine: Any = SimpleNamespace(**vars(gpu) | {"Layer": Elsewhere, "suits": lambda _: True})
+    made = planning.plan.__wrapped__(machine, network.to("meta"), spike)
+    assert made.actions
 
 
 SHARED = {"89": 99 * 1024, "90": 227 * 1024}

@@ -226,7 +226,7 @@ class _Planner:
     def _input(self, node: Node) -> None:
         name, shape = node.name, self.network.shapes[node.name]
         if self.spike:
-            sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype)
+            sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype, device=self.network.device)
             writes = {train: size for s in SIGNS for train, size in self._train_size(name + s, name).items()}
             self._act(node, partial(self.machine.draw, name=name), (), writes)
             views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))

@@ -201,7 +201,7 @@ def _padded(view: View, op: Pad, shape: tuple[int, ...]) -> View:
     channel = torch.arange(view.extent[0]) + shift
     kept = (channel >= before[0]) & (channel >= 0) & (channel < shape[0] - max(0, after[0]))
     rows, cols = (_pad_axis(r, b, a) for r, b, a in zip((view.rows, view.cols), before[1:], after[1:]))
-    return replace(view, rows=rows, cols=cols, shift=shift, scale=view.scale * kept.to(view.scale.dtype))
+    return replace(view, rows=rows, cols=cols, shift=shift, scale=view.scale * kept.to(view.scale))
 
 
 def _pad_axis(ranges: Ranges, before: int, after: int) -> Ranges:
