@@ -347,6 +347,21 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
 
 
 @needs_core
+@pytest.mark.parametrize(("window", "swept"), [((8, 8), True), ((16, 8), False)])
+def test_windows_that_hold_too_much_are_not_swept(window: tuple[int, int], swept: bool) -> None:
+    """A word for each of 128 positions would be a table of weights many times as large as the layer's own."""
+    network = image_network(AvgPool(window, window, (0, 0)), conv(2, 16, 3, 1), size=32)
+    nodes = [node for node in network.nodes if node.name != "n0"]  # the convolution reads the pool
+    network = Network(tuple(Node("op1", n.op, ("op0",)) if n.name == "op1" else n for n in nodes))
+    plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
+    (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n1")  # type: ignore[attr-defined]
+    assert ("sweep" in layer.cores) == swept
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    reference = es.simulate(network, images.mul(64).round() / 64, T, engine="stepwise")
+    same(es.simulate(network, images.mul(64).round() / 64, T, engine="events"), reference)
+
+
+@needs_core
 def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every neuron fires in every step: additions would be as many as multiplications."""
     monkeypatch.setattr(cpu, "MULTIPLIES", False)

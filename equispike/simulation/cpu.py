@@ -106,7 +106,7 @@ class Layer:
             current.gathers
             and scatters
             and self.channels <= SWEPT
-            and all(core.sweeps(*term.extent[::2], term.cols.numpy()) for term in current.gathers)
+            and all(core.sweeps(term.extent, term.rows.numpy(), term.cols.numpy()) for term in current.gathers)
         ):
             events = ["sweep", *events] if narrow else [*events, "sweep"]
         events = events if choose else events[:1]

@@ -341,8 +341,12 @@ struct Reads {
             "source: an extent out of range");
   }
 
-  // Whether the sweeping kernel can take it: neighbours read places close to each other, and a word holds a position.
-  bool swept() const { return cols.view().line_stride <= 2 && cols.kernel() <= 3 && channels <= 64; }
+  // Whether the sweeping kernel can take it: neighbours read places close to each other, a word holds a position, and what
+  // a place reads is not too much.
+  bool swept() const {
+    return cols.view().line_stride <= 2 && cols.kernel() <= 3 && channels <= 64 &&
+           std::size_t{1} * rows.kernel() * rows.widest() * cols.widest() <= 64;
+  }
 
   Sweep sweep(std::size_t first) const {
     const int parts = channels <= 16 ? 4 : channels <= 32 ? 2 : 1, window = rows.widest() * cols.widest();
@@ -658,10 +662,9 @@ class Layer {
   bool weighted_ = false;
 };
 
-bool sweeps(int channels, int size, const Ranges &cols) {
-  require(cols.ndim() == 3, "ranges: not (outputs, kernel, 2)");
-  const int outputs = static_cast<int>(cols.shape(0));
-  return Reads({channels, size, size}, cols, cols, outputs, outputs).swept();
+bool sweeps(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &cols) {
+  require(rows.ndim() == 3 && cols.ndim() == 3, "ranges: not (outputs, kernel, 2)");
+  return Reads(extent, rows, cols, static_cast<int>(rows.shape(0)), static_cast<int>(cols.shape(0))).swept();
 }
 
 // Poisson spikes of steps first_step, first_step + 1, ...: those of positive and of negative inputs, in place.
@@ -714,7 +717,7 @@ NB_MODULE(_core, module) {
              nb::call_guard<nb::gil_scoped_release>(), "Their sum, so many times.");
   module.def("draw", &equispike::draw, "limits"_a, "indices"_a, "seed"_a, "first_step"_a, "positive"_a, "negative"_a,
              "threads"_a, "isa"_a, nb::call_guard<nb::gil_scoped_release>(), "Poisson spikes of some steps, as trains.");
-  module.def("sweeps", &equispike::sweeps, "channels"_a, "size"_a, "cols"_a, "Whether a source can be swept.");
+  module.def("sweeps", &equispike::sweeps, "extent"_a, "rows"_a, "cols"_a, "Whether a source can be swept.");
   module.def("l2_cache", &equispike::l2_cache, "Bytes of a processor's L2 cache, or 0 where the system does not say.");
   module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");
 }
