@@ -5,7 +5,8 @@ which is all the memory traffic that the layer needs. Steps, thresholds and rese
 """
 # pyright: reportUnknownMemberType=false, reportUnknownParameterType=false, reportMissingParameterType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingImports=false
-# pyright: reportUntypedFunctionDecorator=false, reportIndexIssue=false
+# pyright: reportUntypedFunctionDecorator=false, reportIndexIssue=false, reportMissingTypeStubs=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 # (Triton's language has no types)
 
 import torch

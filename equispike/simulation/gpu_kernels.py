@@ -6,7 +6,8 @@ one of bytes, and each sum exact: spikes do not depend on how the work was divid
 """
 # pyright: reportUnknownMemberType=false, reportUnknownParameterType=false, reportMissingParameterType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false, reportMissingImports=false
-# pyright: reportUntypedFunctionDecorator=false, reportIndexIssue=false
+# pyright: reportUntypedFunctionDecorator=false, reportIndexIssue=false, reportMissingTypeStubs=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 # (Triton's language has no types)
 # Numbers that vary from chunk to chunk are not specialised on, so that nothing is compiled again for them.
 
