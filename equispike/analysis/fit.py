@@ -16,7 +16,7 @@ from equispike.functional.rate import omega
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
 from equispike.progress import track
-from equispike.simulation.layerwise import bytes_per_step, propagate
+from equispike.simulation.layerwise import propagate, steps_per_chunk
 from equispike.simulation.record import Task
 from equispike.simulation.run import Run, check_arguments, default_batch, default_memory
 
@@ -188,8 +188,7 @@ def _compare(task: Task, memory: int, sums: Mapping[str, _Sums]) -> None:
         k = misfit[:, driven] / rate.flatten(1).square().sum(1)[driven]
         sums[name].add(first, k, 2 * omegas[name][driven] / t[:, None])
 
-    chunk = max(1, min(timesteps, memory // (bytes_per_step(network) * len(images))))
-    propagate(task, chunk, visit)
+    propagate(task, steps_per_chunk(network, len(images), timesteps, memory), visit)
 
 
 def trained_rates(network: Network, images: Tensor) -> dict[str, Tensor]:

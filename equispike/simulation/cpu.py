@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation.layout import Integers, as_integers, extent, padded, to_features, train_bytes, widen
+from equispike.simulation.layout import Integers, extent, padded, to_features, train_bytes, widen
 from equispike.simulation.state import SIGNS, State
-from equispike.simulation.views import Current, Term
+from equispike.simulation.views import Current, integers, most_at_once
 
 
 def _load() -> ModuleType | None:
@@ -167,21 +167,6 @@ class Layer:
         return [state.trains[name].numpy() for name in self.trains], base.numpy()
 
 
-def integers(current: Current, dtype: torch.dtype) -> Integers:
-    """Weights of all gathers as integers, (depth, channels)."""
-    channels, *_ = extent(current.shape)
-    weights, spikes = [torch.empty(0, channels, dtype=dtype)], [torch.empty(0)]
-    for term in current.gathers:
-        weights.append(term.weight.flatten(0, 1))
-        spikes.append(torch.full((len(weights[-1]),), float(_most_at_once(term))))
-    return as_integers(torch.cat(weights), torch.cat(spikes))
-
-
-def _most_at_once(term: Term) -> int:
-    """Positions of the source that the widest element of the kernel sums up."""
-    return prod(int((ranges[..., 1] - ranges[..., 0]).max()) for ranges in (term.rows, term.cols))
-
-
 def suits(current: Current) -> bool:
     """Whether the core can compute this current: any."""
     return True
@@ -194,12 +179,12 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 def _most_spikes(current: Current) -> int:
     """Of all inputs that an output reads, in one step."""
-    return sum(_most_at_once(term) * term.weight.shape[:2].numel() for term in current.gathers)
+    return sum(most_at_once(term) * term.weight.shape[:2].numel() for term in current.gathers)
 
 
 def _fits(current: Current, weights: Integers) -> bool:
     """Whether the dense kernel can: bytes hold its spikes, and 32 bits the sums of its digits."""
-    most = max((_most_at_once(term) for term in current.gathers), default=256)
+    most = max((most_at_once(term) for term in current.gathers), default=256)
     return most < 256 and _most_spikes(current) < 2**24 and weights.digits <= MOST_DIGITS
 
 

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation.cpu import integers
-from equispike.simulation.layout import extent, padded, train_bytes, widen
+from equispike.simulation.layout import extent, from_bits, padded, to_bits, train_bytes, widen
 from equispike.simulation.state import SIGNS, State
-from equispike.simulation.views import Current, Term
+from equispike.simulation.views import Current, Term, integers, most_at_once
 
 kernels: Any = import_module("equispike.simulation.gpu_kernels")  # Triton's language has no types
 
@@ -126,8 +125,9 @@ class Layer:
         base = base[:, :, first:] if strides[2] else base
         trains = [state.trains[name][first:] for name in self.taps.trains]
         reads = [(own.data_ptr(), *own.shape[2:], shift) for own, shift in zip(trains, self.taps.shifts)]
-        table = torch.tensor(reads or [(0,) * 4], dtype=torch.int64).to(base.device)
-        return base, *strides[:3], table, self.taps.where, self.taps.weights, len(reads)
+        where = self.taps.where
+        table = torch.tensor(reads, dtype=torch.int64).to(where.device) if reads else where  # not looked at then
+        return base, *strides[:3], table, where, self.taps.weights, len(reads)
 
     def spikes(self, state: State, gather: Gather) -> Tensor:
         """Spikes that a gather reads, or their sums in its windows, (T', B, cells, inputs)."""
@@ -286,10 +286,7 @@ def _taps(terms: tuple[Term, ...], positions: int, channels: int, network: Netwo
 
 def suits(current: Current) -> bool:
     """Whether bytes hold the sums of spikes in all windows of a current."""
-    return all(
-        prod(int((ranges[..., 1] - ranges[..., 0]).max()) for ranges in (term.rows, term.cols)) <= MOST_AT_ONCE
-        for term in current.gathers
-    )
+    return all(most_at_once(term) <= MOST_AT_ONCE for term in current.gathers)
 
 
 def multiplies(dtype: torch.dtype) -> bool:
@@ -324,18 +321,14 @@ def emit(state: State, name: str, layer: Layer) -> None:
 def replay(state: State, name: str) -> None:
     """The train of a layer that need not run."""
     known = state.given[name][state.steps.start - 1 : state.steps.stop - 1].to(state.images.device)
-    bits = (known[..., None] >> torch.arange(8, dtype=torch.uint8, device=known.device)) & 1
     channels = padded(state.network.shapes[name][0])
-    state.trains[name] = bits.flatten(-2)[..., :channels].to(torch.int8).contiguous()
+    state.trains[name] = from_bits(known)[..., :channels].to(torch.int8).contiguous()
 
 
 def packed(state: State, name: str) -> Tensor:
     """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
-    train = state.trains[name]
     _, size = train_bytes(state.network.shapes[name])
-    bits = F.pad(train, (0, 8 * size - train.shape[-1])).view(*train.shape[:3], size, 8)
-    places = torch.tensor([1 << n for n in range(8)], dtype=torch.uint8, device=train.device)
-    return (bits.to(torch.uint8) * places).sum(-1, dtype=torch.uint8)
+    return to_bits(state.trains[name], size)
 
 
 def draw(state: State, name: str) -> None:

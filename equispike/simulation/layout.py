@@ -109,14 +109,23 @@ def pack(fires: Tensor) -> Tensor:
     time, batch, *shape = fires.shape
     positions, size = train_bytes(tuple(shape))
     bits = fires.reshape(time, batch, shape[0], positions).permute(1, 3, 0, 2).to(torch.uint8).contiguous()
-    train = bits.new_zeros(batch, positions, time, size)
-    for place in range(8):
-        own = bits[..., place::8]
-        train[..., : own.shape[-1]] |= own << place
-    return train
+    return to_bits(bits, size)
 
 
 def unpack(train: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Spikes in {0, 1} of a train, (T', B, *shape)."""
-    bits = (train[..., None] >> torch.arange(8, dtype=torch.uint8, device=train.device)) & 1
-    return to_features(bits.flatten(-2), shape).to(dtype)
+    return to_features(from_bits(train), shape).to(dtype)
+
+
+def to_bits(spikes: Tensor, size: int) -> Tensor:
+    """Spikes in {0, 1}, one byte each along the last axis, as bits in so many bytes, uint8."""
+    bits = spikes.new_zeros(*spikes.shape[:-1], size, dtype=torch.uint8)
+    for place in range(8):
+        own = spikes[..., place::8]
+        bits[..., : own.shape[-1]] |= own.to(torch.uint8) << place
+    return bits
+
+
+def from_bits(bits: Tensor) -> Tensor:
+    """Each bit along the last axis as a byte in {0, 1}, uint8: eight times as many."""
+    return ((bits[..., None] >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1).flatten(-2)

@@ -41,14 +41,15 @@ def _able(device: torch.device) -> bool:
 
 
 @contextmanager
-def _machine(network: Network) -> Generator[Machine]:
-    if not suits(network):
+def _machine(task: Task) -> Generator[Machine]:
+    if not suits(task.network):
         raise SimulationError(
             "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and Triton. "
             "Choose 'auto' or 'layerwise', or move the network: network.to('cuda')"
         )
+    _check_batch(task.network, len(task.images))
     machine: Any = import_module("equispike.simulation.gpu")
-    with torch.cuda.device(network.device):
+    with torch.cuda.device(task.network.device):
         yield machine
 
 
@@ -66,10 +67,9 @@ def gpu(task: Task, memory: int, start: Moment | None = None) -> Record:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     Raises:
-        SimulationError: no GPU that can, or no Triton, or the network is not in float32.
+        SimulationError: no GPU that can, or no Triton, or the network is not in float32; or the batch is too large.
     """
-    _check_batch(task.network, len(task.images))
-    with _machine(task.network) as machine:
+    with _machine(task) as machine:
         return planned.run(machine, task, memory, start)
 
 
@@ -81,5 +81,5 @@ def observe(
     keep: Mapping[str, Tensor],
 ) -> None:
     """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``gpu``."""
-    with _machine(task.network) as machine:
+    with _machine(task) as machine:
         planned.observe(machine, task, memory, visit, given, keep)

@@ -78,6 +78,9 @@ Engine = Callable[[Task, int, Moment | None], Record]
 """(task, memory, start): one batch from ``start`` (None: the first step) up to step T, with ``memory`` bytes for one
 chunk's values."""
 
+Observer = Callable[[Task, int, Callable[[Tensor], None], Mapping[str, Tensor], Mapping[str, Tensor]], None]
+"""(task, memory, visit, given, keep): show what the readout reads, see ``run.observe``."""
+
 
 def join(records: Sequence[Record]) -> Record:
     """One record of several batches, images in the order of the batches."""

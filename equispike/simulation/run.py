@@ -21,7 +21,7 @@ from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
 from equispike.simulation import events, layerwise, on_gpu
 from equispike.simulation.early_exit import Stop, until_settled
-from equispike.simulation.record import Engine, Record, Task, join
+from equispike.simulation.record import Engine, Observer, Record, Task, join
 from equispike.simulation.stepwise import stepwise
 
 EngineName = Literal["auto", "stepwise", "layerwise", "events", "gpu"]
@@ -158,7 +158,7 @@ def simulate(
         raise SimulationError(f"indices of type {indices.dtype}: give integers")
     indices = indices.to(images.device, torch.int64)
     size = min(batch_size, len(images))
-    chosen = ENGINES[engine] if engine != "auto" else automatic(network)
+    chosen = ENGINES[engine] if engine != "auto" else automatic(network)[0]
 
     task = Task(network, images, indices, timesteps, coder, seed)
 
@@ -210,11 +210,13 @@ def default_memory(network: Network) -> int:
     return MEMORY.get(network.device.type, MEMORY_ELSEWHERE)
 
 
-def automatic(network: Network) -> Engine:
-    """The fastest engine that can run this network here."""
+def automatic(network: Network) -> tuple[Engine, Observer]:
+    """The fastest engine that can run this network here, and how it is observed."""
     if on_gpu.suits(network):
-        return on_gpu.gpu
-    return partial(events.events, adapt=True) if _event_driven(network) else layerwise.layerwise
+        return on_gpu.gpu, on_gpu.observe
+    if _event_driven(network):
+        return partial(events.events, adapt=True), events.observe
+    return layerwise.layerwise, layerwise.observe
 
 
 def observe(
@@ -230,13 +232,9 @@ def observe(
         given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
         keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
     """
-    network = task.network
-    if on_gpu.suits(network):
-        engine = on_gpu.observe
-    else:
-        engine = events.observe if _event_driven(network) else layerwise.observe
-    with full_precision(network.device):
-        engine(task, default_memory(network), visit, given, keep)
+    _, observer = automatic(task.network)
+    with full_precision(task.network.device):
+        observer(task, default_memory(task.network), visit, given, keep)
 
 
 def _event_driven(network: Network) -> bool:

@@ -42,7 +42,7 @@ def stages(
     indices = indices.to(images.device, torch.int64)
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
     task = Task(network, images, indices, steps[-1], Constant() if coder is None else coder, seed)
-    engine, seconds = automatic(network), 0.0
+    (engine, _), seconds = automatic(network), 0.0
     readout, spikes = list[Tensor](), {name: list[Tensor]() for name in neurons}
     start: Moment | None = None
     total = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in neurons}

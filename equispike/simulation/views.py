@@ -8,12 +8,13 @@ is computed densely.
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor
 
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Op, Pad
-from equispike.simulation.layout import extent
+from equispike.simulation.layout import Integers, as_integers, extent
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of source positions, one for each position of an axis; (0, 0) where there is nothing."""
@@ -184,6 +185,21 @@ def add_currents(currents: list[Current], coefficients: tuple[float, ...]) -> Cu
         torch.stack(biases).sum(0) if biases else None,
     )
     return total if len(total.gathers) <= MOST_SOURCES else None
+
+
+def integers(current: Current, dtype: torch.dtype) -> Integers:
+    """Weights of all gathers as integers, (depth, channels)."""
+    channels, *_ = extent(current.shape)
+    weights, spikes = [torch.empty(0, channels, dtype=dtype)], [torch.empty(0)]
+    for term in current.gathers:
+        weights.append(term.weight.flatten(0, 1))
+        spikes.append(torch.full((len(weights[-1]),), float(most_at_once(term))))
+    return as_integers(torch.cat(weights), torch.cat(spikes))
+
+
+def most_at_once(term: Term) -> int:
+    """Positions of the source that the widest element of the kernel sums up."""
+    return prod(int((ranges[..., 1] - ranges[..., 0]).max()) for ranges in (term.rows, term.cols))
 
 
 def _each(size: int) -> Ranges:
