@@ -415,11 +415,15 @@ class Layer {
     tap_weights_.emplace_back(weights.data(), weights.data() + weights.size());
   }
 
-  // Weights of all gathers, (slabs, depth, width), and what they count, by channel. The layer keeps the weights alive.
+  // Weights of all gathers, (slabs, depth, width), and what they count, by channel. The layer keeps them alive, or
+  // laid out anew.
   void set_weights(const Array<const Int<Real>> &weights, const Array<const Real> &units) {
     require_weights(weights, units, how_ != How::multiply);
-    weights_ = weights;
-    if (how_ == How::sweep) lay_out();
+    if (how_ == How::sweep) {
+      lay_out(weights.data());
+    } else {
+      weights_ = weights;
+    }
   }
 
   // The same in 16 bits, which is gathered only.
@@ -521,11 +525,11 @@ class Layer {
   }
 
   // Weights in the order in which they are swept.
-  void lay_out() {
+  void lay_out(const Int<Real> *given) {
     const std::size_t width = width_, slabs = padded_ / width_;
     table_.assign(slabs * swept_ * width, 0);
     for (std::size_t slab = 0; slab < slabs; ++slab) {
-      const Int<Real> *weights = weights_.data() + slab * depth_ * width;
+      const Int<Real> *weights = given + slab * depth_ * width;
       for (std::size_t g = 0; g < gathers_.size(); ++g) {
         const Reads &reads = gathers_[g];
         const Sweep &sweep = sweeps_[g];
@@ -579,10 +583,10 @@ class Layer {
     job.steps = static_cast<int>(steps);
     job.padded = padded_;
     job.width = width_;
-    job.weights = !table_.empty() ? table_.data() : weights_.is_valid() ? weights_.data() : nullptr;
+    job.weights = how_ == How::sweep ? table_.data() : weights_.is_valid() ? weights_.data() : nullptr;
     job.shorts = shorts_.is_valid() ? shorts_.data() : nullptr;
     job.run = run_;
-    job.depth = table_.empty() ? depth_ : swept_;
+    job.depth = how_ == How::sweep ? swept_ : depth_;
     job.digits = digits_.empty() ? nullptr : digits_.front().of;
     job.digit_count = digit_count_;
     job.products = products_;

@@ -162,6 +162,33 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
 template <int N>
 constexpr int together = N < 4 ? 4 / N : 1;
 
+// Append all that the taps read for the outputs of row y; `starts` receives where each begins, and where the last ends.
+template <class Real>
+std::size_t row_reads(const Job<Real> &job, int image, int y, int channel, int width, std::size_t count, std::size_t *starts,
+                      Buffer &taps) {
+  for (int x = 0; x < job.out_cols; ++x) {
+    starts[x] = count;
+    count = tap_reads(job, image, y, x, channel, width, count, taps);
+  }
+  return starts[job.out_cols] = count;
+}
+
+// Neurons of row y through steps first ... last - 1, as many positions together as pay. `at(x)` gives the total, as for
+// `integrate`, of the positions from x on; `starts` is what `row_reads` left.
+template <class Real, int N, class At>
+void integrate_row(const Job<Real> &job, int image, int y, int slab, int first, int last, At at, const std::size_t *starts,
+                   const Buffer &taps, std::int32_t *fired) {
+  auto some = [&](auto positions, int x) {
+    constexpr int P = decltype(positions)::value;
+    Reads<Real> reads[P];
+    reads_of<Real, P>(taps, starts + x, reads);
+    integrate<Real, N, P>(job, image, y * job.out_cols + x, slab, first, last, at(x), reads, fired);
+  };
+  int x = 0;
+  for (; x + together<N> <= job.out_cols; x += together<N>) some(std::integral_constant<int, together<N>>{}, x);
+  for (; x < job.out_cols; ++x) some(std::integral_constant<int, 1>{}, x);
+}
+
 // A function for this job's width of slabs, given as `function<Real, N>`.
 #define EQUISPIKE_BY_WIDTH(function, width)                          \
   ((width) == 64   ? function<Real, 64 / lanes<Real>>                \

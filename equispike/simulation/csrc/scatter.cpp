@@ -68,9 +68,7 @@ class Block {
     step_ = static_cast<std::size_t>(ring_) * job.out_cols * width + 64 / sizeof(Whole);
     block_ = static_cast<int>(open_bytes / (step_ * sizeof(Whole)));
     block_ = block_ < 1 ? 1 : block_ < job.steps ? block_ : job.steps;
-    // Whole cache lines: what lies across two is loaded and stored twice.
-    const auto start = reinterpret_cast<std::uintptr_t>(reserve<Whole>(scratch.open, step_ * block_ + 64 / sizeof(Whole)));
-    open_ = reinterpret_cast<Whole *>((start + 63) / 64 * 64);
+    open_ = reserve_lines<Whole>(scratch.open, step_ * block_);
     std::memset(open_, 0, step_ * block_ * sizeof(Whole));
   }
 
@@ -78,14 +76,10 @@ class Block {
   void run(int image, int first, int last, int slab, std::int32_t *fired) {
     image_ = image, first_ = first, last_ = last, slab_ = slab, fired_ = fired;
     taps_ = reserve<std::size_t>(scratch_.starts, static_cast<std::size_t>(last - first) * job_.out_cols + 1);
-    std::size_t reads = 0, *start = taps_;
+    std::size_t reads = 0;
     for (int y = first; y < last; ++y) {
-      for (int x = 0; x < job_.out_cols; ++x) {
-        *start++ = reads;
-        reads = tap_reads(job_, image, y, x, slab * width, width, reads, scratch_.taps);
-      }
+      reads = row_reads(job_, image, y, slab * width, width, reads, taps_ + (y - first) * job_.out_cols, scratch_.taps);
     }
-    *start = reads;
     for (int t = 0; t < job_.steps; t += block_) {
       start_ = t;
       size_ = t + block_ < job_.steps ? block_ : job_.steps - t;
@@ -175,25 +169,17 @@ class Block {
   // Neurons of a row whose currents are complete; these become zero again, for a later row.
   void finish(int y) {
     Whole *from = open_ + static_cast<std::size_t>(y % ring_) * job_.out_cols * width;
-    int x = 0;
-    for (; x + together<N> <= job_.out_cols; x += together<N>) finish<together<N>>(y, x, from + x * width);
-    for (; x < job_.out_cols; ++x) finish<1>(y, x, from + x * width);
-  }
-
-  // P positions of the row, from x on.
-  template <int P>
-  void finish(int y, int x, Whole *from) {
-    auto total = [from, start = start_, step = step_](int p, int t, Vector<Whole> *sum) {
-      for (int n = 0; n < N; ++n) {
-        Whole *place = from + (t - start) * step + p * width + n * L;
-        sum[n] = load(place);
-        store(place, Vector<Whole>{});
-      }
+    auto at = [&](int x) {
+      return [from = from + x * width, start = start_, step = step_](int p, int t, Vector<Whole> *sum) {
+        for (int n = 0; n < N; ++n) {
+          Whole *place = from + (t - start) * step + p * width + n * L;
+          sum[n] = load(place);
+          store(place, Vector<Whole>{});
+        }
+      };
     };
-    const std::size_t *starts = taps_ + static_cast<std::size_t>(y - first_) * job_.out_cols + x;
-    Reads<Real> reads[P];
-    reads_of<Real, P>(scratch_.taps, starts, reads);
-    integrate<Real, N, P>(job_, image_, y * job_.out_cols + x, slab_, start_, start_ + size_, total, reads, fired_);
+    const std::size_t *starts = taps_ + static_cast<std::size_t>(y - first_) * job_.out_cols;
+    integrate_row<Real, N>(job_, image_, y, slab_, start_, start_ + size_, at, starts, scratch_.taps, fired_);
   }
 
   const Job<Real> &job_;

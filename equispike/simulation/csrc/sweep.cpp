@@ -22,20 +22,14 @@ class Row {
     step_ = static_cast<std::size_t>(job.out_cols) * width;
     block_ = static_cast<int>(row_bytes / (step_ * sizeof(Whole)));
     block_ = block_ < 1 ? 1 : block_ < job.steps ? block_ : job.steps;
-    // Whole cache lines: what lies across two is loaded and stored twice.
-    const auto start = reinterpret_cast<std::uintptr_t>(reserve<Whole>(scratch.open, step_ * block_ + 64 / sizeof(Whole)));
-    row_ = reinterpret_cast<Whole *>((start + 63) / 64 * 64);
+    row_ = reserve_lines<Whole>(scratch.open, step_ * block_);
   }
 
   // Row y of one image and slab.
   void run(int image, int y, int slab, std::int32_t *fired) {
     for (int g = 0; g < job_.gather_count; ++g) pack(image, y, g);
-    std::size_t reads = 0, *starts = reserve<std::size_t>(scratch_.starts, job_.out_cols + 1);
-    for (int x = 0; x < job_.out_cols; ++x) {
-      starts[x] = reads;
-      reads = tap_reads(job_, image, y, x, slab * width, width, reads, scratch_.taps);
-    }
-    starts[job_.out_cols] = reads;
+    auto *starts = reserve<std::size_t>(scratch_.starts, job_.out_cols + 1);
+    row_reads(job_, image, y, slab * width, width, 0, starts, scratch_.taps);
     for (int t = 0; t < job_.steps; t += block_) {
       const int end = t + block_ < job_.steps ? t + block_ : job_.steps;
       for (int g = 0; g < job_.gather_count; ++g) {
@@ -43,9 +37,12 @@ class Row {
         const auto some = cols.line_stride == 1 ? by_kernel<1>(cols.kernel) : by_kernel<2>(cols.kernel);
         some(*this, g, slab, t, end);
       }
-      int x = 0;
-      for (; x + together<N> <= job_.out_cols; x += together<N>) finish<together<N>>(image, y, x, slab, t, end, fired);
-      for (; x < job_.out_cols; ++x) finish<1>(image, y, x, slab, t, end, fired);
+      auto at = [&](int x) {
+        return [from = row_ + x * width, t, step = step_](int p, int now, Vector<Whole> *sum) {
+          for (int n = 0; n < N; ++n) sum[n] = load(from + (now - t) * step + p * width + n * L);
+        };
+      };
+      integrate_row<Real, N>(job_, image, y, slab, t, end, at, starts, scratch_.taps, fired);
     }
   }
 
@@ -131,17 +128,6 @@ class Row {
         for (int n = 0; n < N; ++n) sum[open - 1][n] = Vector<Whole>{};
       }
     }
-  }
-
-  // Neurons of P positions of the row, from x on.
-  template <int P>
-  void finish(int image, int y, int x, int slab, int first, int last, std::int32_t *fired) {
-    auto total = [from = row_ + x * width, first, step = step_](int p, int t, Vector<Whole> *sum) {
-      for (int n = 0; n < N; ++n) sum[n] = load(from + (t - first) * step + p * width + n * L);
-    };
-    Reads<Real> reads[P];
-    reads_of<Real, P>(scratch_.taps, static_cast<const std::size_t *>(scratch_.starts.data) + x, reads);
-    integrate<Real, N, P>(job_, image, y * job_.out_cols + x, slab, first, last, total, reads, fired);
   }
 
   const Job<Real> &job_;

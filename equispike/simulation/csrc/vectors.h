@@ -211,5 +211,12 @@ T *reserve(Buffer &buffer, std::size_t count) {
   return static_cast<T *>(buffer.data);
 }
 
+// The same in whole cache lines: what lies across two is loaded and stored twice.
+template <class T>
+T *reserve_lines(Buffer &buffer, std::size_t count) {
+  const auto start = reinterpret_cast<std::uintptr_t>(reserve<T>(buffer, count + 64 / sizeof(T)));
+  return reinterpret_cast<T *>((start + 63) / 64 * 64);
+}
+
 }  // namespace
 }  // namespace equispike
