@@ -10,7 +10,7 @@ namespace equispike {
 namespace {
 
 constexpr int slack = 8;          // copies run in strides of this many elements, past the end
-constexpr int tile_steps = 2048;  // of output positions, whose event lists are kept at once
+constexpr int tile_steps = 4096;  // of output positions, whose event lists are kept at once
 
 // The events of one bin of rows, step by step and then bin of columns by bin of columns, appended to the list of its
 // source: bin of columns * channels + channel. Positions in row-major order within two bins.
