@@ -349,8 +349,9 @@ struct Reads {
   }
 
   Sweep sweep(std::size_t first) const {
-    const int parts = channels <= 16 ? 4 : channels <= 32 ? 2 : 1, window = rows.widest() * cols.widest();
-    return {rows.widest(), cols.widest(), parts, (rows.kernel() * window + parts - 1) / parts, first};
+    const int slot = channels <= 16 ? 16 : channels <= 32 ? 32 : 64, parts = 64 / slot, window = rows.widest() * cols.widest();
+    if (window == 1) return {1, 1, slot, 1, (rows.kernel() + parts - 1) / parts, 65, first};
+    return {rows.widest(), cols.widest(), slot, (window + parts - 1) / parts, rows.kernel(), slot, first};
   }
 
   std::size_t elements() const { return static_cast<std::size_t>(rows.kernel()) * cols.kernel(); }
@@ -399,7 +400,7 @@ class Layer {
     firsts_.push_back(static_cast<std::uint32_t>(depth_));
     depth_ += reads.elements() * reads.channels;
     sweeps_.push_back(reads.sweep(swept_));
-    swept_ += std::size_t{64} * sweeps_.back().words * reads.cols.kernel();
+    swept_ += std::size_t{1} * reads.cols.kernel() * sweeps_.back().groups * sweeps_.back().rows;
     require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
   }
 
@@ -527,19 +528,20 @@ class Layer {
   // Weights in the order in which they are swept.
   void lay_out(const Int<Real> *given) {
     const std::size_t width = width_, slabs = padded_ / width_;
-    table_.assign(slabs * swept_ * width, 0);
+    table_.assign(slabs * swept_ * width / narrowest, Narrowest{});
+    Int<Real> *table = table_.empty() ? nullptr : table_.front().of;
     for (std::size_t slab = 0; slab < slabs; ++slab) {
       const Int<Real> *weights = given + slab * depth_ * width;
       for (std::size_t g = 0; g < gathers_.size(); ++g) {
         const Reads &reads = gathers_[g];
         const Sweep &sweep = sweeps_[g];
-        const int window = sweep.high * sweep.wide, slot = 64 / sweep.parts;
+        const int share = sweep.alone() ? 64 / sweep.slot : 1;  // elements that share a group
         for (int kx = 0; kx < reads.cols.kernel(); ++kx) {
-          for (int part = 0; part < reads.rows.kernel() * window; ++part) {
-            const std::size_t word = std::size_t{1} * kx * sweep.words + part / sweep.parts;
-            const std::size_t to = sweep.first + word * 64 + part % sweep.parts * slot;
-            const std::size_t from = firsts_[g] + (std::size_t{1} * (part / window) * reads.cols.kernel() + kx) * reads.channels;
-            std::copy_n(weights + from * width, reads.channels * width, table_.data() + (slab * swept_ + to) * width);
+          for (int ky = 0; ky < reads.rows.kernel(); ++ky) {
+            const int group = kx * sweep.groups + ky / share;
+            const std::size_t to = sweep.first + std::size_t{1} * group * sweep.rows + ky % share * sweep.slot;
+            const std::size_t from = firsts_[g] + (std::size_t{1} * ky * reads.cols.kernel() + kx) * reads.channels;
+            std::copy_n(weights + from * width, reads.channels * width, table + (slab * swept_ + to) * width);
           }
         }
       }
@@ -583,7 +585,7 @@ class Layer {
     job.steps = static_cast<int>(steps);
     job.padded = padded_;
     job.width = width_;
-    job.weights = how_ == How::sweep ? table_.data() : weights_.is_valid() ? weights_.data() : nullptr;
+    job.weights = !table_.empty() ? table_.front().of : weights_.is_valid() ? weights_.data() : nullptr;
     job.shorts = shorts_.is_valid() ? shorts_.data() : nullptr;
     job.run = run_;
     job.depth = how_ == How::sweep ? swept_ : depth_;
@@ -647,7 +649,11 @@ class Layer {
   std::size_t depth_ = 0, swept_ = 0;
   std::vector<Reads> gathers_, taps_;
   std::vector<Sweep> sweeps_;
-  std::vector<Int<Real>> table_;  // weights in the order in which they are swept
+  static constexpr int narrowest = 16;
+  struct alignas(64) Narrowest {
+    Int<Real> of[narrowest];
+  };
+  std::vector<Narrowest> table_;  // weights in the order in which they are swept, in whole cache lines
   std::vector<std::uint32_t> firsts_;
   std::vector<int> shifts_;
   std::vector<std::vector<Real>> tap_weights_;

@@ -47,12 +47,16 @@ struct Window {
 
 constexpr int side = 16, deep = 64;  // of a product in the dense kernel: steps and output channels; inputs
 
-// How the sweeping kernel takes a source. What the elements of one column of the kernel read at a place, windows of up to
-// high x wide positions, becomes words of `parts` positions each. Its weights begin in row `first`: for each column of the
-// kernel and word those of 64 bits.
+// How the sweeping kernel takes a source. What the elements of one column of the kernel read at a place becomes words, in
+// `groups` of `same` of them that have the same weights. If each reads a position alone, several share a word, and weights
+// follow bits; those of a window of up to high x wide positions fill the words of one element, and a bit's number modulo
+// `slot` finds its weights. Those of a group have `rows` rows, the last of them zero if positions are alone; they begin in
+// row `first`, one column of the kernel after the other.
 struct Sweep {
-  int high, wide, parts, words;
+  int high, wide, slot, same, groups, rows;  // slot: bits of a position, a power of two
   std::size_t first;
+  int words() const { return same * groups; }
+  bool alone() const { return high * wide == 1; }
 };
 
 // Every output channel reads every input channel: row `first + (ky * cols.kernel + kx) * channels + c` of the weights.

@@ -34,7 +34,8 @@ class Row {
       const int end = t + block_ < job_.steps ? t + block_ : job_.steps;
       for (int g = 0; g < job_.gather_count; ++g) {
         const Axis &cols = job_.gathers[g].window.cols;
-        const auto some = cols.line_stride == 1 ? by_kernel<1>(cols.kernel) : by_kernel<2>(cols.kernel);
+        const bool alone = job_.gathers[g].sweep.alone();
+        const auto some = cols.line_stride == 1 ? by_kernel<1>(cols.kernel, alone) : by_kernel<2>(cols.kernel, alone);
         some(*this, g, slab, t, end);
       }
       auto at = [&](int x) {
@@ -52,22 +53,23 @@ class Row {
     const Gather &gather = job_.gathers[g];
     const Window &window = gather.window;
     const Sweep &sweep = gather.sweep;
-    const std::size_t steps = job_.steps, words = sweep.words;
+    const std::size_t steps = job_.steps, words = sweep.words();
+    const bool alone = sweep.alone();
     std::uint64_t *to = reserve<std::uint64_t>(scratch_.decoded[g], window.cols.line_size * words * steps);
     std::memset(to, 0, window.cols.line_size * words * steps * 8);
     const std::size_t first = static_cast<std::size_t>(image) * window.rows.size;
     for (int place = 0; place < window.cols.line_size; ++place, to += words * steps) {
       const Range cols = window.cols.line[place];
-      int part = 0;
       for (int ky = 0; ky < window.rows.kernel; ++ky) {
         const Range rows = window.rows.ranges[static_cast<std::size_t>(y) * window.rows.kernel + ky];
         for (int i = 0; i < sweep.high; ++i) {
-          for (int j = 0; j < sweep.wide; ++j, ++part) {
+          for (int j = 0; j < sweep.wide; ++j) {
             const int row = rows.first + i, col = cols.first + j;
             if (row >= rows.last || col >= cols.last) continue;
             const std::uint8_t *bits = window.train + ((first + row) * window.cols.size + col) * steps * window.bytes;
-            std::uint64_t *word = to + part / sweep.parts * steps;
-            const int shift = part % sweep.parts * (64 / sweep.parts);
+            const int bit = alone ? ky * sweep.slot : ky * sweep.same * 64 + (i * sweep.wide + j) * sweep.slot;
+            std::uint64_t *word = to + bit / 64 * steps;
+            const int shift = bit % 64;
             for (std::size_t t = 0; t < steps; ++t) {
               std::uint64_t own;
               std::memcpy(&own, bits + 8 * t, 8);
@@ -81,22 +83,30 @@ class Row {
 
   using Some = void (*)(const Row &, int g, int slab, int first, int last);
   template <int S>
-  static Some by_kernel(int kernel) {
-    return kernel == 1 ? &Row::sweep<1, S> : kernel == 2 ? &Row::sweep<2, S> : &Row::sweep<3, S>;
+  static Some by_kernel(int kernel, bool alone) {
+    return kernel == 1 ? by_window<1, S>(alone) : kernel == 2 ? by_window<2, S>(alone) : by_window<3, S>(alone);
+  }
+  template <int K, int S>
+  static Some by_window(bool alone) {
+    return alone ? &Row::sweep<K, S, true> : &Row::sweep<K, S, false>;
   }
 
   // Currents of the row in steps first ... last - 1, for K columns of the kernel and a stride of S places. On its own, and
   // everything by value: else the compiler runs out of registers, and has to assume that a store of currents changes
   // whatever lies in memory.
-  template <int K, int S>
+  template <int K, int S, bool alone>
   static __attribute__((noinline)) void sweep(const Row &row, int g, int slab, int first, int last) {
     const Job<Real> &job = row.job_;
     const Gather &gather = job.gathers[g];
-    const std::size_t steps = job.steps, words = gather.sweep.words;
-    const std::size_t table = words * 64 * width;  // of one column of the kernel
+    const std::size_t steps = job.steps, words = gather.sweep.words(), group = gather.sweep.rows * width;
+    const std::size_t table = gather.sweep.groups * group;  // of one column of the kernel
+    const int same = alone ? 1 : gather.sweep.same;
+    const unsigned mask = gather.sweep.slot - 1;
     const Whole *weights = job.weights + static_cast<std::size_t>(slab) * job.depth * width + gather.sweep.first * width;
     const auto *bits = static_cast<const std::uint64_t *>(row.scratch_.decoded[g].data);
     constexpr int open = (K + S - 1) / S;  // outputs from x on that places read so far belong to
+    // Bits that are taken at once, wanted or not, where one costs little: that saves branches that are mispredicted.
+    constexpr int at_once = alone && N == 1 ? 2 : 1;
     const int outputs = job.out_cols;
     for (int t = first; t < last; ++t) {
       Vector<Whole> sum[open][N] = {};
@@ -108,13 +118,17 @@ class Row {
           if (S > 1 && place < 0) continue;
           const std::uint64_t *word = bits + place * words * steps + t;
           const Whole *own = weights;
-          for (std::size_t w = 0; w < words; ++w, word += steps, own += 64 * width) {
-            for (std::uint64_t left = *word; left; left &= left - 1) {
-              const Whole *from = own + lowest(left) * width;
-              for (int k = 0; k < open; ++k) {
-                const int element = K - (k + 1) * S + i;
-                if (element < 0) continue;
-                for (int n = 0; n < N; ++n) sum[k][n] += load(from + element * table + n * L);
+          for (const Whole *end = weights + table; own != end; own += group) {
+            for (int w = 0; w < same; ++w, word += steps) {
+              for (std::uint64_t left = *word; left;) {
+                for (int b = 0; b < at_once; ++b, left &= left - 1) {
+                  const Whole *from = own + (alone ? lowest(left) : lowest(left) & mask) * width;
+                  for (int k = 0; k < open; ++k) {
+                    const int element = K - (k + 1) * S + i;
+                    if (element < 0) continue;
+                    for (int n = 0; n < N; ++n) sum[k][n] += load(from + element * table + n * L);
+                  }
+                }
               }
             }
           }

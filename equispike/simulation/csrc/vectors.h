@@ -175,12 +175,12 @@ Vector<Real> where(Lanes<Real> these, Vector<Real> x) {
   return low >> shift | high << (64 - shift);
 }
 
-// The lowest bit that is set; anything if there is none.
+// The lowest bit that is set; 64 if there is none.
 [[maybe_unused]] unsigned lowest(std::uint64_t bits) {
 #if defined(__BMI__)
   return static_cast<unsigned>(_tzcnt_u64(bits));
 #else
-  return static_cast<unsigned>(__builtin_ctzll(bits | std::uint64_t{1} << 63));
+  return bits ? static_cast<unsigned>(__builtin_ctzll(bits)) : 64;
 #endif
 }
 
