@@ -133,6 +133,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
     std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
     for (int t = first; t < last; ++t, out += bytes, base += base_step) {
       int spikes = 0;
+#pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
         arrive(p, t, base, sum);
         std::uint64_t bits = 0;
