@@ -231,9 +231,9 @@ def test_engines_agree_on_the_trained_network_but_for_rounding(digits: Any) -> N
 
 def test_mismatch_counts_the_neurons_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*args: Any) -> Any:
-        record = ENGINES["stepwise"](*args)
+        record, moment = ENGINES["stepwise"](*args)
         record.counts["n"][0, 0] += 1
-        return record
+        return record, moment
 
     monkeypatch.setitem(ENGINES, "layerwise", wrong)  # type: ignore[arg-type]
     images = torch.rand(4, 3).double()

@@ -16,7 +16,7 @@ from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, WinnerPool
-from equispike.simulation.record import Engine, Moment, Record, Task
+from equispike.simulation.record import Engine, Record, Task
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -99,31 +99,26 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
         was run for, (B,), int64.
     """
     network, images, timesteps = task.network, task.images, task.timesteps
-    shapes, classes = network.shapes, network.shapes[network.nodes[-1].name]
-    batch = len(images)
-    readout = images.new_zeros(timesteps, batch, *classes)
-    scores = readout.new_zeros(batch, *classes, dtype=torch.float64)
+    shapes, batch = network.shapes, len(images)
+    readout = images.new_zeros(timesteps, batch, *shapes[network.nodes[-1].name])
     counts = {name: images.new_zeros(batch, *shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes = {name: images.new_zeros(timesteps, batch, dtype=torch.int32) for name in counts}
-    potentials: dict[str, Tensor] = {}
     steps = torch.zeros(batch, dtype=torch.int64, device=images.device)
     running, start = torch.arange(batch, device=images.device), None
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)
-        record = engine(task.of(running).until(end), memory, start)
+        record, moment = engine(task.of(running).until(end), memory, start)
         readout[done:end, running] = record.readout
         readout[end:, running] = record.readout[-1:]
-        scores[running], steps[running] = record.end.scores, end
+        steps[running] = end
         for name in counts:
             counts[name][running] += record.counts[name]
             spikes[name][done:end, running] = record.spikes[name]
-        for name, v in record.end.potentials.items():
-            potentials.setdefault(name, v.new_zeros(batch, *v.shape[1:]))[running] = v
         going = ~stop.settled(network, readout[:end, running], timesteps)[-1]
-        running, start = running[going], record.end.of(going)
+        running, start = running[going], moment.of(going)
         if not len(running):
             break
-    return Record(readout, counts, spikes, Moment(timesteps, potentials, scores)), steps
+    return Record(readout, counts, spikes), steps
 
 
 @lru_cache(maxsize=4)

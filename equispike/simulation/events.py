@@ -33,7 +33,7 @@ def suits(network: Network) -> bool:
     return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 
-def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> Record:
+def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> tuple[Record, Moment]:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     With ``adapt``, layers may use the core's dense kernel too, where the machine has instructions for it, and choose by

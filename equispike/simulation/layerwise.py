@@ -27,7 +27,7 @@ from equispike.simulation.stepwise import beginning, initial_potentials
 Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
 
 
-def layerwise(task: Task, memory: int, start: Moment | None = None) -> Record:
+def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Moment]:
     """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
     network, images, timesteps = task.network, task.images, task.timesteps
     start = start or beginning(task)
@@ -56,12 +56,9 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> Record:
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(task, chunk, record, v=v, done=start.step)
-    return Record(
-        (scores[1:] * last.op.scale).to(images.dtype),
-        {name: count.to(torch.int32, memory_format=torch.contiguous_format) for name, count in counts.items()},
-        spikes,
-        Moment(timesteps, v, scores[-1].clone()),
-    )
+    own = {name: count.to(torch.int32) for name, count in counts.items()}
+    record = Record((scores[1:] * last.op.scale).to(images.dtype), own, spikes)
+    return record, Moment(timesteps, v, scores[-1].clone())
 
 
 def propagate(
@@ -184,6 +181,10 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
     Computed in float64, then rounded once: how torch orders the sums, which differs between batches and devices, then
     leaves no trace, but for one in a hundred million.
     """
+
+    def wide(x: Tensor) -> Tensor:
+        return x.double().contiguous(memory_format=_fastest(x))
+
     fixed: dict[str, Tensor] = {}
     for node in task.network.nodes:
         op = node.op
@@ -191,9 +192,14 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
             current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
             fixed[node.name] = current.double()
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
-            wide = dataclasses.replace(node, op=map_tensors(op, Tensor.double))
-            fixed[node.name] = apply_over_time(wide, [fixed[name] for name in node.inputs], 1)
+            exact = dataclasses.replace(node, op=map_tensors(op, wide))
+            fixed[node.name] = apply_over_time(exact, [fixed[name] for name in node.inputs], 1)
     return {name: value.to(task.images.dtype) for name, value in fixed.items()}
+
+
+def _fastest(weight: Tensor) -> torch.memory_format:
+    """The memory format in which convolutions run fastest, and which what they give has too."""
+    return torch.channels_last if weight.ndim == 4 else torch.contiguous_format
 
 
 @lru_cache(maxsize=4)
@@ -201,8 +207,8 @@ def _channels_last(network: Network) -> Network:
     """The network with its 2d kernels in the memory format in which convolutions and pools run fastest."""
 
     def change(node: Node) -> Node:
-        if isinstance(node.op, Conv) and node.op.weight.ndim == 4:
-            weight = node.op.weight.contiguous(memory_format=torch.channels_last)
+        if isinstance(node.op, Conv):
+            weight = node.op.weight.contiguous(memory_format=_fastest(node.op.weight))
             return dataclasses.replace(node, op=dataclasses.replace(node.op, weight=weight))
         return node
 

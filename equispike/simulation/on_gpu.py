@@ -63,7 +63,7 @@ def _check_batch(network: Network, images: int) -> None:
         )
 
 
-def gpu(task: Task, memory: int, start: Moment | None = None) -> Record:
+def gpu(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Moment]:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     Raises:

@@ -26,7 +26,7 @@ def run(
     start: Moment | None = None,
     choose: bool = True,
     crowded: Callable[[Plan, State], frozenset[str]] | None = None,
-) -> Record:
+) -> tuple[Record, Moment]:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     With ``choose``, layers may be computed by whichever way of the machine turns out to be fastest; those that
@@ -42,17 +42,15 @@ def run(
         _advance(machine, state, present, memory, {})
         if crowded and first.events and state.steps.stop <= timesteps:
             present = plan(machine, network, spike, crowded(first, state), choose=choose)
-    return Record(
+    record = Record(
         (state.scores[1:] * readout.scale).to(network.dtype),
         {
-            name: to_features(count[:, :, None], network.shapes[name])[0].to(
-                torch.int32, memory_format=torch.contiguous_format
-            )
+            name: to_features(count[:, :, None], network.shapes[name])[0].to(torch.int32)
             for name, count in state.counts.items()
         },
         {name: fired.T for name, fired in state.fired.items()},
-        state.moment,
     )
+    return record, state.moment
 
 
 def observe(

@@ -65,18 +65,16 @@ class Record:
         readout: cumulative class score after each step, (T, B, classes).
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
         spikes: spikes of each layer in each step, by layer, (T, B), int32.
-        end: where the run can go on.
     """
 
     readout: Tensor
     counts: Mapping[str, Tensor]
     spikes: Mapping[str, Tensor]
-    end: Moment
 
 
-Engine = Callable[[Task, int, Moment | None], Record]
+Engine = Callable[[Task, int, Moment | None], tuple[Record, Moment]]
 """(task, memory, start): one batch from ``start`` (None: the first step) up to step T, with ``memory`` bytes for one
-chunk's values."""
+chunk's values; and where the run can go on."""
 
 Observer = Callable[[Task, int, Callable[[Tensor], None], Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """(task, memory, visit, given, keep): show what the readout reads, see ``run.observe``."""
@@ -91,11 +89,6 @@ def join(records: Sequence[Record]) -> Record:
         torch.cat([record.readout for record in records], dim=1),
         {name: torch.cat([record.counts[name] for record in records]) for name in first.counts},
         {name: torch.cat([record.spikes[name] for record in records], dim=1) for name in first.spikes},
-        Moment(
-            first.end.step,
-            {name: torch.cat([record.end.potentials[name] for record in records]) for name in first.end.potentials},
-            torch.cat([record.end.scores for record in records]),
-        ),
     )
 
 

@@ -165,7 +165,8 @@ def simulate(
     def run(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
             return until_settled(engine, part, memory, stop)
-        return engine(part, memory, None), torch.full_like(part.indices, timesteps)
+        record, _ = engine(part, memory, None)
+        return record, torch.full_like(part.indices, timesteps)
 
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):

@@ -49,8 +49,7 @@ def stages(
     for end in steps:
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
-            record = engine(task.until(end), default_memory(network), start)
-        start = record.end
+            record, start = engine(task.until(end), default_memory(network), start)
         readout.append(record.readout)
         for name in neurons:
             total[name] += record.counts[name]

@@ -118,7 +118,8 @@ class State:
             return self.bases[layer]
         base = bias
         for name, coefficient in dense:
-            base = base + to_positions(self.value(name), bias.shape[-1]) * coefficient
+            value = to_positions(self.value(name), bias.shape[-1])
+            base = base + (value if coefficient == 1 else value * coefficient)
         base = base.contiguous()
         if all(name in self.fixed for name, _ in dense):
             self.bases[layer] = base

@@ -14,7 +14,7 @@ from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, Record, Task
 
 
-def stepwise(task: Task, memory: int, start: Moment | None = None) -> Record:
+def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Moment]:
     """Run one batch up to step T; ``memory`` is without effect here. Every other engine must give the same record.
 
     A ``start`` in the middle gives the record of the steps behind it.
@@ -34,8 +34,8 @@ def stepwise(task: Task, memory: int, start: Moment | None = None) -> Record:
             fired = (values[name] != 0).to(torch.int32)
             counts[name] += fired
             spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
-    end = Moment(task.timesteps, v, total)
-    return Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()}, end)
+    record = Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()})
+    return record, Moment(task.timesteps, v, total)
 
 
 def steps(task: Task, v: dict[str, Tensor] | None = None, done: int = 0) -> Iterator[dict[str, Tensor]]:
