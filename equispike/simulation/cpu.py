@@ -63,6 +63,9 @@ USUAL_RATE, CYCLES = 0.04, 3e9
 TRY_AGAIN, TRY_BELOW = 64, 3.0
 """So often a kernel runs though another was faster, unless by so much: a machine's speed changes."""
 
+DELAYED = 0.25
+"""Of a run that took longer than the kernel's runs before, how much counts: something else may have held it up."""
+
 _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
 
@@ -75,7 +78,7 @@ class Layer:
     Attributes:
         cores: by the kernel's name.
         products: seconds per image and step that the dense kernel takes, about; it is not tried where others take less.
-        pace: of each kernel, seconds per image and step when it ran last.
+        pace: of each kernel, seconds per image and step when it ran last, less what may have held it up.
         runs: of all of them.
     """
 
@@ -142,7 +145,9 @@ class Layer:
         how = self._fastest()
         began = time.perf_counter()
         call(self.cores[how])
-        self.pace[how] = (time.perf_counter() - began) / work
+        now = (time.perf_counter() - began) / work
+        before = self.pace.get(how, now)
+        self.pace[how] = min(now, before + (now - before) * DELAYED)
         self.runs += 1
 
     def _fastest(self) -> str:
