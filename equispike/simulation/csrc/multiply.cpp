@@ -137,7 +137,6 @@ class Rows {
         size_ = t + steps_ < job_.steps ? steps_ : job_.steps - t;
         lay_out(first, last);
         for (int slab = share_.first_slab; slab < share_.last_slab; ++slab) {
-          fetch(weights(slab), slab_bytes());
           for (int row = first; row < last; ++row) multiply(row, slab);
         }
       }
@@ -229,8 +228,7 @@ class Rows {
     }
   }
 
-  std::size_t slab_bytes() const { return job_.products * columns * job_.digit_count * deep * side; }
-  const std::int8_t *weights(int slab) const { return job_.digits + slab * slab_bytes(); }
+  const std::int8_t *weights(int slab) const { return job_.digits + slab * job_.products * columns * job_.digit_count * deep * side; }
 
   void multiply(int row, int slab) {
     auto *const operands = reserve<Operand>(scratch_.steps, job_.products), *operand = operands;

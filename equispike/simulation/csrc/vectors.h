@@ -200,13 +200,6 @@ std::uint32_t *list_bits(std::uint64_t left, std::uint32_t first, std::uint32_t 
   return list;
 }
 
-// Bytes into the L2 cache, in order, which the processor continues by itself. They are really loaded: of prefetches it drops
-// those that it has no room for.
-[[maybe_unused]] void fetch(const void *from, std::size_t bytes) {
-  const char *line = static_cast<const char *>(from);
-  for (const char *end = line + bytes; line < end; line += 64) asm volatile("" : : "r"(*line));
-}
-
 template <class T>
 T *reserve(Buffer &buffer, std::size_t count) {
   if (buffer.bytes < count * sizeof(T)) grow(buffer, 2 * count * sizeof(T));
