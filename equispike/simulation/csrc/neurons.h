@@ -3,6 +3,12 @@
 
 #include "vectors.h"
 
+#if defined(__clang__)
+#define EQUISPIKE_UNROLL _Pragma("unroll")
+#else
+#define EQUISPIKE_UNROLL _Pragma("GCC unroll 4")
+#endif
+
 namespace equispike {
 namespace {
 
@@ -133,7 +139,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
     std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
     for (int t = first; t < last; ++t, out += bytes, base += base_step) {
       int spikes = 0;
-#pragma GCC unroll 4
+      EQUISPIKE_UNROLL  // else v and count stay in memory
       for (int p = 0; p < P; ++p) {
         arrive(p, t, base, sum);
         std::uint64_t bits = 0;
