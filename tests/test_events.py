@@ -349,12 +349,44 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
 
 
 @needs_core
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("window", [(2, 2), (3, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize("channels", [5, 16, 20, 40, 64])
+def test_windows_of_pools_are_swept_exactly(
+    channels: int, window: tuple[int, int], kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions of a window fill words of their own, and share their weights."""
+    first, pool = conv(0, channels, 3, 3), AvgPool(window, window, (0, 0))
+    network = image_network(first, pool, conv(2, 24, channels, kernel, stride=(stride, stride)), size=9)
+    network = without(network, "n1")  # the convolution reads the pool
+    images = dyadic(7, 2, 3, 9, 9, dtype=torch.float32)
+    found: dict[str, list[es.Run]] = {"gather": [], "sweep": []}
+    for how, runs in found.items():
+        monkeypatch.setattr(cpu.Layer, "_fastest", lambda own, how=how: how if how in own.cores else min(own.cores))
+        for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
+            monkeypatch.setattr(cpu, "ISA", isa)
+            runs.append(es.simulate(network, images, 7))
+    plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
+    (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n2")  # type: ignore[attr-defined]
+    assert "sweep" in layer.cores
+    for gathered, swept in zip(found["gather"], found["sweep"], strict=True):
+        same(swept, gathered)
+
+
+def without(network: Network, neuron: str) -> Network:
+    """The network without these neurons: who reads them reads what drives them."""
+    (source,) = network[neuron].inputs
+    nodes = (node for node in network.nodes if node.name != neuron)
+    return Network(tuple(Node(n.name, n.op, tuple(source if i == neuron else i for i in n.inputs)) for n in nodes))
+
+
+@needs_core
 @pytest.mark.parametrize(("window", "swept"), [((8, 8), True), ((16, 8), False)])
 def test_windows_that_hold_too_much_are_not_swept(window: tuple[int, int], swept: bool) -> None:
     """Most of the words for 128 positions at each place would be empty in a step."""
     network = image_network(AvgPool(window, window, (0, 0)), conv(2, 16, 3, 1), size=32)
-    nodes = [node for node in network.nodes if node.name != "n0"]  # the convolution reads the pool
-    network = Network(tuple(Node("op1", n.op, ("op0",)) if n.name == "op1" else n for n in nodes))
+    network = without(network, "n0")  # the convolution reads the pool
     plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n1")  # type: ignore[attr-defined]
     assert ("sweep" in layer.cores) == swept
