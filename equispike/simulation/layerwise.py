@@ -57,8 +57,8 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(task, chunk, record, v=v, done=start.step)
     own = {name: count.to(torch.int32) for name, count in counts.items()}
-    record = Record((scores[1:] * last.op.scale).to(images.dtype), own, spikes)
-    return record, Moment(timesteps, v, scores[-1].clone())
+    whole = Record((scores[1:] * last.op.scale).to(images.dtype), own, spikes)
+    return whole, Moment(timesteps, v, scores[-1].clone())
 
 
 def propagate(
