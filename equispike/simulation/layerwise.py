@@ -5,7 +5,6 @@ each convolution at once. What does not change in time (the first layer's curren
 once. Memory is that of one chunk; the potentials carry over from chunk to chunk.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -56,9 +55,11 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(task, chunk, record, v=v, done=start.step)
-    own = {name: count.to(torch.int32) for name, count in counts.items()}
-    whole = Record((scores[1:] * last.op.scale).to(images.dtype), own, spikes)
-    return whole, Moment(timesteps, v, scores[-1].clone())
+    whole = {name: count.to(torch.int32) for name, count in counts.items()}
+    return (
+        Record((scores[1:] * last.op.scale).to(images.dtype), whole, spikes),
+        Moment(timesteps, v, scores[-1].clone()),
+    )
 
 
 def propagate(
@@ -192,7 +193,7 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
             current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
             fixed[node.name] = current.double()
         elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
-            exact = dataclasses.replace(node, op=map_tensors(op, wide))
+            exact = replace(node, op=map_tensors(op, wide))
             fixed[node.name] = apply_over_time(exact, [fixed[name] for name in node.inputs], 1)
     return {name: value.to(task.images.dtype) for name, value in fixed.items()}
 
@@ -209,7 +210,7 @@ def _channels_last(network: Network) -> Network:
     def change(node: Node) -> Node:
         if isinstance(node.op, Conv):
             weight = node.op.weight.contiguous(memory_format=_fastest(node.op.weight))
-            return dataclasses.replace(node, op=dataclasses.replace(node.op, weight=weight))
+            return replace(node, op=replace(node.op, weight=weight))
         return node
 
     return network.rewrite(change)

@@ -350,7 +350,8 @@ struct Reads {
 
   Sweep sweep(std::size_t first) const {
     const int slot = channels <= 16 ? 16 : channels <= 32 ? 32 : 64, parts = 64 / slot, window = rows.widest() * cols.widest();
-    if (window == 1) return {1, 1, slot, 1, (rows.kernel() + parts - 1) / parts, 65, first};
+    constexpr int rows_of_word = 64 + 1;  // of its bits, and zeros
+    if (window == 1) return {1, 1, slot, 1, (rows.kernel() + parts - 1) / parts, rows_of_word, first};
     return {rows.widest(), cols.widest(), slot, (window + parts - 1) / parts, rows.kernel(), slot, first};
   }
 
