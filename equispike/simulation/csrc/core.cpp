@@ -349,10 +349,10 @@ struct Reads {
   }
 
   Sweep sweep(std::size_t first) const {
-    const int slot = channels <= 16 ? 16 : channels <= 32 ? 32 : 64, parts = 64 / slot, window = rows.widest() * cols.widest();
-    constexpr int rows_of_word = 64 + 1;  // of its bits, and zeros
-    if (window == 1) return {1, 1, slot, 1, (rows.kernel() + parts - 1) / parts, rows_of_word, first};
-    return {rows.widest(), cols.widest(), slot, (window + parts - 1) / parts, rows.kernel(), slot, first};
+    const int slot = channels <= 16 ? 16 : channels <= 32 ? 32 : 64, share = 64 / slot;
+    int digits = 1;
+    while (rows.widest() * cols.widest() >> digits) ++digits;
+    return {slot, (rows.kernel() + share - 1) / share, digits, first};
   }
 
   std::size_t elements() const { return static_cast<std::size_t>(rows.kernel()) * cols.kernel(); }
@@ -401,7 +401,7 @@ class Layer {
     firsts_.push_back(static_cast<std::uint32_t>(depth_));
     depth_ += reads.elements() * reads.channels;
     sweeps_.push_back(reads.sweep(swept_));
-    swept_ += std::size_t{1} * reads.cols.kernel() * sweeps_.back().groups * sweeps_.back().rows;
+    swept_ += std::size_t{1} * reads.cols.kernel() * sweeps_.back().words() * word_rows;
     require(depth_ <= std::numeric_limits<std::uint32_t>::max(), "layer: too many inputs");
   }
 
@@ -536,13 +536,16 @@ class Layer {
       for (std::size_t g = 0; g < gathers_.size(); ++g) {
         const Reads &reads = gathers_[g];
         const Sweep &sweep = sweeps_[g];
-        const int share = sweep.alone() ? 64 / sweep.slot : 1;  // elements that share a group
+        const int share = 64 / sweep.slot;
         for (int kx = 0; kx < reads.cols.kernel(); ++kx) {
           for (int ky = 0; ky < reads.rows.kernel(); ++ky) {
-            const int group = kx * sweep.groups + ky / share;
-            const std::size_t to = sweep.first + std::size_t{1} * group * sweep.rows + ky % share * sweep.slot;
             const std::size_t from = firsts_[g] + (std::size_t{1} * ky * reads.cols.kernel() + kx) * reads.channels;
-            std::copy_n(weights + from * width, reads.channels * width, table + (slab * swept_ + to) * width);
+            for (int digit = 0; digit < sweep.digits; ++digit) {
+              const std::size_t word = std::size_t{1} * (kx * sweep.digits + digit) * sweep.groups + ky / share;
+              const std::size_t to = sweep.first + word * word_rows + ky % share * sweep.slot;
+              Int<Real> *own = table + (slab * swept_ + to) * width;
+              for (std::size_t i = 0; i < reads.channels * width; ++i) own[i] = weights[from * width + i] * (1 << digit);
+            }
           }
         }
       }

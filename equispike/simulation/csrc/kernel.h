@@ -47,17 +47,16 @@ struct Window {
 
 constexpr int side = 16, deep = 64;  // of a product in the dense kernel: steps and output channels; inputs
 
-// How the sweeping kernel takes a source. What the elements of one column of the kernel read at a place becomes words, in
-// `groups` of `same` of them that have the same weights. If each reads a position alone, several share a word, and weights
-// follow bits; those of a window of up to high x wide positions fill the words of one element, and a bit's number modulo
-// `slot` finds its weights. Those of a group have `rows` rows, the last of them zero if positions are alone; they begin in
-// row `first`, one column of the kernel after the other.
+// How the sweeping kernel takes a source. What the elements of one column of the kernel read at a place becomes words: of
+// each element the number of spikes by channel, in `slot` bits, a power of two, for each binary digit of these numbers. A
+// digit's bits lie in `groups` words, of as many elements as fit. Weights, times what the digit counts, follow bits: 64 rows
+// for each word, and one of zeros; they begin in row `first`, one column of the kernel after the other.
 struct Sweep {
-  int high, wide, slot, same, groups, rows;  // slot: bits of a position, a power of two
+  int slot, groups, digits;
   std::size_t first;
-  int words() const { return same * groups; }
-  bool alone() const { return high * wide == 1; }
+  int words() const { return digits * groups; }
 };
+constexpr int word_rows = 64 + 1;
 
 // Every output channel reads every input channel: row `first + (ky * cols.kernel + kx) * channels + c` of the weights.
 struct Gather {

@@ -1,8 +1,9 @@
 // The sweeping kernel: for convolutions along rows whose outputs read one place after the other, of few channels. Built
 // once per instruction set, like gather.cpp. Output row by output row:
-//   pack       the bits that a kernel's column of elements reads at a place of the line become words, for each step;
+//   pack       the bits that a kernel's column of elements reads at a place of the line become words, for each step; those
+//              of a window of positions, which share their weights, are counted, and the count's binary digits packed;
 //   sweep      from place to place, each bit that is set adds its weights to the outputs that read the place: as many as
-//              the kernel has columns, in registers; the first of them is then complete;
+//              the kernel has columns, in registers; the first of them is then complete. A few steps go side by side;
 //   integrate  the row's currents are complete, and its neurons go through the steps.
 #include "neurons.h"
 
@@ -10,6 +11,80 @@ namespace equispike {
 namespace {
 
 constexpr std::size_t row_bytes = 48 * 1024;  // of the currents of a row, for some steps
+
+// How many of some positions spike, channel by channel: sums of bits, digit by digit. Digit d goes to the words of the steps
+// from to[d * next] on, in whose bits from `shift` on there is nothing yet.
+template <int digits>
+void count_up(const std::uint8_t *const *positions, int count, std::size_t steps, int shift, std::size_t next,
+              std::uint64_t *to) {
+  auto some = [&](auto bits, std::size_t t) __attribute__((always_inline)) {
+    decltype(bits) sum[digits] = {}, word;
+    for (int i = 0; i < count; ++i) {
+      std::memcpy(&bits, positions[i] + 8 * t, sizeof bits);
+      for (int d = 0; d < digits; ++d) {
+        const auto carry = sum[d] & bits;
+        sum[d] ^= bits;
+        bits = carry;
+      }
+    }
+    for (int d = 0; d < digits; ++d) {
+      std::memcpy(&word, to + d * next + t, sizeof word);
+      word |= sum[d] << static_cast<std::uint64_t>(shift);
+      std::memcpy(to + d * next + t, &word, sizeof word);
+    }
+  };
+  constexpr std::size_t at_once = 8;
+  std::size_t t = 0;
+  for (; t + at_once <= steps; t += at_once) some(Group<std::uint64_t, at_once>{}, t);
+  for (; t < steps; ++t) some(std::uint64_t{}, t);
+}
+
+constexpr decltype(&count_up<2>) by_digits[] = {count_up<2>, count_up<3>, count_up<4>, count_up<5>, count_up<6>, count_up<7>};
+
+// What an output row reads of source g in steps first ... last - 1, as words, [places][words][steps].
+template <class Real>
+void pack(const Job<Real> &job, int image, int y, int g, int first, int last, Scratch &scratch) {
+  const Window &window = job.gathers[g].window;
+  const Sweep &sweep = job.gathers[g].sweep;
+  const std::size_t steps = last - first, place_words = sweep.words() * steps;
+  const std::size_t position = static_cast<std::size_t>(job.steps) * 8, size = position * window.rows.size * window.cols.size;
+  std::uint64_t *to = reserve<std::uint64_t>(scratch.decoded[g], window.cols.line_size * place_words);
+  std::memset(to, 0, window.cols.line_size * place_words * 8);
+  const std::uint8_t *train = window.train + image * size + first * 8;
+  const Range *rows = window.rows.ranges + static_cast<std::size_t>(y) * window.rows.kernel;
+  for (int place = 0; place < window.cols.line_size; ++place, to += place_words) {
+    const Range cols = window.cols.line[place];
+    // Lines far from each other, which the processor does not foresee.
+    const std::ptrdiff_t ahead = place + 1 < window.cols.line_size ? window.cols.line[place + 1].first - cols.first : 0;
+    std::uint64_t *group = to;
+    int shift = 0;
+    for (int ky = 0; ky < window.rows.kernel; ++ky) {
+      const std::uint8_t *positions[64];
+      int count = 0;
+      for (int row = rows[ky].first; row < rows[ky].last; ++row) {
+        for (int col = cols.first; col < cols.last; ++col) {
+          const std::uint8_t *own = train + (static_cast<std::size_t>(row) * window.cols.size + col) * position;
+          for (std::size_t t = 0; t < steps; t += 8) __builtin_prefetch(own + ahead * position + 8 * t);
+          positions[count++] = own;
+        }
+      }
+      if (sweep.digits > 1) {
+        by_digits[sweep.digits - 2](positions, count, steps, shift, sweep.groups * steps, group);
+      } else if (count) {
+        for (std::size_t t = 0; t < steps; ++t) {
+          std::uint64_t bits;
+          std::memcpy(&bits, positions[0] + 8 * t, 8);
+          group[t] |= bits << shift;
+        }
+      }
+      shift += sweep.slot;
+      if (shift == 64) {
+        shift = 0;
+        group += steps;
+      }
+    }
+  }
+}
 
 // A block of steps at a time.
 template <class Real, int N>
@@ -21,22 +96,22 @@ class Row {
   Row(const Job<Real> &job, Scratch &scratch) : job_(job), scratch_(scratch) {
     step_ = static_cast<std::size_t>(job.out_cols) * width;
     block_ = static_cast<int>(row_bytes / (step_ * sizeof(Whole)));
-    block_ = block_ < 1 ? 1 : block_ < job.steps ? block_ : job.steps;
+    block_ = block_ < 8 ? 8 : block_ / 8 * 8;
+    if (block_ > job.steps) block_ = job.steps;
     row_ = reserve_lines<Whole>(scratch.open, step_ * block_);
   }
 
   // Row y of one image and slab.
   void run(int image, int y, int slab, std::int32_t *fired) {
-    for (int g = 0; g < job_.gather_count; ++g) pack(image, y, g);
     auto *starts = reserve<std::size_t>(scratch_.starts, job_.out_cols + 1);
     row_reads(job_, image, y, slab * width, width, 0, starts, scratch_.taps);
     for (int t = 0; t < job_.steps; t += block_) {
       const int end = t + block_ < job_.steps ? t + block_ : job_.steps;
       for (int g = 0; g < job_.gather_count; ++g) {
         const Axis &cols = job_.gathers[g].window.cols;
-        const bool alone = job_.gathers[g].sweep.alone();
-        const auto some = cols.line_stride == 1 ? by_kernel<1>(cols.kernel, alone) : by_kernel<2>(cols.kernel, alone);
-        some(*this, g, slab, t, end);
+        const auto sweep = cols.line_stride == 1 ? by_kernel<1>(cols.kernel) : by_kernel<2>(cols.kernel);
+        pack(job_, image, y, g, t, end, scratch_);
+        sweep(*this, g, slab, t, end);
       }
       auto at = [&](int x) {
         return [from = row_ + x * width, t, step = step_](int p, int now, Vector<Whole> *sum) {
@@ -48,100 +123,71 @@ class Row {
   }
 
  private:
-  // What an output row reads of one source, as words, [places][words][steps].
-  void pack(int image, int y, int g) {
-    const Gather &gather = job_.gathers[g];
-    const Window &window = gather.window;
-    const Sweep &sweep = gather.sweep;
-    const std::size_t steps = job_.steps, words = sweep.words();
-    const bool alone = sweep.alone();
-    std::uint64_t *to = reserve<std::uint64_t>(scratch_.decoded[g], window.cols.line_size * words * steps);
-    std::memset(to, 0, window.cols.line_size * words * steps * 8);
-    const std::size_t first = static_cast<std::size_t>(image) * window.rows.size;
-    for (int place = 0; place < window.cols.line_size; ++place, to += words * steps) {
-      const Range cols = window.cols.line[place];
-      for (int ky = 0; ky < window.rows.kernel; ++ky) {
-        const Range rows = window.rows.ranges[static_cast<std::size_t>(y) * window.rows.kernel + ky];
-        for (int i = 0; i < sweep.high; ++i) {
-          for (int j = 0; j < sweep.wide; ++j) {
-            const int row = rows.first + i, col = cols.first + j;
-            if (row >= rows.last || col >= cols.last) continue;
-            const std::uint8_t *bits = window.train + ((first + row) * window.cols.size + col) * steps * window.bytes;
-            const int bit = alone ? ky * sweep.slot : ky * sweep.same * 64 + (i * sweep.wide + j) * sweep.slot;
-            std::uint64_t *word = to + bit / 64 * steps;
-            const int shift = bit % 64;
-            for (std::size_t t = 0; t < steps; ++t) {
-              std::uint64_t own;
-              std::memcpy(&own, bits + 8 * t, 8);
-              word[t] |= own << shift;
-            }
-          }
-        }
-      }
-    }
-  }
-
-  using Some = void (*)(const Row &, int g, int slab, int first, int last);
   template <int S>
-  static Some by_kernel(int kernel, bool alone) {
-    return kernel == 1 ? by_window<1, S>(alone) : kernel == 2 ? by_window<2, S>(alone) : by_window<3, S>(alone);
-  }
-  template <int K, int S>
-  static Some by_window(bool alone) {
-    return alone ? &Row::sweep<K, S, true> : &Row::sweep<K, S, false>;
+  static auto by_kernel(int kernel) {
+    return kernel == 1 ? &Row::sweep<1, S> : kernel == 2 ? &Row::sweep<2, S> : &Row::sweep<3, S>;
   }
 
   // Currents of the row in steps first ... last - 1, for K columns of the kernel and a stride of S places. On its own, and
   // everything by value: else the compiler runs out of registers, and has to assume that a store of currents changes
   // whatever lies in memory.
-  template <int K, int S, bool alone>
+  template <int K, int S>
   static __attribute__((noinline)) void sweep(const Row &row, int g, int slab, int first, int last) {
     const Job<Real> &job = row.job_;
     const Gather &gather = job.gathers[g];
-    const std::size_t steps = job.steps, words = gather.sweep.words(), group = gather.sweep.rows * width;
-    const std::size_t table = gather.sweep.groups * group;  // of one column of the kernel
-    const int same = alone ? 1 : gather.sweep.same;
-    const unsigned mask = gather.sweep.slot - 1;
+    const std::size_t words = gather.sweep.words(), group = word_rows * width, table = words * group;
     const Whole *weights = job.weights + static_cast<std::size_t>(slab) * job.depth * width + gather.sweep.first * width;
     const auto *bits = static_cast<const std::uint64_t *>(row.scratch_.decoded[g].data);
+    const std::size_t steps = last - first;
     constexpr int open = (K + S - 1) / S;  // outputs from x on that places read so far belong to
-    // Bits that are taken at once, wanted or not, where one costs little: that saves branches that are mispredicted.
-    constexpr int at_once = alone && N == 1 ? 2 : 1;
+    // Steps that take a bit each at once, wanted or not: that saves branches that are mispredicted.
+    constexpr int fit = registers * 3 / 4 / (open * N), together = fit < 1 ? 1 : fit < 4 ? fit : 4;
     const int outputs = job.out_cols;
-    for (int t = first; t < last; ++t) {
-      Vector<Whole> sum[open][N] = {};
+    auto some = [&](auto count, int t) __attribute__((always_inline)) {
+      constexpr int P = decltype(count)::value;
+      Vector<Whole> sum[P][open][N] = {};
       Whole *to = row.row_ + (t - first) * row.step_;
       for (int x = 1 - open; x < outputs; ++x) {
         // the places that x is the first to read the last of: element K - S + i of x, S less of the output behind it
         for (int i = S > K ? S - K : 0; i < S; ++i) {
           const int place = S * x + K - S + i;
           if (S > 1 && place < 0) continue;
-          const std::uint64_t *word = bits + place * words * steps + t;
+          const std::uint64_t *word = bits + place * words * steps + t - first;
           const Whole *own = weights;
-          for (const Whole *end = weights + table; own != end; own += group) {
-            for (int w = 0; w < same; ++w, word += steps) {
-              for (std::uint64_t left = *word; left;) {
-                for (int b = 0; b < at_once; ++b, left &= left - 1) {
-                  const Whole *from = own + (alone ? lowest(left) : lowest(left) & mask) * width;
-                  for (int k = 0; k < open; ++k) {
-                    const int element = K - (k + 1) * S + i;
-                    if (element < 0) continue;
-                    for (int n = 0; n < N; ++n) sum[k][n] += load(from + element * table + n * L);
-                  }
+          for (const Whole *end = weights + table; own != end; own += group, word += steps) {
+            std::uint64_t left[P], any = 0;
+            for (int p = 0; p < P; ++p) any |= left[p] = word[p];
+            while (any) {
+              any = 0;
+              EQUISPIKE_UNROLL
+              for (int p = 0; p < P; ++p) {
+                const Whole *from = own + lowest(left[p]) * width;
+                any |= left[p] &= left[p] - 1;
+                for (int k = 0; k < open; ++k) {
+                  const int element = K - (k + 1) * S + i;
+                  if (element < 0) continue;
+                  for (int n = 0; n < N; ++n) sum[p][k][n] += load(from + element * table + n * L);
                 }
               }
             }
           }
         }
-        if (x >= 0) {
-          for (int n = 0; n < N; ++n) store(to + x * width + n * L, g ? load(to + x * width + n * L) + sum[0][n] : sum[0][n]);
+        EQUISPIKE_UNROLL
+        for (int p = 0; p < P; ++p) {
+          if (x >= 0) {
+            Whole *own = to + p * row.step_ + x * width;
+            for (int n = 0; n < N; ++n) store(own + n * L, g ? load(own + n * L) + sum[p][0][n] : sum[p][0][n]);
+          }
+          for (int k = 0; k + 1 < open; ++k) {
+            for (int n = 0; n < N; ++n) sum[p][k][n] = sum[p][k + 1][n];
+          }
+          for (int n = 0; n < N; ++n) sum[p][open - 1][n] = Vector<Whole>{};
         }
-        for (int k = 0; k + 1 < open; ++k) {
-          for (int n = 0; n < N; ++n) sum[k][n] = sum[k + 1][n];
-        }
-        for (int n = 0; n < N; ++n) sum[open - 1][n] = Vector<Whole>{};
       }
-    }
+    };
+    int t = first;
+    for (; t + together <= last; t += together) some(std::integral_constant<int, together>{}, t);
+    for (; t < last; ++t) some(std::integral_constant<int, 1>{}, t);
   }
 
   const Job<Real> &job_;
