@@ -10,7 +10,7 @@
 namespace equispike {
 namespace {
 
-constexpr std::size_t row_bytes = 48 * 1024;  // of the currents of a row, for some steps
+constexpr std::size_t row_bytes = 128 * 1024;  // of the currents of a row, for some steps: they may leave the L1 cache, not the L2 cache
 
 // How many of some positions spike, channel by channel: sums of bits, digit by digit. Digit d goes to the words of the steps
 // from to[d * next] on, in whose bits from `shift` on there is nothing yet.
