@@ -87,14 +87,13 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
                                          const Reads<Real> *reads, std::int32_t *fired) {
   constexpr int L = lanes<Real>, width = N * L;
   const int channel = slab * width, bytes = job.spike_bytes;
-  const bool gathers = job.gather_count;
   const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here, padded = job.padded;
   const std::size_t base_step = job.base_step, base_position = job.base_position;
   const Real *base = job.base + image * job.base_image + here * base_position + first * base_step + channel;
   const Constants<Real, N> unit(job.units + channel);
-  auto arrive = [=](int p, int t, const Real *from, Vector<Real> *sum) __attribute__((always_inline)) {
+  auto arrive = [=](auto gathers, int p, int t, const Real *from, Vector<Real> *sum) __attribute__((always_inline)) {
     for (int n = 0; n < N; ++n) sum[n] = load(from + p * base_position + n * L);
-    if (gathers) {
+    if (decltype(gathers)::value) {
       Vector<Int<Real>> arrived[N];
       total(p, t, arrived);
       for (int n = 0; n < N; ++n) sum[n] += __builtin_convertvector(arrived[n], Vector<Real>) * unit[n];
@@ -116,7 +115,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
     Real *out = job.currents + (place * job.steps + first) * padded + channel;
     for (int t = first; t < last; ++t, out += padded, base += base_step) {
       for (int p = 0; p < P; ++p) {
-        arrive(p, t, base, sum);
+        job.gather_count ? arrive(std::true_type{}, p, t, base, sum) : arrive(std::false_type{}, p, t, base, sum);
         for (int n = 0; n < N; ++n) store(out + p * job.steps * padded + n * L, sum[n]);
       }
     }
@@ -133,7 +132,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
       count[p][n] = load(own_counts + p * padded + n * L);
     }
   }
-  auto run = [&](auto hard) __attribute__((always_inline)) {
+  auto run = [&](auto hard, auto gathers) __attribute__((always_inline)) {
     const std::size_t next = static_cast<std::size_t>(job.steps) * bytes;
     const bool alone = job.padded == width && bytes == 8;  // the bits above are zero
     std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
@@ -141,7 +140,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
       int spikes = 0;
       EQUISPIKE_UNROLL  // else v and count stay in memory
       for (int p = 0; p < P; ++p) {
-        arrive(p, t, base, sum);
+        arrive(gathers, p, t, base, sum);
         std::uint64_t bits = 0;
         for (int n = 0; n < N; ++n) {
           const Vector<Real> u = v[p][n] + sum[n];
@@ -156,7 +155,11 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
       fired[t] += spikes;
     }
   };
-  job.hard ? run(std::true_type{}) : run(std::false_type{});
+  if (job.gather_count) {
+    job.hard ? run(std::true_type{}, std::true_type{}) : run(std::false_type{}, std::true_type{});
+  } else {
+    job.hard ? run(std::true_type{}, std::false_type{}) : run(std::false_type{}, std::false_type{});
+  }
   for (int p = 0; p < P; ++p) {
     for (int n = 0; n < N; ++n) {
       store(own_v + p * padded + n * L, v[p][n]);
