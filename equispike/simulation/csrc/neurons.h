@@ -6,7 +6,7 @@
 #if defined(__clang__)
 #define EQUISPIKE_UNROLL _Pragma("unroll")
 #else
-#define EQUISPIKE_UNROLL _Pragma("GCC unroll 4")
+#define EQUISPIKE_UNROLL _Pragma("GCC unroll 8")
 #endif
 
 namespace equispike {
@@ -168,9 +168,9 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
   }
 }
 
-// Positions that go through the steps together: as many as give the processor four chains of additions.
-template <int N>
-constexpr int together = N < 4 ? 4 / N : 1;
+// Positions that go through the steps together: as many as give the processor so many chains of additions.
+template <int N, int chains>
+constexpr int together = N < chains ? chains / N : 1;
 
 // Append all that the taps read for the outputs of row y; `starts` receives where each begins, and where the last ends.
 template <class Real>
@@ -195,7 +195,10 @@ void integrate_row(const Job<Real> &job, int image, int y, int slab, int first, 
     integrate<Real, N, P>(job, image, y * job.out_cols + x, slab, first, last, at(x), reads, fired);
   };
   int x = 0;
-  for (; x + together<N> <= job.out_cols; x += together<N>) some(std::integral_constant<int, together<N>>{}, x);
+  if (!job.gather_count) {  // the currents are there: nothing else keeps the processor busy
+    for (; x + together<N, 8> <= job.out_cols; x += together<N, 8>) some(std::integral_constant<int, together<N, 8>>{}, x);
+  }
+  for (; x + together<N, 4> <= job.out_cols; x += together<N, 4>) some(std::integral_constant<int, together<N, 4>>{}, x);
   for (; x < job.out_cols; ++x) some(std::integral_constant<int, 1>{}, x);
 }
 
