@@ -66,6 +66,19 @@ def integers(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def kernels(runs: list[dict[str, Any]]) -> list[str]:
+    """Milliseconds of a run, and those in the compiled kernels."""
+    lines = header(
+        "processor", "network", "weights", "threads", "batch", "T", "n", "spike rate", "run, ms", "in kernels, ms"
+    )
+    for run in runs:
+        weights, maker = run["weights"].partition(" of ")[0], run["processor"].partition(" ")[0]
+        known = maker, run["network"], weights, run["threads"], run["batch"], run["timesteps"], run["n"]
+        times = (f"{seconds * 1e3:.2f}" for seconds in run["kernels"].values())
+        lines.append(line(*known, f"{run['spike_rate']:.1f} %", *times))
+    return lines
+
+
 def calibration(runs: list[dict[str, Any]]) -> list[str]:
     """Seconds of the package and of the algorithm as printed: medians, smallest and largest; and over the package's."""
     ways = {"literal": "as printed, dense, s", "literal, events": "as printed, event-driven, s"}
@@ -102,7 +115,14 @@ def rounding(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-TABLES = {"measured": simulation, "integers": integers, "seconds": calibration, "MiB": memory, "rounding": rounding}
+TABLES = {
+    "measured": simulation,
+    "integers": integers,
+    "kernels": kernels,
+    "seconds": calibration,
+    "MiB": memory,
+    "rounding": rounding,
+}
 """What a line of results holds, and the table that is made of all that hold it."""
 
 

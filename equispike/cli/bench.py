@@ -68,7 +68,7 @@ def bench(
     conditions = timing.conditions(network, images, timesteps)
     out.print(
         f"{source}, {batch} images of {splits.name}, T = {timesteps}, spike rate {work.spike_rate:.1f} %, "
-        f"{conditions['threads']} threads",
+        f"threads: {conditions['threads']}",
     )
     out.print(timing.table(timings, work))
     out.print(json.dumps(timing.summary(timings, work, {**own, **conditions})))

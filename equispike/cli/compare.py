@@ -72,7 +72,7 @@ def compare(
         rows.append([side.name, *accuracies, f"{side.spikes:,.0f}", *seconds])
     judged_on = f"{found.images:,} images of {splits.name}"
     print_table(rows, f"{source}: accuracy (%) on {judged_on} after T steps; trained: {found.trained:.2%}")
-    out.print(f"seconds of processor time, {torch.get_num_threads()} threads")
+    out.print(f"seconds of processor time, threads: {torch.get_num_threads()}")
     out.print(
         f"with our thresholds, {found.differing:,} of {found.neurons:,} neurons spike another number of times there",
     )

@@ -10,7 +10,7 @@
 namespace equispike {
 namespace {
 
-constexpr std::size_t row_bytes = 128 * 1024;  // of the currents of a row, for some steps: they may leave the L1 cache, not the L2 cache
+constexpr std::size_t row_bytes = 128 * 1024;  // of the currents of a row, for some steps: not for L1, but for any L2 cache
 
 // How many of some positions spike, channel by channel: sums of bits, digit by digit. Digit d goes to the words of the steps
 // from to[d * next] on, in whose bits from `shift` on there is nothing yet.
@@ -33,7 +33,7 @@ void count_up(const std::uint8_t *const *positions, int count, std::size_t steps
       std::memcpy(to + d * next + t, &word, sizeof word);
     }
   };
-  constexpr std::size_t at_once = 8;
+  constexpr std::size_t at_once = vector_bytes / 8;
   std::size_t t = 0;
   for (; t + at_once <= steps; t += at_once) some(Group<std::uint64_t, at_once>{}, t);
   for (; t < steps; ++t) some(std::uint64_t{}, t);
@@ -47,15 +47,16 @@ void pack(const Job<Real> &job, int image, int y, int g, int first, int last, Sc
   const Window &window = job.gathers[g].window;
   const Sweep &sweep = job.gathers[g].sweep;
   const std::size_t steps = last - first, place_words = sweep.words() * steps;
-  const std::size_t position = static_cast<std::size_t>(job.steps) * 8, size = position * window.rows.size * window.cols.size;
+  const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(job.steps) * 8, row_size = position * window.cols.size;
   std::uint64_t *to = reserve<std::uint64_t>(scratch.decoded[g], window.cols.line_size * place_words);
   std::memset(to, 0, window.cols.line_size * place_words * 8);
-  const std::uint8_t *train = window.train + image * size + first * 8;
+  const std::uint8_t *train = window.train + row_size * window.rows.size * image + first * 8;
   const Range *rows = window.rows.ranges + static_cast<std::size_t>(y) * window.rows.kernel;
   for (int place = 0; place < window.cols.line_size; ++place, to += place_words) {
     const Range cols = window.cols.line[place];
-    // Lines far from each other, which the processor does not foresee.
-    const std::ptrdiff_t ahead = place + 1 < window.cols.line_size ? window.cols.line[place + 1].first - cols.first : 0;
+    // Positions lie far from each other, which the processor does not foresee.
+    const Range next = window.cols.line[place + 1 < window.cols.line_size ? place + 1 : place];
+    const std::ptrdiff_t ahead = (next.first - cols.first) * position;
     std::uint64_t *group = to;
     int shift = 0;
     for (int ky = 0; ky < window.rows.kernel; ++ky) {
@@ -63,8 +64,8 @@ void pack(const Job<Real> &job, int image, int y, int g, int first, int last, Sc
       int count = 0;
       for (int row = rows[ky].first; row < rows[ky].last; ++row) {
         for (int col = cols.first; col < cols.last; ++col) {
-          const std::uint8_t *own = train + (static_cast<std::size_t>(row) * window.cols.size + col) * position;
-          for (std::size_t t = 0; t < steps; t += 8) __builtin_prefetch(own + ahead * position + 8 * t);
+          const std::uint8_t *own = train + row * row_size + col * position;
+          for (std::size_t t = 0; t < steps; t += 8) __builtin_prefetch(own + ahead + 8 * t);
           positions[count++] = own;
         }
       }

@@ -1,0 +1,78 @@
+"""How much of a simulation is spent in the compiled kernels, and how much around them, in Python and torch?
+
+Runs without and with a clock around each layer's kernel take turns; processor and allocator as in simulation.py.
+
+    python benchmarks/kernels.py --network cnn7 --batch 1 --threads 1
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from simulation import ALLOCATOR
+
+
+def main() -> None:
+    """Measure, and print one line for people and one of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
+    parser.add_argument("--weights")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--timesteps", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent")
+    parser.add_argument("--repeats", type=int, default=101)
+    parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
+    arguments = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+
+    import torch
+    from networks import network_and_images
+
+    from equispike import bench
+    from equispike.simulation.cpu import Layer
+    from equispike.simulation.run import simulate
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    network, images, source = network_and_images(arguments.network, arguments.batch, arguments.rate, arguments.weights)
+    plain = Layer.run
+    inside = 0.0
+
+    def clocked(self: Layer, work: int, call: Callable[[Any], None]) -> None:
+        nonlocal inside
+        began = time.perf_counter()
+        plain(self, work, call)
+        inside += time.perf_counter() - began
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        simulate(network, images, arguments.timesteps)
+        return time.perf_counter() - began
+
+    for _ in range(10):  # until `auto` knows its kernels
+        seconds()
+    whole, kernels = list[float](), list[float]()
+    for _ in range(arguments.repeats):
+        whole.append(seconds())
+        inside, Layer.run = 0.0, clocked
+        seconds()
+        kernels.append(inside)
+        Layer.run = plain
+    rate = bench.work(network, images, arguments.timesteps).spike_rate
+    found = {"whole": median(whole), "kernels": median(kernels)}
+    print(
+        f"{arguments.network} ({source}), batch {len(images)}, T = {arguments.timesteps}, spike rate {rate:.1f} %: "
+        f"{found['whole'] * 1e3:.2f} ms, of which {found['kernels'] * 1e3:.2f} in kernels"
+    )
+    known = {"network": arguments.network, "weights": source, "spike_rate": rate, "n": arguments.repeats}
+    print(json.dumps({**known, **bench.conditions(network, images, arguments.timesteps), "kernels": found}))
+
+
+if __name__ == "__main__":
+    main()
