@@ -37,8 +37,8 @@ def processes(device: str) -> Generator[torch.device]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield chosen
-        # Threads of the group free the tensors of the last sum. If Python is gone by then, the process ends with an abort;
-        # while all wait for each other, they get to it.
+        # Threads of the group free the tensors of the last sum. If Python is gone by then, the process ends with an
+        # abort; while all wait for each other, they get to it.
         dist.barrier()
     finally:
         dist.destroy_process_group()
