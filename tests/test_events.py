@@ -366,7 +366,7 @@ def test_windows_of_pools_are_swept_exactly(
         monkeypatch.setattr(cpu.Layer, "_fastest", lambda own, how=how: how if how in own.cores else min(own.cores))
         for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
             monkeypatch.setattr(cpu, "ISA", isa)
-            runs.append(es.simulate(network, images, 7))
+            runs.append(es.simulate(network, images, 13))  # some steps side by side, and some that are left over
     plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n2")  # type: ignore[attr-defined]
     assert "sweep" in layer.cores
@@ -393,6 +393,18 @@ def test_windows_that_hold_too_much_are_not_swept(window: tuple[int, int], swept
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     reference = es.simulate(network, images.mul(64).round() / 64, T, engine="stepwise")
     same(es.simulate(network, images.mul(64).round() / 64, T, engine="events"), reference)
+
+
+@needs_core
+def test_rows_too_wide_for_the_cache_are_swept_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Currents of 222 outputs and 16 channels fill the cache in a few steps."""
+    network = image_network(conv(0, 4, 3, 3), conv(2, 16, 4, 3), size=222)
+    images = dyadic(7, 1, 3, 222, 222, dtype=torch.float32)
+    reference = es.simulate(network, images, 21, engine="stepwise")
+    assert reference.spikes["n1"].all()
+    for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
+        monkeypatch.setattr(cpu, "ISA", isa)
+        same(es.simulate(network, images, 21, engine="events"), reference)
 
 
 @needs_core
