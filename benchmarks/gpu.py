@@ -7,10 +7,10 @@ by as much as --tolerance allows. The last lines give the chip's measured rate o
     python benchmarks/gpu.py --network vgg16 --batch 64 --timesteps 64 --rate 3.5
 """
 
-import argparse
 import json
 from typing import Any
 
+import options
 import torch
 from networks import network_and_images
 from torch import Tensor
@@ -64,14 +64,7 @@ def halved(network: Network, images: Tensor, steps: int) -> bench.Contender:
 
 def main() -> None:
     """Measure, and print a table and one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="vgg16")
-    parser.add_argument("--weights", help="trained model of that network, a file from 'equispike train'")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--timesteps", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent")
-    parser.add_argument("--bits", type=int, help="round weights and thresholds to integers of so many bits first")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = options.parser(__doc__, network="vgg16", batch=64)
     parser.add_argument("--tolerance", type=float, default=0.1, help="of a layer's spikes")
     parser.add_argument("--only", nargs="*", help="names of contenders; the first is the reference for the spikes")
     arguments = parser.parse_args()

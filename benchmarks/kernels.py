@@ -1,35 +1,25 @@
 """How much of a simulation is spent in the compiled kernels, and how much around them, in Python and torch?
 
-Runs without and with a clock around each layer's kernel take turns; processor and allocator as in simulation.py.
+Runs without and with a clock around each layer's kernel take turns; threads and allocator as in simulation.py.
 
     python benchmarks/kernels.py --network cnn7 --batch 1 --threads 1
 """
 
-import argparse
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from simulation import ALLOCATOR
+import options
 
 
 def main() -> None:
     """Measure, and print one line for people and one of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
-    parser.add_argument("--weights")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--timesteps", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent")
-    parser.add_argument("--repeats", type=int, default=101)
+    parser = options.parser(__doc__, repeats=101)
     parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
     arguments = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):  # read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    options.keep_what_is_freed()
 
     import torch
     from networks import network_and_images
@@ -40,7 +30,9 @@ def main() -> None:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    network, images, source = network_and_images(arguments.network, arguments.batch, arguments.rate, arguments.weights)
+    network, images, source = network_and_images(
+        arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
+    )
     plain = Layer.run
     inside = 0.0
 

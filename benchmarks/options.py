@@ -1,0 +1,32 @@
+"""What benchmarks of one simulation are asked, and the allocator that they keep. Without torch: this comes first."""
+
+import os
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+ALLOCATOR = {
+    "MALLOC_TOP_PAD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**34),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
+"""glibc keeps what is freed, instead of giving it back and having every page zeroed again."""
+
+
+def parser(description: str | None, **defaults: object) -> ArgumentParser:
+    """Options for a network at a spike rate, and how often it runs; other defaults by name."""
+    made = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    made.add_argument("--network", choices=["vgg16", "resnet20", "cnn7"], default="cnn7")
+    made.add_argument("--weights", help="trained model of that network, a file from 'equispike train'")
+    made.add_argument("--batch", type=int, default=1)
+    made.add_argument("--timesteps", type=int, default=64)
+    made.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent")
+    made.add_argument("--bits", type=int, help="round weights and thresholds to integers of so many bits first")
+    made.add_argument("--repeats", type=int, default=5)
+    made.set_defaults(**defaults)
+    return made
+
+
+def keep_what_is_freed() -> None:
+    """Start this process again with the allocator's settings, which are read when one starts."""
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
