@@ -12,7 +12,7 @@ from typing import Any
 
 import options
 import torch
-from networks import network_and_images
+from networks import asked_for
 from torch import Tensor
 
 from equispike import bench, peers
@@ -68,9 +68,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.1, help="of a layer's spikes")
     parser.add_argument("--only", nargs="*", help="names of contenders; the first is the reference for the spikes")
     arguments = parser.parse_args()
-    network, images, source = network_and_images(
-        arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
-    )
+    network, images, source = asked_for(arguments)
     there, steps = network.to("cuda"), arguments.timesteps
     images = images.cuda()
     everyone = {

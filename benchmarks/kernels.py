@@ -22,7 +22,7 @@ def main() -> None:
     options.keep_what_is_freed()
 
     import torch
-    from networks import network_and_images
+    from networks import asked_for
 
     from equispike import bench
     from equispike.simulation.cpu import Layer
@@ -30,9 +30,7 @@ def main() -> None:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    network, images, source = network_and_images(
-        arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
-    )
+    network, images, source = asked_for(arguments)
     plain = Layer.run
     inside = 0.0
 

@@ -1,5 +1,7 @@
 """Networks and images to measure on."""
 
+from argparse import Namespace
+
 import torch
 from torch import Tensor, nn
 
@@ -45,3 +47,9 @@ def network_and_images(
     if bits is not None:
         network, source = quantize(network, bits, per_channel=False), f"{bits} bits, {source}"
     return network, data.test.take(batch).floats(), source
+
+
+def asked_for(arguments: Namespace) -> tuple[Network, Tensor, str]:
+    """The same, as the options of ``options.parser`` say."""
+    given = arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
+    return network_and_images(*given)

@@ -21,15 +21,13 @@ def main() -> None:
     options.keep_what_is_freed()
 
     import torch
-    from networks import network_and_images
+    from networks import asked_for
 
     from equispike import bench, peers
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    network, images, source = network_and_images(
-        arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
-    )
+    network, images, source = asked_for(arguments)
     steps = arguments.timesteps
     everyone = {**bench.contenders(network, images, steps), **peers.contenders(network, images, steps)}
     if unknown := set(arguments.only or ()) - everyone.keys():

@@ -356,7 +356,7 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
 def test_windows_of_pools_are_swept_exactly(
     channels: int, window: tuple[int, int], kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Positions of a window fill words of their own, and share their weights."""
+    """Spikes of a window's positions, which share their weights, are counted before these are added."""
     first, pool = conv(0, channels, 3, 3), AvgPool(window, window, (0, 0))
     network = image_network(first, pool, conv(2, 24, channels, kernel, stride=(stride, stride)), size=9)
     network = without(network, "n1")  # the convolution reads the pool

@@ -15,8 +15,8 @@ constexpr std::size_t row_bytes = 128 * 1024;  // of the currents of a row, for 
 // How many of some positions spike, channel by channel: sums of bits, digit by digit. Digit d goes to the words of the steps
 // from to[d * next] on, in whose bits from `shift` on there is nothing yet.
 template <int digits>
-void count_up(const std::uint8_t *const *positions, int count, std::size_t steps, int shift, std::size_t next,
-              std::uint64_t *to) {
+void count_spikes(const std::uint8_t *const *positions, int count, std::size_t steps, int shift, std::size_t next,
+                  std::uint64_t *to) {
   auto some = [&](auto bits, std::size_t t) __attribute__((always_inline)) {
     decltype(bits) sum[digits] = {}, word;
     for (int i = 0; i < count; ++i) {
@@ -39,7 +39,8 @@ void count_up(const std::uint8_t *const *positions, int count, std::size_t steps
   for (; t < steps; ++t) some(std::uint64_t{}, t);
 }
 
-constexpr decltype(&count_up<2>) by_digits[] = {count_up<2>, count_up<3>, count_up<4>, count_up<5>, count_up<6>, count_up<7>};
+constexpr decltype(&count_spikes<2>) by_digits[] = {count_spikes<2>, count_spikes<3>, count_spikes<4>,
+                                                    count_spikes<5>, count_spikes<6>, count_spikes<7>};
 
 // What an output row reads of source g in steps first ... last - 1, as words, [places][words][steps].
 template <class Real>
