@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import DataError
+from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, Shape, inputs_of, join_inputs, split_inputs
 
 
@@ -89,7 +90,7 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
     if images.ndim < 2 or (shape is not None and tuple(images.shape[1:]) != shape):
         expected = "(B, features)" if shape is None else f"(B, {', '.join(map(str, shape))})"
         raise DataError(f"{where}: shape {tuple(images.shape)}, expected {expected}. Reshape the images")
-    if not bool(torch.isfinite(images).all()):
+    if not all_finite(images):
         raise DataError(f"{where}: holds NaN or infinity. Check the loading and the normalisation")
     if labels is None:
         return Batch(images.detach(), None, shapes)

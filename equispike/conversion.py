@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -15,6 +14,7 @@ from equispike.calibrate.method import Method, ReadoutKind, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.spike_norm import RMP, rescaled
 from equispike.errors import ConversionError
+from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
@@ -195,7 +195,7 @@ def prepare(
         if verdict == "refused":
             raise ConversionError(f"{node.name} ({type(node.op).__name__}): {why}. {remedy}")
         for value in (getattr(node.op, "weight", None), getattr(node.op, "bias", None)):
-            if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+            if isinstance(value, Tensor) and not all_finite(value):
                 raise ConversionError(
                     f"{node.name} ({type(node.op).__name__}): its weights hold NaN or infinity. Train the model again"
                 )

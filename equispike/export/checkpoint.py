@@ -22,6 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from equispike.errors import FileError, one_line
+from equispike.functional.finite import all_finite
 from equispike.graph.network import LARGEST, Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
 
@@ -183,7 +184,7 @@ def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if Tensor in (hint, *arguments) and value is not None:
         tensor = tensors[_mapping(where, value)["tensor"]]
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point() or not all_finite(tensor):
             raise ValueError(f"{where}: holds NaN, infinity or integers")
         return tensor
     if origin in (typing.Union, types.UnionType):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import SimulationError
+from equispike.functional.finite import all_finite
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -121,7 +122,7 @@ class Constant:
     ) -> Tensor:
         """See :meth:`Coder.encode`. Exactly x where amplitude equals scale; draws nothing."""
         _check(images, indices, steps, scale, amplitude)
-        return images[None] * (amplitude / scale)
+        return images[None] if amplitude == scale else images[None] * (amplitude / scale)
 
 
 @dataclass(frozen=True)
@@ -213,9 +214,9 @@ def key_for(seed: int, indices: Tensor) -> tuple[int, int]:
 def _check(images: Tensor, indices: Tensor, steps: range, scale: float, amplitude: float) -> None:
     if not images.is_floating_point():
         raise SimulationError(f"images: {images.dtype} is not floating point; scale the images as in training")
-    if not images.isfinite().all():
+    if not all_finite(images):
         raise SimulationError("images: a value is NaN or infinite; clean or normalise the images")
-    if len(steps) and (min(steps) < 1 or max(steps) >= _WORD):
+    if steps and (min(steps[0], steps[-1]) < 1 or max(steps[0], steps[-1]) >= _WORD):
         raise SimulationError(f"steps: {steps} leaves [1, 2**32); the first step is step 1")
     _check_positive("scale", scale)
     _check_positive("amplitude", amplitude)
@@ -232,5 +233,8 @@ def _check_indices(indices: Tensor, count: int) -> None:
         raise SimulationError(
             f"indices: {indices.dtype} of shape {tuple(indices.shape)}; pass one int64 number per image, ({count},)"
         )
-    if count and (int(indices.min()) < 0 or int(indices.max()) >= _WORD):
+    if not count:
+        return
+    least, most = indices.aminmax()
+    if int(least) < 0 or int(most) >= _WORD:
         raise SimulationError("indices: a number is outside [0, 2**32); pass the images' positions in the data set")

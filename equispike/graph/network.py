@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError, SimulationError, one_line
+from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, Op, Readout, map_tensors
 
@@ -91,7 +92,7 @@ class Network:
                 readers[name].append(node)
         return readers
 
-    @property
+    @cached_property
     def input(self) -> Input:
         op = self.nodes[0].op
         assert isinstance(op, Input)
@@ -107,12 +108,12 @@ class Network:
         """Threshold of each calibrated neuron layer, in the network's own units, shape () or (C, 1, ...)."""
         return {name: op.threshold for name, op in self.neurons.items() if op.threshold is not None}
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights (float32 in a network without any)."""
         return next((op.weight.dtype for op in self._weighted_ops()), torch.float32)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return next((op.weight.device for op in self._weighted_ops()), torch.device("cpu"))
 
@@ -153,7 +154,7 @@ class Network:
                 "Reshape the images, or convert the model with an example of that shape"
             )
         x = x.to(self.device, self.dtype)
-        if not bool(torch.isfinite(x).all()):
+        if not all_finite(x):
             raise SimulationError("images hold NaN or infinity: check the loading and the normalisation of the data")
         return self.input.on_grid(x)
 

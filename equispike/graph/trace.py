@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equispike.errors import ConversionError, EquispikeError, one_line
+from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, inputs_of, layout
 from equispike.graph.aten import (
     RESHAPES,
@@ -375,7 +376,7 @@ def _last(node: FxNode, outputs: Collection[str]) -> bool:
 
 
 def _finite(op: Op) -> bool:
-    return all(bool(torch.isfinite(value).all()) for value in vars(op).values() if isinstance(value, Tensor))
+    return all(all_finite(value) for value in vars(op).values() if isinstance(value, Tensor))
 
 
 VERDICTS: dict[type, tuple[Verdict, str, str]] = {

@@ -182,25 +182,35 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
     Computed in float64, then rounded once: how torch orders the sums, which differs between batches and devices, then
     leaves no trace, but for one in a hundred million.
     """
+    if not task.coder.constant:
+        return {}
+    first, op = task.network.nodes[0].name, task.network.input
+    current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
+    exact, fixed = {first: current[0].double()}, {first: current}
+    for node in _before_neurons(task.network):
+        value = exact[node.name] = node.op(*(exact[name] for name in node.inputs))
+        fixed[node.name] = value.to(task.images.dtype, memory_format=_fastest(value))[None]
+    return fixed
+
+
+@lru_cache(maxsize=4)
+def _before_neurons(network: Network) -> tuple[Node, ...]:
+    """What comes between the input and the first neurons, in float64."""
 
     def wide(x: Tensor) -> Tensor:
         return x.double().contiguous(memory_format=_fastest(x))
 
-    fixed: dict[str, Tensor] = {}
-    for node in task.network.nodes:
-        op = node.op
-        if isinstance(op, Input) and task.coder.constant:
-            current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
-            fixed[node.name] = current.double()
-        elif node.inputs and not isinstance(op, Neuron | Readout) and all(name in fixed for name in node.inputs):
-            exact = replace(node, op=map_tensors(op, wide))
-            fixed[node.name] = apply_over_time(exact, [fixed[name] for name in node.inputs], 1)
-    return {name: value.to(task.images.dtype) for name, value in fixed.items()}
+    names, found = {network.nodes[0].name}, list[Node]()
+    for node in network.nodes:
+        if node.inputs and not isinstance(node.op, Neuron | Readout) and names.issuperset(node.inputs):
+            names.add(node.name)
+            found.append(replace(node, op=map_tensors(node.op, wide)))
+    return tuple(found)
 
 
-def _fastest(weight: Tensor) -> torch.memory_format:
-    """The memory format in which convolutions run fastest, and which what they give has too."""
-    return torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+def _fastest(x: Tensor) -> torch.memory_format:
+    """The memory format of weights with which convolutions run fastest, and of what they give."""
+    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equispike.errors import DataError, EquispikeError, FileError, one_line
+from equispike.functional.finite import all_finite
 from equispike.nn import restart_maxima
 from equispike.zoo.data import Dataset, Part
 from equispike.zoo.parallel import from_first, rank, share_buffers, total, world, wrapped
@@ -269,7 +270,7 @@ def _check(model: nn.Module, train: Part, validation: Part, recipe: Recipe, devi
     if scores.shape != (1, len(train.classes)):
         shape = tuple(scores.shape)
         raise DataError(f"{train.name}: has {len(train.classes)} classes, but the model gives scores of shape {shape}")
-    if not bool(scores.isfinite().all()):
+    if not all_finite(scores):
         raise EquispikeError("training: the model's scores are not finite before training. Build it anew")
 
 
