@@ -58,8 +58,8 @@ def currents(name: str, bits: int | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     class Spy(gpu.Layer):
-        def __init__(self, current: Any, network: Any, choose: bool = False) -> None:
-            super().__init__(current, network, choose)
+        def __init__(self, current: Any, network: Any, *others: Any) -> None:
+            super().__init__(current, network, *others)
             if (len(self.gathers) == 1 and self.positions > 1) or self.channels > 256:
                 found[f"{len(found)}"] = current
 
@@ -82,7 +82,8 @@ def layers(name: str, bits: int | None, batch: int, steps: int) -> Any:
         seen.add(key)
         for tiles in candidates(padded(channels)):
             gpu.tiles = lambda *_, tiles=tiles: tiles
-            layer = gpu.Layer(current, known["network"])
+            threshold = torch.ones(padded(channels), device="cuda")
+            layer = gpu.Layer(current, known["network"], threshold=threshold)
             gpu.tiles = usual
             inputs, height, width = term.extent
             train = (torch.rand(steps, batch, height * width, padded(inputs), device="cuda") < 0.04).to(torch.int8)
@@ -90,10 +91,9 @@ def layers(name: str, bits: int | None, batch: int, steps: int) -> Any:
             v = torch.zeros(spikes.shape[1:], device="cuda")
             state: Any = SimpleNamespace(trains=dict.fromkeys({term.train, *layer.taps.trains}, train))
             state.base = lambda layer, bias, dense: bias
-            threshold = torch.ones(padded(channels), device="cuda")
             macs = steps * batch * rows * cols * channels * (term.weight.shape[0] * inputs)
             runs = {
-                "fire": partial(layer.fire, state, spikes, v, threshold, False),
+                "fire": partial(layer.fire, state, spikes, v),
                 "sums": partial(layer.sums, [layer.spikes(state, gather) for gather in layer.gathers]),
             }
             yield key, tiles, len(layer.gathers[0].digits), macs, runs

@@ -86,10 +86,10 @@ def test_poisson_spikes_of_the_core_are_those_of_the_coder(
     currents = coder.encode(images, numbers, when, seed, scale=1.0, amplitude=1.0)
     limits = coder.limits(images, 1.0).flatten(2)
     for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
-        trains = [torch.zeros_like(layout.pack(currents > 0)) for _ in range(2)]
-        cpu.core.draw(limits, numbers, seed, first, *trains, 2, isa)  # type: ignore[union-attr]
-        assert torch.equal(trains[0], layout.pack(currents > 0))
-        assert torch.equal(trains[1], layout.pack(currents < 0))
+        trains = cpu.core.draw(limits, numbers, seed, first, steps, 2, isa)  # type: ignore[union-attr]
+        positive, negative = (torch.from_numpy(train.bits) for train in trains)
+        assert torch.equal(positive, layout.pack(currents > 0))
+        assert torch.equal(negative, layout.pack(currents < 0))
 
 
 def image_network(*layers: Conv | AvgPool, channels: int = 3, size: int = 8, classes: int = 4) -> Network:
@@ -418,10 +418,11 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     network = Network((*before, out, second, head, Node("readout", readout.op, ("head",)))).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(cpu, network, spike)
-    state = State(Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0), {})
+    task = Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0)
+    state = State(cpu, first.needed, task, {})  # type: ignore[arg-type]
     planned._advance(cpu, state, first, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
-    state.fired["n"].zero_()
+    state.neurons["n"].fired.zero_()
     assert engine._crowded(first, state) == set()
     assert any(action.node.name == "out" for action in planning.plan(cpu, network, spike, frozenset({"out"})).actions)
 

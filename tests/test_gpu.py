@@ -173,7 +173,7 @@ def test_networks_that_it_cannot_run_are_refused() -> None:
 class Elsewhere:
     """A layer of a machine whose tensors are nowhere, so that one made on the CPU by mistake is found out."""
 
-    def __init__(self, current: Any, network: Network, choose: bool = False) -> None:
+    def __init__(self, current: Any, network: Network, choose: bool, *neurons: Any) -> None:
         tensors = [term.weight for term in (*current.gathers, *current.taps)]
         tensors += [] if current.bias is None else [current.bias]
         assert all(tensor.device == network.device for tensor in tensors)

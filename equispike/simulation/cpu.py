@@ -82,20 +82,30 @@ class Layer:
         runs: of all of them.
     """
 
-    def __init__(self, current: Current, network: Network, choose: bool = False) -> None:
+    def __init__(
+        self,
+        current: Current,
+        network: Network,
+        choose: bool = False,
+        threshold: Tensor | None = None,
+        hard: bool = False,
+    ) -> None:
         """Prepare the event-driven kernel that suits the shape; with ``choose`` all that may pay."""
         dtype = network.dtype
         self.dense, self.shape = current.dense, current.shape
         channels, rows, cols = extent(current.shape)
         self.channels, self.positions = padded(channels), rows * cols
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
+        bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
+        self.bias = widen(bias, self.channels)
         weights = integers(current, dtype)
         self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
+        if threshold is not None:
+            for own in self.cores.values():
+                own.set_neurons(threshold, hard)
         self.products = _products(weights) * self.positions * self.channels / CYCLES
         self.pace: dict[str, float] = {}
         self.runs = 0
-        bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
-        self.bias = widen(bias, self.channels).view(1, 1, 1, -1)
 
     def _kernels(self, current: Current, weights: Integers, choose: bool) -> list[str]:
         """Kernels that may compute the current, the one that looks fastest first; without ``choose`` that one alone."""
@@ -119,13 +129,13 @@ class Layer:
 
     def _core(self, current: Current, weights: Integers, dtype: torch.dtype, how: str) -> Any:
         assert core is not None
-        _, rows, cols = extent(current.shape)
+        channels, rows, cols = extent(current.shape)
         short = how == "gather" and weights.largest <= LARGEST
         size = weights.digits if how == "multiply" else 2 if short else dtype.itemsize
         depth = len(weights.whole)
         widths = [w for w in _WIDTHS if not self.channels % w and (how != "sweep" or w <= SWEPT_AT_ONCE)]
         width = next((w for w in widths if depth * size * w <= SLAB), widths[-1])
-        own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, self.channels, width, how)
+        own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, channels, width, how, self.bias)
         for term in current.gathers:
             own.gather(term.extent, term.rows, term.cols)
         whole, unit = widen(weights.whole, self.channels), widen(weights.unit, self.channels)
@@ -140,15 +150,16 @@ class Layer:
             own.tap(term.extent, term.rows, term.cols, term.shift, widen(term.weight, self.channels))
         return own
 
-    def run(self, work: int, call: Callable[[Any], None]) -> None:
-        """Let one of the kernels do something, for so many images times steps."""
+    def run(self, work: int, call: Callable[[Any], Any]) -> Any:
+        """What one of the kernels gives, asked to do something for so many images times steps."""
         how = self._fastest()
         began = time.perf_counter()
-        call(self.cores[how])
+        found = call(self.cores[how])
         now = (time.perf_counter() - began) / work
         before = self.pace.get(how, now)
         self.pace[how] = min(now, before + (now - before) * DELAYED)
         self.runs += 1
+        return found
 
     def _fastest(self) -> str:
         if self.runs == 1:  # the first run waited for memory to be mapped
@@ -157,7 +168,7 @@ class Layer:
         for how in self.cores:
             if how not in self.pace and (how != "multiply" or self.products / torch.get_num_threads() < known):
                 return how
-        best, *others = sorted(self.pace, key=lambda how: self.pace[how])
+        best, *others = sorted(self.pace, key=self.pace.__getitem__)
         if others and self.runs % TRY_AGAIN == 0:
             other = others[self.runs // TRY_AGAIN % len(others)]
             return other if self.pace[other] < TRY_BELOW * self.pace[best] else best
@@ -166,10 +177,38 @@ class Layer:
     def inputs(self, state: State) -> tuple[list[Any], Any]:
         """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1.
 
-        As NumPy arrays of the same memory, which the core takes in a third of the time.
+        None where that is the bias alone. As a NumPy array, which the core takes in a third of the time.
         """
-        base = state.base(self, self.bias, self.dense)
-        return [state.trains[name].numpy() for name in self.trains], base.numpy()
+        base = state.base(self, self.bias, self.dense).numpy() if self.dense else None
+        return [state.trains[name] for name in self.trains], base
+
+
+class Neurons:
+    """A layer's neurons in the course of a run, in memory of the core."""
+
+    def __init__(self, network: Network, name: str, images: int, steps: int, v: Tensor | None) -> None:
+        assert core is not None
+        self.shape = network.shapes[name]
+        channels, rows, cols = extent(self.shape)
+        kind = core.Neurons32 if network.dtype == torch.float32 else core.Neurons64
+        self.own = kind(images, rows * cols, padded(channels), steps)
+        if v is not None:
+            self.v.copy_(v)
+
+    @property
+    def v(self) -> Tensor:
+        """See ``machine.Neurons``."""
+        return to_features(torch.as_tensor(self.own.v), self.shape)
+
+    @property
+    def counts(self) -> Tensor:
+        """See ``machine.Neurons``."""
+        return to_features(torch.as_tensor(self.own.counts), self.shape).to(torch.int32)
+
+    @property
+    def fired(self) -> Tensor:
+        """See ``machine.Neurons``."""
+        return torch.as_tensor(self.own.fired)
 
 
 def suits(current: Current) -> bool:
@@ -203,43 +242,44 @@ def _products(weights: Integers) -> float:
     return len(weights.whole) * weights.digits * 30 / (16 * 16 * 64)
 
 
-def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
+def fire(state: State, name: str, layer: Layer) -> None:
     """Neurons, and the current that drives them, in the core."""
-    batch, steps = len(state.images), len(state.steps)
-    positions, size = train_bytes(layer.shape)
-    train = torch.empty(batch, positions, steps, size, dtype=torch.uint8)
-    arrays = [x.numpy() for x in (state.v[name], state.counts[name], state.fired[name][:, state.rows], train)]
-    given = *layer.inputs(state), threshold.numpy(), hard, *arrays, torch.get_num_threads(), ISA
-    layer.run(batch * steps, lambda own: own.fire(*given))
-    state.trains[name] = train
+    neurons: Any = state.neurons[name]
+    steps = len(state.steps)
+    given = *layer.inputs(state), neurons.own, state.rows.start, steps, torch.get_num_threads(), ISA
+    state.trains[name] = layer.run(state.batch * steps, lambda core: core.fire(*given))
 
 
 def emit(state: State, name: str, layer: Layer) -> None:
     """The dense value of a node whose current or spikes the core has."""
-    currents = state.images.new_empty(len(state.images), layer.positions, len(state.steps), layer.channels)
-    given = *layer.inputs(state), currents, torch.get_num_threads(), ISA
-    layer.run(len(state.images) * len(state.steps), lambda own: own.emit(*given))
+    steps = len(state.steps)
+    currents = state.images.new_empty(state.batch, layer.positions, steps, layer.channels)
+    given = *layer.inputs(state), currents.numpy(), torch.get_num_threads(), ISA
+    layer.run(state.batch * steps, lambda core: core.emit(*given))
     value = to_features(currents, layer.shape)
-    state.dense[name] = value.reshape(*value.shape[:2], *state.network.shapes[name])
+    shape = state.network.shapes[name]
+    state.dense[name] = value if shape == layer.shape else value.reshape(*value.shape[:2], *shape)
 
 
 def replay(state: State, name: str) -> None:
+    """The train of a layer that need not run."""
+    assert core is not None
     known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
-    state.trains[name] = known.permute(1, 2, 0, 3).contiguous()
+    channels, rows, cols = extent(state.network.shapes[name])
+    train = state.trains[name] = core.Train(state.batch, rows * cols, len(state.steps), channels)
+    torch.as_tensor(train.bits).copy_(known.permute(1, 2, 0, 3))
 
 
 def draw(state: State, name: str) -> None:
     """Poisson spikes of the input, those of either sign as a train of their own."""
     assert core is not None
-    positions, size = train_bytes(state.network.shapes[name])
-    trains = [torch.zeros(len(state.images), positions, len(state.steps), size, dtype=torch.uint8) for _ in SIGNS]
-    core.draw(*state.draws, state.steps.start, *trains, torch.get_num_threads(), ISA)
+    trains = core.draw(*state.draws, state.steps.start, len(state.steps), torch.get_num_threads(), ISA)
     state.trains.update(zip((name + sign for sign in SIGNS), trains))
 
 
 def packed(state: State, name: str) -> Tensor:
     """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
-    return state.trains[name].permute(2, 0, 1, 3)
+    return torch.as_tensor(state.trains[name].bits).permute(2, 0, 1, 3)
 
 
 def bytes_per_step(shape: tuple[int, ...]) -> int:

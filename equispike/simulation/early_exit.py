@@ -115,7 +115,7 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
             counts[name][running] += record.counts[name]
             spikes[name][done:end, running] = record.spikes[name]
         going = ~stop.settled(network, readout[:end, running], timesteps)[-1]
-        running, start = running[going], moment.of(going)
+        running, start = running[going], moment().of(going)
         if not len(running):
             break
     return Record(readout, counts, spikes), steps

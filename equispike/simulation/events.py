@@ -14,7 +14,7 @@ from equispike.errors import SimulationError
 from equispike.graph.network import Network
 from equispike.simulation import cpu, planned
 from equispike.simulation.plan import Plan
-from equispike.simulation.record import Moment, Record, Task
+from equispike.simulation.record import Moment, Record, Resume, Task
 from equispike.simulation.state import State
 
 DENSE_ABOVE = 0.4
@@ -33,7 +33,7 @@ def suits(network: Network) -> bool:
     return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 
-def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> tuple[Record, Moment]:
+def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> tuple[Record, Resume]:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     With ``adapt``, layers may use the core's dense kernel too, where the machine has instructions for it, and choose by
@@ -54,10 +54,10 @@ def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = F
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
-    size = len(state.images) * len(state.steps)
+    size = state.batch * len(state.steps)
     rates = {
-        name: int(fired[:, state.rows].sum()) / (size * prod(state.network.shapes[name]))
-        for name, fired in state.fired.items()
+        name: int(neurons.fired[:, state.rows].sum()) / (size * prod(state.network.shapes[name]))
+        for name, neurons in state.neurons.items()
     }
     return frozenset(
         name

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation.layout import extent, from_bits, padded, to_bits, train_bytes, widen
+from equispike.simulation.layout import extent, from_bits, padded, to_bits, to_features, train_bytes, widen
 from equispike.simulation.state import SIGNS, State
 from equispike.simulation.views import Current, Term, integers, most_at_once
 
@@ -89,9 +89,17 @@ class Taps:
 class Layer:
     """A current as the GPU's kernels compute it."""
 
-    def __init__(self, current: Current, network: Network, choose: bool = False) -> None:
+    def __init__(
+        self,
+        current: Current,
+        network: Network,
+        choose: bool = False,
+        threshold: Tensor | None = None,
+        hard: bool = False,
+    ) -> None:
         """Prepare weights and tables; there is one way to compute a current, whatever ``choose`` says."""
         device = network.device
+        self.threshold, self.hard = threshold, hard
         self.shape, self.dense = current.shape, current.dense
         channels, rows, cols = extent(current.shape)
         self.positions, self.channels = rows * cols, padded(channels)
@@ -157,29 +165,31 @@ class Layer:
         """Whether one kernel makes products and neurons: if there is enough to do in each step."""
         return len(self.gathers) == 1 and prod(self._programs(batch, self.gathers[0])) >= processors(self.units.device)
 
-    def fire(self, state: State, spikes: Tensor, v: Tensor, threshold: Tensor, hard: bool) -> None:
+    def fire(self, state: State, spikes: Tensor, v: Tensor) -> None:
         """Neurons and products in one kernel; fills ``spikes`` and brings ``v`` up to date."""
         (gather,) = self.gathers
         source = self.spikes(state, gather)
         steps, batch = spikes.shape[:2]
         kernels.fire[self._programs(batch, gather)](
-            source, gather.where, gather.digits, self.units, *self.added(state), threshold, v, spikes, steps, batch,
-            source.shape[2], self.positions, len(gather.where), gather.digits.shape[1], self.channels,
-            self.based, bool(self.taps.trains), hard, *self._sizes(gather), **self._settings,
+            source, gather.where, gather.digits, self.units, *self.added(state), self.threshold, v, spikes, steps,
+            batch, source.shape[2], self.positions, len(gather.where), gather.digits.shape[1], self.channels,
+            self.based, bool(self.taps.trains), self.hard, *self._sizes(gather), **self._settings,
         )  # fmt: skip
 
-    def integrate(self, state: State, out: Tensor, v: Tensor, threshold: Tensor, fires: bool, hard: bool) -> None:
-        """Products, then neurons, some steps at a time; or where nothing ``fires`` the currents into ``out``."""
+    def integrate(self, state: State, out: Tensor, v: Tensor | None) -> None:
+        """Products, then neurons, some steps at a time; or without potentials the currents into ``out``."""
         steps, batch, positions, channels = out.shape
         spikes = [self.spikes(state, gather) for gather in self.gathers]
-        size = batch * positions * channels
+        size, fires = batch * positions * channels, v is not None
+        unread = self.units
         block = max(1, SUMS // (4 * size)) if self.gathers else steps
         for first in range(0, steps, block):
             own = out[first : first + block]
             arrived = self.sums([source[first : first + block] for source in spikes]) if self.gathers else own
             kernels.integrate[(-(-size // BLOCK),)](
-                arrived, self.units, *self.added(state, first), threshold, v, own, len(own), batch, positions,
-                channels, bool(self.gathers), bool(self.taps.trains), fires, hard, BLOCK,
+                arrived, self.units, *self.added(state, first), self.threshold if fires else unread,
+                v if fires else unread, own, len(own), batch, positions, channels, bool(self.gathers),
+                bool(self.taps.trains), fires, self.hard, BLOCK,
             )  # fmt: skip
 
     def _programs(self, batch: int, gather: Gather) -> tuple[int, int]:
@@ -294,26 +304,51 @@ def multiplies(dtype: torch.dtype) -> bool:
     return True
 
 
-def fire(state: State, name: str, layer: Layer, threshold: Tensor, hard: bool) -> None:
+class Neurons:
+    """A layer's neurons in the course of a run: ``laid_out``, potentials, and ``spikes``, (B, positions, channels)."""
+
+    def __init__(self, network: Network, name: str, images: int, steps: int, v: Tensor | None) -> None:
+        self.shape, device = network.shapes[name], network.device
+        channels, rows, cols = extent(self.shape)
+        self.laid_out = torch.zeros(images, rows * cols, padded(channels), dtype=network.dtype, device=device)
+        self.spikes = torch.zeros_like(self.laid_out, dtype=torch.int32)
+        self.fired = torch.zeros(images, steps, dtype=torch.int32, device=device)
+        if v is not None:
+            self.v.copy_(v)
+
+    @property
+    def v(self) -> Tensor:
+        """See ``machine.Neurons``."""
+        return to_features(self.laid_out, self.shape)
+
+    @property
+    def counts(self) -> Tensor:
+        """See ``machine.Neurons``."""
+        return to_features(self.spikes, self.shape)
+
+
+def fire(state: State, name: str, layer: Layer) -> None:
     """Neurons, and the current that drives them."""
-    batch, steps, v = len(state.images), len(state.steps), state.v[name]
+    neurons: Any = state.neurons[name]
+    v = neurons.laid_out
+    batch, steps = state.batch, len(state.steps)
     spikes = v.new_empty(steps, *v.shape, dtype=torch.int8)
     if layer.together(batch):
-        layer.fire(state, spikes, v, threshold, hard)
+        layer.fire(state, spikes, v)
     else:
-        layer.integrate(state, spikes, v, threshold, True, hard)
-    fired = state.fired[name][:, state.rows]
+        layer.integrate(state, spikes, v)
+    fired = neurons.fired[:, state.rows]
     size = v[0].numel()
     programs = batch, -(-size // (4 * BLOCK))
-    kernels.tally[programs](spikes, state.counts[name], fired, fired.stride(0), steps, batch, size, 4 * BLOCK)
+    kernels.tally[programs](spikes, neurons.spikes, fired, fired.stride(0), steps, batch, size, 4 * BLOCK)
     state.trains[name] = spikes
 
 
 def emit(state: State, name: str, layer: Layer) -> None:
     """The dense value of a node whose current or spikes the machine has."""
-    batch, steps = len(state.images), len(state.steps)
+    batch, steps = state.batch, len(state.steps)
     currents = layer.units.new_empty(steps, batch, layer.positions, layer.channels)
-    layer.integrate(state, currents, layer.units, layer.units, False, False)
+    layer.integrate(state, currents, None)
     value = currents[..., : layer.shape[0]].transpose(2, 3)
     state.dense[name] = value.reshape(steps, batch, *state.network.shapes[name])
 

@@ -20,13 +20,13 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool, map_tensors
 from equispike.simulation.layout import pack, unpack
 from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record, Task, upstream
+from equispike.simulation.record import Moment, Record, Resume, Task, upstream
 from equispike.simulation.stepwise import beginning, initial_potentials
 
 Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
 
 
-def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Moment]:
+def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Resume]:
     """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
     network, images, timesteps = task.network, task.images, task.timesteps
     start = start or beginning(task)
@@ -56,10 +56,8 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(task, chunk, record, v=v, done=start.step)
     whole = {name: count.to(torch.int32) for name, count in counts.items()}
-    return (
-        Record((scores[1:] * last.op.scale).to(images.dtype), whole, spikes),
-        Moment(timesteps, v, scores[-1].clone()),
-    )
+    readout = (scores[1:] * last.op.scale).to(images.dtype)
+    return Record(readout, whole, spikes), lambda: Moment(timesteps, v, scores[-1])
 
 
 def propagate(

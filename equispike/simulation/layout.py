@@ -4,8 +4,8 @@ A *train* holds the spikes of a layer in some steps, (B, positions, T', bytes), 
 step are the bits of whole 64-bit words, the first channel lowest.
 """
 
-import math
 from dataclasses import dataclass
+from math import frexp, prod
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def as_integers(weight: Tensor, spikes: Tensor) -> Integers:
             [-3, 32]], dtype=torch.int32), tensor([ 0.2500, 32.0000]), 1)
     """
     whole, bits = _WHOLE[weight.dtype]
-    wide, finest = weight.double(), math.frexp(torch.finfo(weight.dtype).tiny)[1]
+    wide, finest = weight.double(), frexp(torch.finfo(weight.dtype).tiny)[1]
     most = torch.maximum(spikes.double() @ wide.clamp(min=0), spikes.double() @ (-wide).clamp(min=0))
     most = most * (1 + float(spikes.sum()) * 2.0**-bits)  # each of them may be rounded up
     unit = torch.exp2((torch.frexp(most).exponent - bits).clamp(min=finest).double())
@@ -99,9 +99,10 @@ def to_positions(value: Tensor, channels: int) -> Tensor:
 
 
 def to_features(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """From (B, positions, T', channels) to (T', B, *shape); a view."""
-    batch, _, time, _ = value.shape
-    return value[..., : shape[0]].permute(2, 0, 3, 1).view(time, batch, *shape)
+    """From (B, positions, channels) to (B, *shape), or from (B, positions, T', channels) to (T', B, *shape); a view."""
+    batch, position, *time, channel = value.stride()
+    rows = [prod(shape[i + 1 :]) * position for i in range(1, len(shape))]
+    return value.as_strided((*value.shape[2:-1], value.shape[0], *shape), (*time, batch, channel, *rows))
 
 
 def pack(fires: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from equispike.graph.network import Network
 from equispike.simulation import planned
 from equispike.simulation.layout import padded
 from equispike.simulation.plan import Machine
-from equispike.simulation.record import Moment, Record, Task
+from equispike.simulation.record import Moment, Record, Resume, Task
 
 OLDEST = (8, 0)
 """Compute capability from which on the tensor cores multiply bytes as the kernels need it."""
@@ -63,7 +63,7 @@ def _check_batch(network: Network, images: int) -> None:
         )
 
 
-def gpu(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Moment]:
+def gpu(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Resume]:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     Raises:

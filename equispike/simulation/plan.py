@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from equispike.functional.coding import Coder, Poisson
 from equispike.graph.exact import calibrated
@@ -19,50 +17,10 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, WinnerPool
 from equispike.simulation import actions
 from equispike.simulation.layout import extent, padded, widen
+from equispike.simulation.machine import Machine
 from equispike.simulation.record import upstream
 from equispike.simulation.state import SIGNS, State
 from equispike.simulation.views import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
-
-
-class Machine(Protocol):
-    """What computes layers: the module ``cpu`` or ``gpu``. Trains in the state are laid out as it likes."""
-
-    @property
-    def Layer(self) -> Callable[[Current, Network, bool], Any]:
-        """Prepares a current; with the last argument, by all ways between which it may choose as it runs."""
-        ...
-
-    def suits(self, current: Current) -> bool:
-        """Whether it can compute this current."""
-        ...
-
-    def multiplies(self, dtype: torch.dtype) -> bool:
-        """Whether it is fast too where most neurons spike."""
-        ...
-
-    def fire(self, state: State, name: str, layer: Any, threshold: Tensor, hard: bool) -> None:
-        """Run neurons, and the current that drives them, through the chunk; leaves their train."""
-        ...
-
-    def emit(self, state: State, name: str, layer: Any) -> None:
-        """Leave a current as a dense value."""
-        ...
-
-    def replay(self, state: State, name: str) -> None:
-        """Take a train from those that are given."""
-        ...
-
-    def draw(self, state: State, name: str) -> None:
-        """Leave Poisson spikes of the input, those of either sign as a train of their own."""
-        ...
-
-    def packed(self, state: State, name: str) -> Tensor:
-        """A train as bits, (T', B, positions, bytes)."""
-        ...
-
-    def bytes_per_step(self, shape: tuple[int, ...]) -> int:
-        """Of the train of a layer of this shape, and one image."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +46,14 @@ class Plan:
     """Actions in order.
 
     Attributes:
+        needed: nodes whose values come about, beside those of neurons that are given.
         bytes_per_step: the largest sum of trains and dense values of one image and step that are alive at once.
         events: by convolution or linear layer in front of neurons, the additions it costs over the multiplications
             that it would cost densely, per unit of the rates of the trains named.
     """
 
     actions: tuple[Action, ...]
+    needed: frozenset[str]
     bytes_per_step: int
     events: Mapping[str, Mapping[str, float]]
 
@@ -133,7 +93,7 @@ def plan(
         if name not in score.reads:  # what the readout reads stays for whoever observes it
             dead.setdefault(i, []).append(name)
     done = [replace(action, last_read=tuple(dead.get(i, ()))) for i, action in enumerate(found)] + [score]
-    return Plan(tuple(done), _peak(done), planner.events)
+    return Plan(tuple(done), frozenset(needed - given), _peak(done), planner.events)
 
 
 def input_spike(network: Network, coder: Coder) -> float | None:
@@ -216,10 +176,10 @@ class _Planner:
         name = node.name
         current = self._current(node.inputs[0])
         threshold, _ = calibrated(name, op)
-        layer = self.machine.Layer(current, self.network, self.choose)
         theta = threshold.reshape(-1).expand(extent(current.shape)[0])
         theta = widen(theta, padded(len(theta)), value=torch.inf)
-        fire = partial(self.machine.fire, name=name, layer=layer, threshold=theta, hard=op.reset == "zero")
+        layer = self.machine.Layer(current, self.network, self.choose, theta, op.reset == "zero")
+        fire = partial(self.machine.fire, name=name, layer=layer)
         self._act(node, fire, self._reads(current), self._train_size(name, name))
         self._spikes(node, op)
 

@@ -6,13 +6,12 @@ Sums are exact in any order, so what spikes does not depend on chunks, threads, 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from equispike.graph.ops import Readout
-from equispike.simulation.layout import to_features
-from equispike.simulation.plan import Machine, Plan, input_spike, plan
-from equispike.simulation.record import Moment, Record, Task
+from equispike.simulation.machine import Machine
+from equispike.simulation.plan import Plan, input_spike, plan
+from equispike.simulation.record import Moment, Record, Resume, Task
 from equispike.simulation.state import State
 
 LONGEST = 64
@@ -26,7 +25,7 @@ def run(
     start: Moment | None = None,
     choose: bool = True,
     crowded: Callable[[Plan, State], frozenset[str]] | None = None,
-) -> tuple[Record, Moment]:
+) -> tuple[Record, Resume]:
     """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
 
     With ``choose``, layers may be computed by whichever way of the machine turns out to be fastest; those that
@@ -35,22 +34,25 @@ def run(
     network, timesteps = task.network, task.timesteps
     spike = input_spike(network, task.coder)
     present = first = plan(machine, network, spike, choose=choose)
-    state = State(task, {}, start)
+    state = State(machine, first.needed, task, {}, start)
     readout = network.nodes[-1].op
     assert isinstance(readout, Readout)
     while state.steps.stop <= timesteps:
         _advance(machine, state, present, memory, {})
         if crowded and first.events and state.steps.stop <= timesteps:
             present = plan(machine, network, spike, crowded(first, state), choose=choose)
+    scores = state.scores.cumsum(0)
     record = Record(
-        (state.scores[1:] * readout.scale).to(network.dtype),
-        {
-            name: to_features(count[:, :, None], network.shapes[name])[0].to(torch.int32)
-            for name, count in state.counts.items()
-        },
-        {name: fired.T for name, fired in state.fired.items()},
+        (scores[1:] * readout.scale).to(network.dtype),
+        {name: neurons.counts for name, neurons in state.neurons.items()},
+        {name: neurons.fired.T for name, neurons in state.neurons.items()},
     )
-    return record, state.moment
+
+    def moment() -> Moment:
+        potentials = {name: neurons.v for name, neurons in state.neurons.items()}
+        return Moment(timesteps, {**potentials, **state.sums}, scores[-1])
+
+    return record, moment
 
 
 def observe(
@@ -66,7 +68,7 @@ def observe(
     wanted = plan(machine, network, input_spike(network, task.coder), given=frozenset(given), choose=True)
     *before_scores, _ = wanted.actions
     wanted = replace(wanted, actions=tuple(before_scores))
-    state = State(task, given, scored=False)
+    state = State(machine, wanted.needed, task, given, scored=False)
     while state.steps.stop <= task.timesteps:
         _advance(machine, state, wanted, memory, keep)
         visit(state.value(network.nodes[-1].inputs[0]))
@@ -75,7 +77,7 @@ def observe(
 def _advance(machine: Machine, state: State, present: Plan, memory: int, keep: Mapping[str, Tensor]) -> None:
     """Run the next chunk."""
     timesteps = state.task.timesteps
-    chunk = present.steps_per_chunk(len(state.images), timesteps, memory, LONGEST)
+    chunk = present.steps_per_chunk(state.batch, timesteps, memory, LONGEST)
     first = state.steps.stop
     state.steps = range(first, min(first + chunk, timesteps + 1))
     for action in present.actions:

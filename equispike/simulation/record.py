@@ -72,9 +72,12 @@ class Record:
     spikes: Mapping[str, Tensor]
 
 
-Engine = Callable[[Task, int, Moment | None], tuple[Record, Moment]]
+Resume = Callable[[], Moment]
+"""Says where a run can go on."""
+
+Engine = Callable[[Task, int, Moment | None], tuple[Record, Resume]]
 """(task, memory, start): one batch from ``start`` (None: the first step) up to step T, with ``memory`` bytes for one
-chunk's values; and where the run can go on."""
+chunk's values."""
 
 Observer = Callable[[Task, int, Callable[[Tensor], None], Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """(task, memory, visit, given, keep): show what the readout reads, see ``run.observe``."""

@@ -49,7 +49,8 @@ def stages(
     for end in steps:
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
-            record, start = engine(task.until(end), default_memory(network), start)
+            record, moment = engine(task.until(end), default_memory(network), start)
+            start = moment()
         readout.append(record.readout)
         for name in neurons:
             total[name] += record.counts[name]

@@ -1,19 +1,19 @@
 """What changes while a plan runs on a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equispike.functional.coding import Poisson, key_for
-from equispike.graph.exact import calibrated
 from equispike.simulation.layerwise import fixed_values
-from equispike.simulation.layout import extent, padded, to_features, to_positions, widen
-from equispike.simulation.record import Moment, Task, upstream
+from equispike.simulation.layout import to_positions
+from equispike.simulation.machine import Machine, Neurons
+from equispike.simulation.record import Moment, Task
 from equispike.simulation.stepwise import beginning, sums_of_pools
 
-_COUNTS = {torch.float32: torch.int32, torch.float64: torch.int64}  # of the potentials' width, as in the core
 SIGNS = "+", "-"
 """Endings of the names of the input's two trains."""
 
@@ -25,18 +25,20 @@ class State:
         steps: of the present chunk; the next one starts where it stops.
         trains: spikes of this chunk, by layer, and by sign of the input, laid out as the machine has them.
         dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
-        v: potentials, (B, positions, channels); ``counts``: spikes so far, likewise, integers.
+        neurons: that run, by layer.
         sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
-        fired: spikes by image and step, (B, T), int32, by layer.
-        scores: cumulative, before the readout's scale, (T + 1, B, classes), float64; first those before the first step.
-            Of runs without ``scored`` those alone: where a wide layer is observed, all steps would not fit into memory.
-        task: what is simulated.
+        scores: what the readout reads in each step, before its scale, (T + 1, B, classes), float64; first its sums
+            before the first step. Of runs without ``scored`` those alone: where a wide layer is observed, all steps
+            would not fit into memory.
+        task: what is simulated, and ``batch``, the number of its images.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
 
     def __init__(
         self,
+        machine: Machine,
+        needed: Collection[str],
         task: Task,
         given: Mapping[str, Tensor],
         start: Moment | None = None,
@@ -44,48 +46,35 @@ class State:
     ) -> None:
         network, images = task.network, task.images.contiguous()
         self.network, self.images, self.given, self.task = network, images, given, task
+        self.batch = batch = len(images)
         op = network.input
         self.encode = partial(
             task.coder.encode, images, task.indices, seed=task.seed, scale=op.scale, amplitude=op.amplitude
         )
         self.before = 0 if start is None else start.step
         self.steps = range(self.before + 1, self.before + 1)
-        self.trains: dict[str, Tensor] = {}
+        self.trains: dict[str, Any] = {}
         self.fixed = fixed_values(task)
         self.dense: dict[str, Tensor] = {}
         self.bases: dict[object, Tensor] = {}
-        needed = upstream(network, given) - given.keys()
-        neurons = [name for name in network.neurons if name in needed]
-        fractions = {name: network.neurons[name].v_init for name in neurons}
-        if start is None and "uniform" not in fractions.values():
-            self.v = {name: self._at_start(name, float(fractions[name])) for name in neurons}
-            self.sums = sums_of_pools(network, len(images), needed)
-            scores = images.new_zeros(len(images), *network.shapes[network.nodes[-1].name], dtype=torch.float64)
-        else:
-            start = start or beginning(task)
-            self.v = {name: self._laid_out(start.potentials[name]) for name in neurons}
-            self.sums = {name: v for name, v in start.potentials.items() if name in needed and name not in self.v}
-            scores = start.scores
-        self.counts = {name: torch.zeros_like(v, dtype=_COUNTS[v.dtype]) for name, v in self.v.items()}
+        neurons = {name: op for name, op in network.neurons.items() if name in needed}
+        if start is None and any(op.v_init for op in neurons.values()):
+            start = beginning(task)
+        potentials: Mapping[str, Tensor] = {} if start is None else start.potentials
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
         steps = task.timesteps - self.before
-        fired = images.new_zeros(len(neurons), len(images), steps, dtype=torch.int32)
-        self.fired = dict(zip(neurons, fired))
-        self.scores = scores.new_empty(steps * scored + 1, *scores.shape)
-        self.scores[0] = scores
-
-    def _at_start(self, name: str, fraction: float) -> Tensor:
-        """Potentials before the first step where they are a fraction of the threshold."""
-        threshold, _ = calibrated(name, self.network.neurons[name])
-        channels, rows, cols = extent(self.network.shapes[name])
-        if not fraction:
-            return threshold.new_zeros(len(self.images), rows * cols, padded(channels))
-        v = (threshold.new_full((), fraction) * threshold).reshape(-1).expand(channels)
-        return widen(v, padded(channels)).expand(len(self.images), rows * cols, -1).contiguous()
-
-    def _laid_out(self, v: Tensor) -> Tensor:
-        return to_positions(v[None], padded(v.shape[1]))[:, :, 0].clone(memory_format=torch.contiguous_format)
+        self.neurons: dict[str, Neurons] = {
+            name: machine.Neurons(network, name, batch, steps, potentials.get(name)) for name in neurons
+        }
+        self.sums = {name: v for name, v in potentials.items() if name in needed and name not in neurons}
+        classes = network.shapes[network.nodes[-1].name]
+        self.scores = images.new_empty(steps * scored + 1, batch, *classes, dtype=torch.float64)
+        if start is None:
+            self.sums = sums_of_pools(network, batch, needed)
+            self.scores[0] = 0
+        else:
+            self.scores[0] = start.scores
 
     @cached_property
     def draws(self) -> tuple[Tensor, Tensor, int]:
@@ -97,15 +86,8 @@ class State:
         return limits.view(*limits.shape[:2], -1), indices.contiguous(), seed
 
     @property
-    def moment(self) -> Moment:
-        """Where the run can go on."""
-        shapes = self.network.shapes
-        potentials = {name: to_features(v[:, :, None], shapes[name])[0] for name, v in self.v.items()}
-        return Moment(self.steps.stop - 1, {**potentials, **self.sums}, self.scores[self.rows.stop].clone())
-
-    @property
     def rows(self) -> slice:
-        """Rows of ``fired`` that belong to the present chunk."""
+        """Steps of the present chunk, counted from 0 where the run began."""
         return slice(self.steps.start - 1 - self.before, self.steps.stop - 1 - self.before)
 
     def value(self, name: str) -> Tensor:

@@ -11,10 +11,10 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout, WinnerPool
 from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record, Task
+from equispike.simulation.record import Moment, Record, Resume, Task
 
 
-def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Moment]:
+def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Resume]:
     """Run one batch up to step T; ``memory`` is without effect here. Every other engine must give the same record.
 
     A ``start`` in the middle gives the record of the steps behind it.
@@ -35,7 +35,7 @@ def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Reco
             counts[name] += fired
             spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
     record = Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()})
-    return record, Moment(task.timesteps, v, total)
+    return record, lambda: Moment(task.timesteps, v, total)
 
 
 def steps(task: Task, v: dict[str, Tensor] | None = None, done: int = 0) -> Iterator[dict[str, Tensor]]:

@@ -1,6 +1,8 @@
 // The Python module: checks everything that a kernel relies on, chooses the kernel for this machine, shares the work.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -16,6 +18,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -48,8 +51,9 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-using Bits = Array<std::uint8_t>;
-using Rows = nb::ndarray<std::int32_t, nb::ndim<2>, nb::device::cpu>;
+// Memory of the core's as Python sees it, for as long as its owner lives.
+template <class T, int dimensions>
+using Seen = nb::ndarray<nb::numpy, T, nb::ndim<dimensions>, nb::c_contig>;
 
 void require(bool condition, const char *message) {
   if (!condition) throw std::invalid_argument(message);
@@ -60,6 +64,70 @@ void require_shape(const Array<T> &array, const std::vector<std::size_t> &shape,
   require(array.ndim() == shape.size(), message);
   for (std::size_t i = 0; i < shape.size(); ++i) require(array.shape(i) == shape[i], message);
 }
+
+// Numbers in memory of its own, in whole cache lines.
+template <class T>
+class Numbers {
+ public:
+  explicit Numbers(std::size_t count) : count_(count), data_(static_cast<T *>(::operator new(count * sizeof(T), line))) {}
+  T *data() const { return data_.get(); }
+  void clear() { std::memset(data(), 0, count_ * sizeof(T)); }
+
+ private:
+  static constexpr std::align_val_t line{64};
+  struct Free {
+    void operator()(T *data) const { ::operator delete(data, line); }
+  };
+  std::size_t count_;
+  std::unique_ptr<T, Free> data_;
+};
+
+// What a layer, or one sign of the input, spikes in some steps. The channels of a position and step are bits of whole
+// words, the first lowest.
+class Train {
+ public:
+  Train(std::size_t images, std::size_t positions, std::size_t steps, std::size_t channels)
+      : images(images), positions(positions), steps(steps), channels(channels), bytes((channels + 63) / 64 * 8),
+        bits_(images * positions * steps * bytes) {
+    require(images && positions && steps && channels, "train: an extent is 0");
+  }
+  std::uint8_t *bits() const { return bits_.data(); }
+  void clear() { bits_.clear(); }
+  Seen<std::uint8_t, 4> seen() { return {bits(), {images, positions, steps, bytes}}; }
+
+  std::size_t images, positions, steps, channels, bytes;  // bytes of a position and step
+
+ private:
+  Numbers<std::uint8_t> bits_;
+};
+
+// The neurons of a layer in the course of a run, of whole slabs of channels: potentials, spikes so far, and spikes in each
+// step. At rest at first.
+template <class Real>
+class Neurons {
+ public:
+  Neurons(std::size_t images, std::size_t positions, std::size_t padded, std::size_t steps)
+      : images(images), positions(positions), padded(padded), steps(steps), v_(images * positions * padded),
+        counts_(images * positions * padded), fired_(images * steps) {
+    require(images && positions && padded && steps, "neurons: an extent is 0");
+    v_.clear();
+    counts_.clear();
+    fired_.clear();
+  }
+  Real *v() const { return v_.data(); }
+  Int<Real> *counts() const { return counts_.data(); }
+  std::int32_t *fired() const { return fired_.data(); }
+  Seen<Real, 3> seen_v() { return {v(), {images, positions, padded}}; }
+  Seen<Int<Real>, 3> seen_counts() { return {counts(), {images, positions, padded}}; }
+  Seen<std::int32_t, 2> seen_fired() { return {fired(), {images, steps}}; }
+
+  std::size_t images, positions, padded, steps;
+
+ private:
+  Numbers<Real> v_;
+  Numbers<Int<Real>> counts_;
+  Numbers<std::int32_t> fired_;
+};
 
 // Scratch that is handed out and taken back; a call takes one per thread.
 class Pool {
@@ -367,29 +435,35 @@ struct Reads {
   // Products that one row of kernel elements takes.
   std::size_t products() const { return (cols.kernel() * std::size_t{1} * slot() + deep - 1) / deep; }
 
-  Window window(const Bits &train, int images, int steps) const {
-    const int bytes = (channels + 63) / 64 * 8;
-    require_shape<std::uint8_t>(train,
-                                {static_cast<std::size_t>(images), static_cast<std::size_t>(rows.size()) * cols.size(),
-                                 static_cast<std::size_t>(steps), static_cast<std::size_t>(bytes)},
-                                "train: not (images, positions, steps, bytes)");
-    return {train.data(), channels, bytes, rows.view(), cols.view()};
+  Window window(const Train &train, std::size_t images, std::size_t steps) const {
+    require(train.images == images && train.positions == static_cast<std::size_t>(rows.size()) * cols.size() &&
+                train.steps == steps && train.channels == static_cast<std::size_t>(channels),
+            "train: of other images, positions, steps or channels");
+    return {train.bits(), channels, static_cast<int>(train.bytes), rows.view(), cols.view()};
   }
 };
 
-// The linear map in front of a neuron layer, or of the readout: gathers and taps over spike trains.
+// A layer of neurons and the linear map in front of it, or that alone: gathers and taps over spike trains, and a bias.
 template <class Real>
 class Layer {
  public:
-  Layer(int out_rows, int out_cols, int padded, int width, const std::string &how)
-      : out_rows_(out_rows), out_cols_(out_cols), padded_(padded), width_(width) {
+  Layer(int out_rows, int out_cols, int channels, int width, const std::string &how, const Array<const Real> &bias)
+      : out_rows_(out_rows), out_cols_(out_cols), channels_(channels), width_(width) {
     const std::map<std::string, How> names{
         {"gather", How::gather}, {"scatter", How::scatter}, {"sweep", How::sweep}, {"multiply", How::multiply}};
     require(names.count(how), "layer: not gather, scatter, sweep or multiply");
     how_ = names.at(how);
-    require(out_rows > 0 && out_cols > 0 && padded > 0, "layer: an extent out of range");
-    require((width == 16 || width == 32 || width == 48 || width == 64) && padded % width == 0,
-            "layer: channels not in whole slabs");
+    require(out_rows > 0 && out_cols > 0 && channels > 0, "layer: an extent out of range");
+    require(width == 16 || width == 32 || width == 48 || width == 64, "layer: no such slab");
+    padded_ = (channels + narrowest - 1) / narrowest * narrowest;
+    require(padded_ % width == 0, "layer: channels not in whole slabs");
+    bias_ = by_channel(bias, "layer: biases are not (channels,)");
+  }
+
+  // Their thresholds, and whether they are reset to zero.
+  void set_neurons(const Array<const Real> &threshold, bool hard) {
+    threshold_ = by_channel(threshold, "layer: thresholds are not (channels,)");
+    hard_ = hard;
   }
 
   void gather(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &cols) {
@@ -469,37 +543,32 @@ class Layer {
     }
   }
 
-  // Run neurons over one chunk: counts, fired and v are updated in place, spikes are written, whatever was there before.
-  void fire(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<const Real> &threshold, bool hard,
-            const Array<Real> &v, const Array<Int<Real>> &counts, const Rows &fired, const Bits &spikes, int threads,
-            const std::string &isa) const {
-    require(spikes.ndim() == 4, "spikes: not (images, positions, steps, bytes)");
-    const std::size_t images = spikes.shape(0), positions = positions_of(), padded = padded_;
-    const std::size_t steps = spikes.shape(2), bytes = spikes.shape(3);
-    require(spikes.shape(1) == positions && bytes % 8 == 0 && 8 * bytes >= padded, "spikes: too few positions or bytes");
-    require_shape<const Real>(threshold, {padded}, "threshold: not (channels,)");
-    require_shape<Real>(v, {images, positions, padded}, "v: not (images, positions, channels)");
-    require_shape<Int<Real>>(counts, {images, positions, padded}, "counts: not (images, positions, channels)");
-    require(fired.ndim() == 2 && fired.shape(0) == images && fired.shape(1) == steps &&
-                (steps == 1 || fired.stride(1) == 1) && (images == 1 || fired.stride(0) >= static_cast<std::int64_t>(steps)),
-            "fired: not (images, steps), step by step");
-    Job<Real> job = prepare(base, images, steps);
-    job.threshold = threshold.data();
-    job.hard = hard;
-    job.v = v.data();
-    job.counts = counts.data();
-    job.fired = fired.data();
-    job.fired_image = images == 1 ? 0 : fired.stride(0);
-    job.spikes = spikes.data();
-    job.spike_bytes = static_cast<int>(bytes);
+  // Run neurons through so many steps, the first of which is that one of the run; gives their spikes.
+  Train fire(const std::vector<const Train *> &trains, const std::optional<Array<const Real>> &base, Neurons<Real> &neurons,
+             std::size_t first, std::size_t steps, int threads, const std::string &isa) const {
+    require(!threshold_.empty(), "layer: thresholds are missing");
+    require(neurons.positions == positions_of() && neurons.padded == static_cast<std::size_t>(padded_),
+            "neurons: of another layer");
+    require(first < neurons.steps && steps <= neurons.steps - first, "neurons: the run is shorter");
+    Job<Real> job = prepare(base, neurons.images, steps);
+    Train train(neurons.images, neurons.positions, steps, channels_);
+    job.threshold = threshold_.data();
+    job.hard = hard_;
+    job.v = neurons.v();
+    job.counts = neurons.counts();
+    job.fired = neurons.fired() + first;
+    job.fired_image = neurons.steps;
+    job.spikes = train.bits();
+    job.spike_bytes = static_cast<int>(train.bytes);
     // A slab alone writes whole words, several their own bytes: those above the last of them belong to none.
-    if (8 * bytes != padded && !(padded_ == width_ && bytes == 8)) std::memset(spikes.data(), 0, spikes.size());
+    if (8 * train.bytes != neurons.padded && !(padded_ == width_ && train.bytes == 8)) train.clear();
     run(job, trains, threads, isa);
+    return train;
   }
 
   // Currents of one chunk, (images, positions, steps, channels), in place.
-  void emit(const std::vector<Bits> &trains, const Array<const Real> &base, const Array<Real> &currents, int threads,
-            const std::string &isa) const {
+  void emit(const std::vector<const Train *> &trains, const std::optional<Array<const Real>> &base,
+            const Array<Real> &currents, int threads, const std::string &isa) const {
     require(currents.ndim() == 4 && currents.shape(1) == positions_of() &&
                 currents.shape(3) == static_cast<std::size_t>(padded_),
             "currents: not (images, positions, steps, channels)");
@@ -520,10 +589,11 @@ class Layer {
     set_units(units);
   }
 
-  void set_units(const Array<const Real> &units) {
-    require_shape<const Real>(units, {static_cast<std::size_t>(padded_)}, "layer: units are not (channels,)");
-    units_.assign(units.data(), units.data() + padded_);
-    weighted_ = true;
+  void set_units(const Array<const Real> &units) { units_ = by_channel(units, "layer: units are not (channels,)"); }
+
+  std::vector<Real> by_channel(const Array<const Real> &numbers, const char *message) const {
+    require_shape<const Real>(numbers, {static_cast<std::size_t>(padded_)}, message);
+    return {numbers.data(), numbers.data() + padded_};
   }
 
   // Weights in the order in which they are swept.
@@ -573,15 +643,18 @@ class Layer {
     }
   }
 
-  Job<Real> prepare(const Array<const Real> &base, std::size_t images, std::size_t steps) const {
-    require(weighted_ || gathers_.empty(), "layer: weights are missing");
+  // Without a base there is the bias alone.
+  Job<Real> prepare(const std::optional<Array<const Real>> &base, std::size_t images, std::size_t steps) const {
+    require(!units_.empty(), "layer: weights are missing");
     require(images > 0 && steps > 0 && images * out_rows_ <= std::numeric_limits<std::int32_t>::max() && steps < (1u << 20),
             "chunk: its size is out of range");
     const std::size_t padded = padded_, positions = positions_of();
-    require(base.ndim() == 4 && (base.shape(0) == 1 || base.shape(0) == images) &&
-                (base.shape(1) == 1 || base.shape(1) == positions) && (base.shape(2) == 1 || base.shape(2) == steps) &&
-                base.shape(3) == padded,
-            "base: not (images or 1, positions or 1, steps or 1, channels)");
+    if (base) {
+      require(base->ndim() == 4 && (base->shape(0) == 1 || base->shape(0) == images) &&
+                  (base->shape(1) == 1 || base->shape(1) == positions) && (base->shape(2) == 1 || base->shape(2) == steps) &&
+                  base->shape(3) == padded,
+              "base: not (images or 1, positions or 1, steps or 1, channels)");
+    }
     Job<Real> job{};
     job.images = static_cast<int>(images);
     job.out_rows = out_rows_;
@@ -597,23 +670,24 @@ class Layer {
     job.digit_count = digit_count_;
     job.products = products_;
     job.units = units_.data();
-    job.base = base.data();
-    job.base_step = base.shape(2) == 1 ? 0 : padded;
-    job.base_position = base.shape(1) == 1 ? 0 : base.shape(2) * padded;
-    job.base_image = base.shape(0) == 1 ? 0 : base.shape(1) * base.shape(2) * padded;
+    job.base = base ? base->data() : bias_.data();
+    job.base_step = !base || base->shape(2) == 1 ? 0 : padded;
+    job.base_position = !base || base->shape(1) == 1 ? 0 : base->shape(2) * padded;
+    job.base_image = !base || base->shape(0) == 1 ? 0 : base->shape(1) * base->shape(2) * padded;
     return job;
   }
 
-  void run(Job<Real> &job, const std::vector<Bits> &trains, int threads, const std::string &isa) const {
+  void run(Job<Real> &job, const std::vector<const Train *> &trains, int threads, const std::string &isa) const {
     require(trains.size() == gathers_.size() + taps_.size(), "trains: one for each gather, then one for each tap");
+    for (const Train *train : trains) require(train, "train: None");
     require(threads > 0, "threads: fewer than one");
     std::vector<Gather> gathers;
     for (std::size_t i = 0; i < gathers_.size(); ++i) {
-      gathers.push_back({gathers_[i].window(trains[i], job.images, job.steps), firsts_[i], gathers_[i].slot(), sweeps_[i]});
+      gathers.push_back({gathers_[i].window(*trains[i], job.images, job.steps), firsts_[i], gathers_[i].slot(), sweeps_[i]});
     }
     std::vector<Tap<Real>> taps;
     for (std::size_t i = 0; i < taps_.size(); ++i) {
-      const Window window = taps_[i].window(trains[gathers_.size() + i], job.images, job.steps);
+      const Window window = taps_[i].window(*trains[gathers_.size() + i], job.images, job.steps);
       taps.push_back({window, shifts_[i], tap_weights_[i].data()});
     }
     job.gathers = gathers.data();
@@ -649,7 +723,7 @@ class Layer {
     });
   }
 
-  int out_rows_, out_cols_, padded_, width_;
+  int out_rows_, out_cols_, channels_, width_, padded_ = 0;
   std::size_t depth_ = 0, swept_ = 0;
   std::vector<Reads> gathers_, taps_;
   std::vector<Sweep> sweeps_;
@@ -669,11 +743,11 @@ class Layer {
     std::int8_t of[64];
   };
   std::vector<Inputs> digits_;
-  std::vector<Real> units_;
+  std::vector<Real> bias_, units_, threshold_;
+  bool hard_ = false;
   int digit_count_ = 0;
   std::size_t products_ = 0;
   How how_;
-  bool weighted_ = false;
 };
 
 bool sweeps(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &cols) {
@@ -681,43 +755,52 @@ bool sweeps(std::tuple<int, int, int> extent, const Ranges &rows, const Ranges &
   return Reads(extent, rows, cols, static_cast<int>(rows.shape(0)), static_cast<int>(cols.shape(0))).swept();
 }
 
-// Poisson spikes of steps first_step, first_step + 1, ...: those of positive and of negative inputs, in place.
-void draw(const Array<const std::int64_t> &limits, const Array<const std::int64_t> &indices, std::uint64_t seed,
-          std::uint32_t first_step, const Bits &positive, const Bits &negative, int threads, const std::string &isa) {
+// Poisson spikes of so many steps from first_step on: those of positive and of negative inputs.
+std::pair<Train, Train> draw(const Array<const std::int64_t> &limits, const Array<const std::int64_t> &indices,
+                             std::uint64_t seed, std::uint32_t first_step, std::size_t steps, int threads,
+                             const std::string &isa) {
   require(limits.ndim() == 3 && limits.shape(0) > 0, "limits: not (images, channels, positions)");
   const std::size_t images = limits.shape(0), channels = limits.shape(1), positions = limits.shape(2);
   require_shape<const std::int64_t>(indices, {images}, "indices: not (images,)");
-  require(positive.ndim() == 4 && positive.shape(3) % 8 == 0 && 8 * positive.shape(3) >= channels, "trains: too few bytes");
-  const std::size_t steps = positive.shape(2), bytes = positive.shape(3);
-  for (const auto *train : {&positive, &negative}) {
-    require_shape<std::uint8_t>(*train, {images, positions, steps, bytes}, "trains: not (images, positions, steps, bytes)");
-  }
   require(channels * positions < (std::uint64_t{1} << 34), "limits: too many inputs");
   require(threads > 0, "threads: fewer than one");
-  const Draw job{channels,   positions,      steps,           bytes,          limits.data(), indices.data(),
-                 seed,       first_step,     positive.data(), negative.data()};
+  std::pair<Train, Train> trains{Train(images, positions, steps, channels), Train(images, positions, steps, channels)};
+  auto &[positive, negative] = trains;
+  positive.clear();
+  negative.clear();
+  const Draw job{channels,   positions,      steps,           positive.bytes,  limits.data(), indices.data(),
+                 seed,       first_step,     positive.bits(), negative.bits()};
   auto *kernel = EQUISPIKE_BUILT_FOR(isa, void(const Draw &, std::size_t), draw);
   std::atomic<std::size_t> next{0};
   on_threads(std::min<std::size_t>(threads, images), [&] {
     for (std::size_t i = next++; i < images; i = next++) kernel(job, i);
   });
+  return trains;
 }
 
 template <class Real>
-void bind(nb::module_ &module, const char *name) {
+void bind(nb::module_ &module, const char *layer, const char *neurons) {
   using nb::literals::operator""_a;
   using Self = Layer<Real>;
+  using Own = Neurons<Real>;
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
-  nb::class_<Self>(module, name)
-      .def(nb::init<int, int, int, int, const std::string &>(), "rows"_a, "cols"_a, "channels"_a, "width"_a, "how"_a)
+  const auto kept = nb::rv_policy::reference_internal;
+  nb::class_<Own>(module, neurons)
+      .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t>(), "images"_a, "positions"_a, "channels"_a, "steps"_a)
+      .def_prop_ro("v", &Own::seen_v, kept, "Potentials, (images, positions, channels).")
+      .def_prop_ro("counts", &Own::seen_counts, kept, "Spikes so far, (images, positions, channels).")
+      .def_prop_ro("fired", &Own::seen_fired, kept, "Spikes in each step, (images, steps).");
+  nb::class_<Self>(module, layer)
+      .def(nb::init<int, int, int, int, const std::string &, const Array<const Real> &>(), "rows"_a, "cols"_a, "channels"_a,
+           "width"_a, "how"_a, "bias"_a)
       .def("gather", &Self::gather, "extent"_a, "rows"_a, "cols"_a)
       .def("tap", &Self::tap, "extent"_a, "rows"_a, "cols"_a, "shift"_a, "weights"_a)
       .def("set_weights", &Self::set_weights, "weights"_a, "units"_a)
       .def("set_shorts", &Self::set_shorts, "weights"_a, "units"_a)
       .def("set_digits", &Self::set_digits, "weights"_a, "units"_a, "digits"_a)
-      .def("fire", &Self::fire, "trains"_a, "base"_a, "threshold"_a, "hard"_a, "v"_a, "counts"_a, "fired"_a, "spikes"_a,
-           "threads"_a, "isa"_a, unlocked)
-      .def("emit", &Self::emit, "trains"_a, "base"_a, "currents"_a, "threads"_a, "isa"_a, unlocked);
+      .def("set_neurons", &Self::set_neurons, "threshold"_a, "hard"_a)
+      .def("fire", &Self::fire, "trains"_a, "base"_a.none(), "neurons"_a, "first"_a, "steps"_a, "threads"_a, "isa"_a, unlocked)
+      .def("emit", &Self::emit, "trains"_a, "base"_a.none(), "currents"_a, "threads"_a, "isa"_a, unlocked);
 }
 
 }  // namespace
@@ -725,12 +808,16 @@ void bind(nb::module_ &module, const char *name) {
 
 NB_MODULE(_core, module) {
   using nb::literals::operator""_a;
-  equispike::bind<float>(module, "Layer32");
-  equispike::bind<double>(module, "Layer64");
+  using equispike::Train;
+  nb::class_<Train>(module, "Train")
+      .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t>(), "images"_a, "positions"_a, "steps"_a, "channels"_a)
+      .def_prop_ro("bits", &Train::seen, nb::rv_policy::reference_internal, "(images, positions, steps, bytes).");
+  equispike::bind<float>(module, "Layer32", "Neurons32");
+  equispike::bind<double>(module, "Layer64", "Neurons64");
   module.def("add_up", &equispike::add_up, "numbers"_a, "repeats"_a, "isa"_a,
              nb::call_guard<nb::gil_scoped_release>(), "Their sum, so many times.");
-  module.def("draw", &equispike::draw, "limits"_a, "indices"_a, "seed"_a, "first_step"_a, "positive"_a, "negative"_a,
-             "threads"_a, "isa"_a, nb::call_guard<nb::gil_scoped_release>(), "Poisson spikes of some steps, as trains.");
+  module.def("draw", &equispike::draw, "limits"_a, "indices"_a, "seed"_a, "first_step"_a, "steps"_a, "threads"_a,
+             "isa"_a, nb::call_guard<nb::gil_scoped_release>(), "Trains of Poisson spikes, positive and negative.");
   module.def("sweeps", &equispike::sweeps, "extent"_a, "rows"_a, "cols"_a, "Whether a source can be swept.");
   module.def("l2_cache", &equispike::l2_cache, "Bytes of a processor's L2 cache, or 0 where the system does not say.");
   module.def("instruction_sets", &equispike::instruction_sets, "Those this build and machine have, widest last.");

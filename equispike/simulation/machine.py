@@ -1,0 +1,83 @@
+"""What a plan asks of a machine, which computes layers: the module ``cpu`` or ``gpu``."""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from equispike.simulation.views import Current
+
+if TYPE_CHECKING:
+    from equispike.simulation.state import State
+
+
+class Neurons(Protocol):
+    """A layer's neurons in the course of a run, laid out as the machine likes."""
+
+    @property
+    def v(self) -> Tensor:
+        """Potentials, (B, *features)."""
+        ...
+
+    @property
+    def counts(self) -> Tensor:
+        """Spikes so far, (B, *features), int32."""
+        ...
+
+    @property
+    def fired(self) -> Tensor:
+        """Spikes by image and step, (B, T), int32."""
+        ...
+
+
+class Machine(Protocol):
+    """A machine. Trains in a state are laid out as it likes."""
+
+    @property
+    def Layer(self) -> type[Any]:
+        """``Layer(current, network, choose, threshold, hard)`` prepares a current, and neurons if it drives any.
+
+        With ``choose``, by all ways between which it may choose as it runs. Thresholds are those of all channels in
+        whole slabs, None without neurons.
+        """
+        ...
+
+    @property
+    def Neurons(self) -> type[Any]:
+        """``Neurons(network, name, images, steps, v)``: of a layer, for so many images and steps.
+
+        Potentials ``v`` before the first step are (B, *features); None: zeros.
+        """
+        ...
+
+    def suits(self, current: Current) -> bool:
+        """Whether it can compute this current."""
+        ...
+
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Whether it is fast too where most neurons spike."""
+        ...
+
+    def fire(self, state: "State", name: str, layer: Any) -> None:
+        """Run neurons, and the current that drives them, through the chunk; leaves their train."""
+        ...
+
+    def emit(self, state: "State", name: str, layer: Any) -> None:
+        """Leave a current as a dense value."""
+        ...
+
+    def replay(self, state: "State", name: str) -> None:
+        """Take a train from those that are given."""
+        ...
+
+    def draw(self, state: "State", name: str) -> None:
+        """Leave Poisson spikes of the input, those of either sign as a train of their own."""
+        ...
+
+    def packed(self, state: "State", name: str) -> Tensor:
+        """A train as bits, (T', B, positions, bytes)."""
+        ...
+
+    def bytes_per_step(self, shape: tuple[int, ...]) -> int:
+        """Of the train of a layer of this shape, and one image."""
+        ...
