@@ -422,7 +422,7 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     state = State(cpu, first.needed, task, {})  # type: ignore[arg-type]
     planned._advance(cpu, state, first, 2**20, {})
     assert engine._crowded(first, state) == {"out"}
-    state.neurons["n"].fired.zero_()
+    state.neurons.fired["n"].zero_()
     assert engine._crowded(first, state) == set()
     assert any(action.node.name == "out" for action in planning.plan(cpu, network, spike, frozenset({"out"})).actions)
 

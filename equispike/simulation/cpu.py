@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from math import prod
 from types import ModuleType
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from equispike.graph.network import Network
 from equispike.simulation.layout import Integers, extent, padded, to_features, train_bytes, widen
+from equispike.simulation.neurons import Shapes, by_layer, by_step, extents
 from equispike.simulation.state import SIGNS, State
 from equispike.simulation.views import Current, integers, most_at_once
 
@@ -184,31 +185,29 @@ class Layer:
 
 
 class Neurons:
-    """A layer's neurons in the course of a run, in memory of the core."""
+    """All neurons that run, in memory of the core; ``place``: number of each layer."""
 
-    def __init__(self, network: Network, name: str, images: int, steps: int, v: Tensor | None) -> None:
+    def __init__(self, network: Network, shapes: Shapes, images: int, steps: int) -> None:
         assert core is not None
-        self.shape = network.shapes[name]
-        channels, rows, cols = extent(self.shape)
+        self.shapes, self.images = shapes, images
+        self.place = {name: n for n, name in enumerate(shapes)}
         kind = core.Neurons32 if network.dtype == torch.float32 else core.Neurons64
-        self.own = kind(images, rows * cols, padded(channels), steps)
-        if v is not None:
-            self.v.copy_(v)
+        self.own = kind(images, steps, extents(shapes))
 
     @property
-    def v(self) -> Tensor:
-        """See ``machine.Neurons``."""
-        return to_features(torch.as_tensor(self.own.v), self.shape)
+    def v(self) -> Mapping[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        return by_layer(self.own.v, self.images, self.shapes)
 
     @property
-    def counts(self) -> Tensor:
-        """See ``machine.Neurons``."""
-        return to_features(torch.as_tensor(self.own.counts), self.shape).to(torch.int32)
+    def counts(self) -> Mapping[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        return by_layer(self.own.counts, self.images, self.shapes, torch.int32)
 
     @property
-    def fired(self) -> Tensor:
-        """See ``machine.Neurons``."""
-        return torch.as_tensor(self.own.fired)
+    def fired(self) -> Mapping[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        return by_step(self.own.fired, self.shapes)
 
 
 def suits(current: Current) -> bool:
@@ -244,9 +243,9 @@ def _products(weights: Integers) -> float:
 
 def fire(state: State, name: str, layer: Layer) -> None:
     """Neurons, and the current that drives them, in the core."""
-    neurons: Any = state.neurons[name]
-    steps = len(state.steps)
-    given = *layer.inputs(state), neurons.own, state.rows.start, steps, torch.get_num_threads(), ISA
+    neurons: Any = state.neurons
+    first, steps = state.rows.start, len(state.steps)
+    given = *layer.inputs(state), neurons.own, neurons.place[name], first, steps, torch.get_num_threads(), ISA
     state.trains[name] = layer.run(state.batch * steps, lambda core: core.fire(*given))
 
 

@@ -56,8 +56,8 @@ def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
     size = state.batch * len(state.steps)
     rates = {
-        name: int(neurons.fired[:, state.rows].sum()) / (size * prod(state.network.shapes[name]))
-        for name, neurons in state.neurons.items()
+        name: int(fired[state.rows].sum()) / (size * prod(state.network.shapes[name]))
+        for name, fired in state.neurons.fired.items()
     }
     return frozenset(
         name

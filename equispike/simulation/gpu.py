@@ -5,10 +5,11 @@ the same, so a network spikes on a GPU as it does on a CPU. Trains are bytes, (T
 filled up to a multiple of 16.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
+from itertools import accumulate
 from math import prod
 from typing import Any, cast
 
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation.layout import extent, from_bits, padded, to_bits, to_features, train_bytes, widen
+from equispike.simulation.layout import extent, from_bits, padded, to_bits, train_bytes, widen
+from equispike.simulation.neurons import Shapes, by_layer, by_step, extents
 from equispike.simulation.state import SIGNS, State
 from equispike.simulation.views import Current, Term, integers, most_at_once
 
@@ -305,42 +307,55 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 
 class Neurons:
-    """A layer's neurons in the course of a run: ``laid_out``, potentials, and ``spikes``, (B, positions, channels)."""
+    """All neurons that run.
 
-    def __init__(self, network: Network, name: str, images: int, steps: int, v: Tensor | None) -> None:
-        self.shape, device = network.shapes[name], network.device
-        channels, rows, cols = extent(self.shape)
-        self.laid_out = torch.zeros(images, rows * cols, padded(channels), dtype=network.dtype, device=device)
-        self.spikes = torch.zeros_like(self.laid_out, dtype=torch.int32)
-        self.fired = torch.zeros(images, steps, dtype=torch.int32, device=device)
-        if v is not None:
-            self.v.copy_(v)
+    Attributes:
+        potentials, spikes: V, and the spikes so far, of one layer after the other.
+        parts: of each layer its own potentials and spikes, (B, positions, channels), and spikes by image and step.
+    """
+
+    def __init__(self, network: Network, shapes: Shapes, images: int, steps: int) -> None:
+        self.shapes, self.images = shapes, images
+        found = [(images, *own) for own in extents(shapes)]
+        sizes = [prod(own) for own in found]
+        self.potentials = torch.zeros(sum(sizes), dtype=network.dtype, device=network.device)
+        self.spikes = torch.zeros_like(self.potentials, dtype=torch.int32)
+        self.tallies = self.spikes.new_zeros(len(shapes), images, steps)
+        self.parts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for name, own, size, end, tally in zip(shapes, found, sizes, accumulate(sizes), self.tallies):
+            v, spikes = (x[end - size : end].view(own) for x in (self.potentials, self.spikes))
+            self.parts[name] = v, spikes, tally
 
     @property
-    def v(self) -> Tensor:
-        """See ``machine.Neurons``."""
-        return to_features(self.laid_out, self.shape)
+    def v(self) -> Mapping[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        return by_layer(self.potentials, self.images, self.shapes)
 
     @property
-    def counts(self) -> Tensor:
-        """See ``machine.Neurons``."""
-        return to_features(self.spikes, self.shape)
+    def counts(self) -> Mapping[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        return by_layer(self.spikes, self.images, self.shapes)
+
+    @property
+    def fired(self) -> Mapping[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        return by_step(self.tallies, self.shapes)
 
 
 def fire(state: State, name: str, layer: Layer) -> None:
     """Neurons, and the current that drives them."""
-    neurons: Any = state.neurons[name]
-    v = neurons.laid_out
+    neurons: Any = state.neurons
+    v, counts, tally = neurons.parts[name]
     batch, steps = state.batch, len(state.steps)
     spikes = v.new_empty(steps, *v.shape, dtype=torch.int8)
     if layer.together(batch):
         layer.fire(state, spikes, v)
     else:
         layer.integrate(state, spikes, v)
-    fired = neurons.fired[:, state.rows]
+    fired = tally[:, state.rows]
     size = v[0].numel()
     programs = batch, -(-size // (4 * BLOCK))
-    kernels.tally[programs](spikes, neurons.spikes, fired, fired.stride(0), steps, batch, size, 4 * BLOCK)
+    kernels.tally[programs](spikes, counts, fired, fired.stride(0), steps, batch, size, 4 * BLOCK)
     state.trains[name] = spikes
 
 

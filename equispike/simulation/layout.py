@@ -99,10 +99,10 @@ def to_positions(value: Tensor, channels: int) -> Tensor:
 
 
 def to_features(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """From (B, positions, channels) to (B, *shape), or from (B, positions, T', channels) to (T', B, *shape); a view."""
-    batch, position, *time, channel = value.stride()
-    rows = [prod(shape[i + 1 :]) * position for i in range(1, len(shape))]
-    return value.as_strided((*value.shape[2:-1], value.shape[0], *shape), (*time, batch, channel, *rows))
+    """From (B, positions, T', channels) to (T', B, *shape); a view."""
+    (batch, _, time, _), (image, position, step, channel) = value.shape, value.stride()
+    space = (prod(shape[axis:]) * position for axis in range(2, len(shape) + 1))
+    return value.as_strided((time, batch, *shape), (step, image, channel, *space))
 
 
 def pack(fires: Tensor) -> Tensor:

@@ -1,33 +1,17 @@
 """What a plan asks of a machine, which computes layers: the module ``cpu`` or ``gpu``."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from equispike.graph.network import Network
+from equispike.simulation.neurons import Neurons, Shapes
 from equispike.simulation.views import Current
 
 if TYPE_CHECKING:
     from equispike.simulation.state import State
-
-
-class Neurons(Protocol):
-    """A layer's neurons in the course of a run, laid out as the machine likes."""
-
-    @property
-    def v(self) -> Tensor:
-        """Potentials, (B, *features)."""
-        ...
-
-    @property
-    def counts(self) -> Tensor:
-        """Spikes so far, (B, *features), int32."""
-        ...
-
-    @property
-    def fired(self) -> Tensor:
-        """Spikes by image and step, (B, T), int32."""
-        ...
 
 
 class Machine(Protocol):
@@ -43,11 +27,8 @@ class Machine(Protocol):
         ...
 
     @property
-    def Neurons(self) -> type[Any]:
-        """``Neurons(network, name, images, steps, v)``: of a layer, for so many images and steps.
-
-        Potentials ``v`` before the first step are (B, *features); None: zeros.
-        """
+    def Neurons(self) -> Callable[[Network, Shapes, int, int], Neurons]:
+        """``Neurons(network, shapes, images, steps)``: of layers of these shapes, without potential."""
         ...
 
     def suits(self, current: Current) -> bool:

@@ -44,15 +44,10 @@ def run(
     scores = state.scores.cumsum(0)
     record = Record(
         (scores[1:] * readout.scale).to(network.dtype),
-        {name: neurons.counts for name, neurons in state.neurons.items()},
-        {name: neurons.fired.T for name, neurons in state.neurons.items()},
+        state.neurons.counts,
+        state.neurons.fired,
     )
-
-    def moment() -> Moment:
-        potentials = {name: neurons.v for name, neurons in state.neurons.items()}
-        return Moment(timesteps, {**potentials, **state.sums}, scores[-1])
-
-    return record, moment
+    return record, lambda: Moment(timesteps, {**state.neurons.v, **state.sums}, scores[-1])
 
 
 def observe(

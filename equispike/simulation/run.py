@@ -170,7 +170,8 @@ def simulate(
 
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):
-        batches = (task.of(slice(start, start + size)) for start in range(0, len(images), size))
+        whole = size == len(images)
+        batches = [task] if whole else (task.of(slice(at, at + size)) for at in range(0, len(images), size))
         records, steps = zip(*(run(chosen, part) for part in batches), strict=True)
         record = join(records)
         if images.is_cuda:  # what was asked for is done only now

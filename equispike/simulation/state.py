@@ -10,7 +10,7 @@ from torch import Tensor
 from equispike.functional.coding import Poisson, key_for
 from equispike.simulation.layerwise import fixed_values
 from equispike.simulation.layout import to_positions
-from equispike.simulation.machine import Machine, Neurons
+from equispike.simulation.machine import Machine
 from equispike.simulation.record import Moment, Task
 from equispike.simulation.stepwise import beginning, sums_of_pools
 
@@ -25,7 +25,7 @@ class State:
         steps: of the present chunk; the next one starts where it stops.
         trains: spikes of this chunk, by layer, and by sign of the input, laid out as the machine has them.
         dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
-        neurons: that run, by layer.
+        neurons: all that run.
         sums: of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         scores: what the readout reads in each step, before its scale, (T + 1, B, classes), float64; first its sums
@@ -57,23 +57,21 @@ class State:
         self.fixed = fixed_values(task)
         self.dense: dict[str, Tensor] = {}
         self.bases: dict[object, Tensor] = {}
-        neurons = {name: op for name, op in network.neurons.items() if name in needed}
-        if start is None and any(op.v_init for op in neurons.values()):
-            start = beginning(task)
-        potentials: Mapping[str, Tensor] = {} if start is None else start.potentials
+        shapes = {name: network.shapes[name] for name in network.neurons if name in needed}
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
         steps = task.timesteps - self.before
-        self.neurons: dict[str, Neurons] = {
-            name: machine.Neurons(network, name, batch, steps, potentials.get(name)) for name in neurons
-        }
-        self.sums = {name: v for name, v in potentials.items() if name in needed and name not in neurons}
+        self.neurons = machine.Neurons(network, shapes, batch, steps)
         classes = network.shapes[network.nodes[-1].name]
-        self.scores = images.new_empty(steps * scored + 1, batch, *classes, dtype=torch.float64)
+        self.scores = images.new_zeros(steps * scored + 1, batch, *classes, dtype=torch.float64)
+        if start is None and any(network.neurons[name].v_init for name in shapes):
+            start = beginning(task)
         if start is None:
             self.sums = sums_of_pools(network, batch, needed)
-            self.scores[0] = 0
         else:
+            for name, v in self.neurons.v.items():
+                v.copy_(start.potentials[name])
+            self.sums = {name: v for name, v in start.potentials.items() if name in needed and name not in shapes}
             self.scores[0] = start.scores
 
     @cached_property

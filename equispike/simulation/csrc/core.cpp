@@ -51,10 +51,6 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-// Memory of the core's as Python sees it, for as long as its owner lives.
-template <class T, int dimensions>
-using Seen = nb::ndarray<nb::numpy, T, nb::ndim<dimensions>, nb::c_contig>;
-
 void require(bool condition, const char *message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -65,21 +61,30 @@ void require_shape(const Array<T> &array, const std::vector<std::size_t> &shape,
   for (std::size_t i = 0; i < shape.size(); ++i) require(array.shape(i) == shape[i], message);
 }
 
-// Numbers in memory of its own, in whole cache lines.
+// Memory of the core's as Python sees it.
+template <class T, int dimensions>
+using Seen = nb::ndarray<nb::numpy, T, nb::ndim<dimensions>, nb::c_contig>;
+constexpr auto shared = nb::rv_policy::automatic;  // it has an owner
+
+// Numbers in whole cache lines, which live as long as anybody looks at them.
 template <class T>
 class Numbers {
  public:
-  explicit Numbers(std::size_t count) : count_(count), data_(static_cast<T *>(::operator new(count * sizeof(T), line))) {}
+  explicit Numbers(std::size_t count)
+      : count_(count), data_(static_cast<T *>(::operator new(count * sizeof(T), line)),
+                             [](T *data) { ::operator delete(data, line); }) {}
   T *data() const { return data_.get(); }
   void clear() { std::memset(data(), 0, count_ * sizeof(T)); }
+  template <int dimensions>
+  Seen<T, dimensions> seen(const std::size_t (&shape)[dimensions]) const {
+    const nb::capsule kept(new std::shared_ptr<T>(data_), [](void *own) noexcept { delete static_cast<std::shared_ptr<T> *>(own); });
+    return {data(), dimensions, shape, kept};
+  }
 
  private:
   static constexpr std::align_val_t line{64};
-  struct Free {
-    void operator()(T *data) const { ::operator delete(data, line); }
-  };
   std::size_t count_;
-  std::unique_ptr<T, Free> data_;
+  std::shared_ptr<T> data_;
 };
 
 // What a layer, or one sign of the input, spikes in some steps. The channels of a position and step are bits of whole
@@ -93,7 +98,7 @@ class Train {
   }
   std::uint8_t *bits() const { return bits_.data(); }
   void clear() { bits_.clear(); }
-  Seen<std::uint8_t, 4> seen() { return {bits(), {images, positions, steps, bytes}}; }
+  Seen<std::uint8_t, 4> seen() const { return bits_.seen<4>({images, positions, steps, bytes}); }
 
   std::size_t images, positions, steps, channels, bytes;  // bytes of a position and step
 
@@ -101,29 +106,47 @@ class Train {
   Numbers<std::uint8_t> bits_;
 };
 
-// The neurons of a layer in the course of a run, of whole slabs of channels: potentials, spikes so far, and spikes in each
-// step. At rest at first.
+// The neurons of all layers in the course of a run: potentials, spikes so far, and spikes in each step. At rest at first.
 template <class Real>
 class Neurons {
  public:
-  Neurons(std::size_t images, std::size_t positions, std::size_t padded, std::size_t steps)
-      : images(images), positions(positions), padded(padded), steps(steps), v_(images * positions * padded),
-        counts_(images * positions * padded), fired_(images * steps) {
-    require(images && positions && padded && steps, "neurons: an extent is 0");
+  // Of a layer's neurons, [images][positions][padded], where they begin.
+  struct Place {
+    std::size_t positions, padded, first;
+  };
+
+  // Of each layer its positions, and its channels in whole slabs.
+  Neurons(std::size_t images, std::size_t steps, const std::vector<std::pair<std::size_t, std::size_t>> &layers)
+      : images(images), steps(steps), places_(places(images, layers)), v_(places_.back().first), counts_(places_.back().first),
+        fired_(layers.size() * images * steps) {
+    require(images && steps, "neurons: an extent is 0");
     v_.clear();
     counts_.clear();
     fired_.clear();
   }
-  Real *v() const { return v_.data(); }
-  Int<Real> *counts() const { return counts_.data(); }
-  std::int32_t *fired() const { return fired_.data(); }
-  Seen<Real, 3> seen_v() { return {v(), {images, positions, padded}}; }
-  Seen<Int<Real>, 3> seen_counts() { return {counts(), {images, positions, padded}}; }
-  Seen<std::int32_t, 2> seen_fired() { return {fired(), {images, steps}}; }
+  std::size_t layers() const { return places_.size() - 1; }
+  const Place &place(std::size_t layer) const { return places_[layer]; }
+  Real *v(std::size_t layer) const { return v_.data() + places_[layer].first; }
+  Int<Real> *counts(std::size_t layer) const { return counts_.data() + places_[layer].first; }
+  std::int32_t *fired(std::size_t layer) const { return fired_.data() + layer * images * steps; }
+  Seen<Real, 1> seen_v() const { return v_.template seen<1>({places_.back().first}); }
+  Seen<Int<Real>, 1> seen_counts() const { return counts_.template seen<1>({places_.back().first}); }
+  Seen<std::int32_t, 3> seen_fired() const { return fired_.template seen<3>({layers(), images, steps}); }
 
-  std::size_t images, positions, padded, steps;
+  std::size_t images, steps;
 
  private:
+  static std::vector<Place> places(std::size_t images, const std::vector<std::pair<std::size_t, std::size_t>> &layers) {
+    std::vector<Place> found;
+    std::size_t first = 0;
+    for (const auto &[positions, padded] : layers) {
+      found.push_back({positions, padded, first});
+      first += images * positions * padded;
+    }
+    found.push_back({0, 0, first});
+    return found;
+  }
+  std::vector<Place> places_;  // behind the last layer where it ends
   Numbers<Real> v_;
   Numbers<Int<Real>> counts_;
   Numbers<std::int32_t> fired_;
@@ -543,25 +566,27 @@ class Layer {
     }
   }
 
-  // Run neurons through so many steps, the first of which is that one of the run; gives their spikes.
-  Train fire(const std::vector<const Train *> &trains, const std::optional<Array<const Real>> &base, Neurons<Real> &neurons,
-             std::size_t first, std::size_t steps, int threads, const std::string &isa) const {
+  // Run the neurons of that layer through so many steps, the first of which is that one of the run; gives their spikes.
+  Train fire(const std::vector<const Train *> &trains, const std::optional<Array<const Real>> &base,
+             const Neurons<Real> &neurons, std::size_t layer, std::size_t first, std::size_t steps, int threads,
+             const std::string &isa) const {
     require(!threshold_.empty(), "layer: thresholds are missing");
-    require(neurons.positions == positions_of() && neurons.padded == static_cast<std::size_t>(padded_),
+    require(layer < neurons.layers() && neurons.place(layer).positions == positions_of() &&
+                neurons.place(layer).padded == static_cast<std::size_t>(padded_),
             "neurons: of another layer");
     require(first < neurons.steps && steps <= neurons.steps - first, "neurons: the run is shorter");
     Job<Real> job = prepare(base, neurons.images, steps);
-    Train train(neurons.images, neurons.positions, steps, channels_);
+    Train train(neurons.images, positions_of(), steps, channels_);
     job.threshold = threshold_.data();
     job.hard = hard_;
-    job.v = neurons.v();
-    job.counts = neurons.counts();
-    job.fired = neurons.fired() + first;
+    job.v = neurons.v(layer);
+    job.counts = neurons.counts(layer);
+    job.fired = neurons.fired(layer) + first;
     job.fired_image = neurons.steps;
     job.spikes = train.bits();
     job.spike_bytes = static_cast<int>(train.bytes);
     // A slab alone writes whole words, several their own bytes: those above the last of them belong to none.
-    if (8 * train.bytes != neurons.padded && !(padded_ == width_ && train.bytes == 8)) train.clear();
+    if (8 * train.bytes != static_cast<std::size_t>(padded_) && !(padded_ == width_ && train.bytes == 8)) train.clear();
     run(job, trains, threads, isa);
     return train;
   }
@@ -784,12 +809,12 @@ void bind(nb::module_ &module, const char *layer, const char *neurons) {
   using Self = Layer<Real>;
   using Own = Neurons<Real>;
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
-  const auto kept = nb::rv_policy::reference_internal;
   nb::class_<Own>(module, neurons)
-      .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t>(), "images"_a, "positions"_a, "channels"_a, "steps"_a)
-      .def_prop_ro("v", &Own::seen_v, kept, "Potentials, (images, positions, channels).")
-      .def_prop_ro("counts", &Own::seen_counts, kept, "Spikes so far, (images, positions, channels).")
-      .def_prop_ro("fired", &Own::seen_fired, kept, "Spikes in each step, (images, steps).");
+      .def(nb::init<std::size_t, std::size_t, const std::vector<std::pair<std::size_t, std::size_t>> &>(), "images"_a,
+           "steps"_a, "layers"_a)
+      .def_prop_ro("v", &Own::seen_v, shared, "Potentials, of one layer after the other (images, positions, channels).")
+      .def_prop_ro("counts", &Own::seen_counts, shared, "Spikes so far, likewise.")
+      .def_prop_ro("fired", &Own::seen_fired, shared, "Spikes in each step, (layers, images, steps).");
   nb::class_<Self>(module, layer)
       .def(nb::init<int, int, int, int, const std::string &, const Array<const Real> &>(), "rows"_a, "cols"_a, "channels"_a,
            "width"_a, "how"_a, "bias"_a)
@@ -799,7 +824,8 @@ void bind(nb::module_ &module, const char *layer, const char *neurons) {
       .def("set_shorts", &Self::set_shorts, "weights"_a, "units"_a)
       .def("set_digits", &Self::set_digits, "weights"_a, "units"_a, "digits"_a)
       .def("set_neurons", &Self::set_neurons, "threshold"_a, "hard"_a)
-      .def("fire", &Self::fire, "trains"_a, "base"_a.none(), "neurons"_a, "first"_a, "steps"_a, "threads"_a, "isa"_a, unlocked)
+      .def("fire", &Self::fire, "trains"_a, "base"_a.none(), "neurons"_a, "layer"_a, "first"_a, "steps"_a,
+           "threads"_a, "isa"_a, unlocked)
       .def("emit", &Self::emit, "trains"_a, "base"_a.none(), "currents"_a, "threads"_a, "isa"_a, unlocked);
 }
 
@@ -811,7 +837,7 @@ NB_MODULE(_core, module) {
   using equispike::Train;
   nb::class_<Train>(module, "Train")
       .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t>(), "images"_a, "positions"_a, "steps"_a, "channels"_a)
-      .def_prop_ro("bits", &Train::seen, nb::rv_policy::reference_internal, "(images, positions, steps, bytes).");
+      .def_prop_ro("bits", &Train::seen, equispike::shared, "(images, positions, steps, bytes).");
   equispike::bind<float>(module, "Layer32", "Neurons32");
   equispike::bind<double>(module, "Layer64", "Neurons64");
   module.def("add_up", &equispike::add_up, "numbers"_a, "repeats"_a, "isa"_a,

@@ -1,0 +1,85 @@
+"""All neurons of a network in the course of a run: what a machine keeps of them, and how it is looked at."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from equispike.simulation.layout import padded
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""Features of layers, by name."""
+
+
+class Neurons(Protocol):
+    """All neurons that run, laid out as the machine likes."""
+
+    @property
+    def v(self) -> Mapping[str, Tensor]:
+        """Potentials by layer, (B, *features), views."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, Tensor]:
+        """Spikes so far by layer, (B, *features), int32."""
+        ...
+
+    @property
+    def fired(self) -> Mapping[str, Tensor]:
+        """Spikes by layer in each step, (T, B), int32, views."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ByLayer(Mapping[str, Tensor]):
+    """Tensors by layer, made when they are looked at: all of a small network's would take as long as its spikes."""
+
+    shapes: Shapes
+    make: Callable[[str], Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def extents(shapes: Shapes) -> list[tuple[int, int]]:
+    """Positions of each layer, and its channels in whole slabs."""
+    return [(prod(space), padded(channels)) for channels, *space in shapes.values()]
+
+
+def by_layer(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | None = None) -> ByLayer:
+    """Features (B, *shape) of layers that lie one after the other, each (B, positions, channels in whole slabs).
+
+    Views, unless another type is asked for.
+    """
+    return ByLayer(shapes, partial(_features, numbers, images, shapes, dtype))
+
+
+def _features(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | None, name: str) -> Tensor:
+    first = 0
+    for (positions, channels), (other, shape) in zip(extents(shapes), shapes.items()):
+        if other == name:
+            rows = [prod(shape[axis:]) * channels for axis in range(2, len(shape) + 1)]
+            view = torch.as_tensor(numbers).as_strided((images, *shape), (positions * channels, 1, *rows), first)
+            return view.to(dtype or view.dtype)
+        first += images * positions * channels
+    raise KeyError(name)
+
+
+def by_step(fired: Any, shapes: Shapes) -> ByLayer:
+    """Spikes in each step, (T, B), of layers whose spikes by image and step are (layers, B, T); views."""
+    return ByLayer(shapes, partial(_by_step, fired, list(shapes)))
+
+
+def _by_step(fired: Any, names: list[str], name: str) -> Tensor:
+    return torch.as_tensor(fired)[names.index(name)].T
