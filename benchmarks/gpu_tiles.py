@@ -90,7 +90,7 @@ def layers(name: str, bits: int | None, batch: int, steps: int) -> Any:
             spikes = torch.empty(steps, batch, rows * cols, padded(channels), dtype=torch.int8, device="cuda")
             v = torch.zeros(spikes.shape[1:], device="cuda")
             state: Any = SimpleNamespace(trains=dict.fromkeys({term.train, *layer.taps.trains}, train))
-            state.base = lambda layer, bias, dense: bias
+            state.base = lambda layer: layer.bias
             macs = steps * batch * rows * cols * channels * (term.weight.shape[0] * inputs)
             runs = {
                 "fire": partial(layer.fire, state, spikes, v),

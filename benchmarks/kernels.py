@@ -34,11 +34,12 @@ def main() -> None:
     plain = Layer.run
     inside = 0.0
 
-    def clocked(self: Layer, work: int, call: Callable[[Any], None]) -> None:
+    def clocked(self: Layer, work: int, call: Callable[[Any], Any]) -> Any:
         nonlocal inside
         began = time.perf_counter()
-        plain(self, work, call)
+        found = plain(self, work, call)
         inside += time.perf_counter() - began
+        return found
 
     def seconds() -> float:
         began = time.perf_counter()

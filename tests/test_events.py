@@ -19,7 +19,7 @@ from test_simulate import one_layer, same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import cpu, layout, planned
+from equispike.simulation import cpu, fixed, layout, planned
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
@@ -90,6 +90,38 @@ def test_poisson_spikes_of_the_core_are_those_of_the_coder(
         positive, negative = (torch.from_numpy(train.bits) for train in trains)
         assert torch.equal(positive, layout.pack(currents > 0))
         assert torch.equal(negative, layout.pack(currents < 0))
+
+
+@needs_core
+@given(st.data(), st.integers(1, 2), seeds)
+@settings(max_examples=EXAMPLES)
+def test_the_core_convolves_in_double_precision_in_one_order(data: Any, axes: int, seed: int) -> None:
+    """Sums of dyadic numbers are torch's; those of others the same on every instruction set, in every batch."""
+
+    def sizes(least: int, most: int) -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(least, most)) for _ in range(axes))
+
+    batch, inputs, outputs, threads = (data.draw(st.integers(1, most)) for most in (3, 4, 40, 3))
+    kernel, stride, padding, dilation = sizes(1, 4), sizes(1, 3), sizes(0, 3), sizes(1, 2)
+    space = [d * (k - 1) + 1 + data.draw(st.integers(0, 9)) for k, d in zip(kernel, dilation)]
+    weight = dyadic(seed, outputs, inputs, *kernel, dtype=torch.float32)
+    bias = dyadic(seed + 1, outputs, dtype=torch.float32) if data.draw(st.booleans()) else None
+    x = dyadic(seed + 2, batch, inputs, *space, dtype=torch.float64)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed % 2**32), dtype=torch.float64)
+    op = Conv(weight, bias, stride, padding, dilation)
+    exact = map_tensors(op, torch.Tensor.double)(x)
+    noisy: list[torch.Tensor] = []
+    for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fixed, "ISA", isa)
+            patch.setattr(torch, "get_num_threads", lambda: threads)
+            for dtype in (torch.float32, torch.float64):
+                convolve = fixed._convolution(op, tuple(exact.shape[1:]), dtype)
+                assert torch.equal(convolve(x), exact.to(dtype))
+                alone = torch.cat([convolve(image[None]) for image in noise])
+                assert torch.equal(convolve(noise), alone)
+            noisy.append(alone)
+    assert all(torch.equal(one, noisy[0]) for one in noisy)
 
 
 def image_network(*layers: Conv | AvgPool, channels: int = 3, size: int = 8, classes: int = 4) -> Network:

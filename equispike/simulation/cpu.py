@@ -3,33 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from math import prod
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equispike.graph.network import Network
+from equispike.simulation.core import ISA, core
 from equispike.simulation.layout import Integers, extent, padded, to_features, train_bytes, widen
 from equispike.simulation.neurons import Shapes, by_layer, by_step, extents
 from equispike.simulation.state import SIGNS, State
 from equispike.simulation.views import Current, integers, most_at_once
-
-
-def _load() -> ModuleType | None:
-    try:
-        return import_module("equispike.simulation._core")
-    except ImportError:  # installed without a compiler
-        return None
-
-
-core = _load()
-"""The compiled core, if there is one."""
-
-ISA: str = core.instruction_sets()[-1] if core else ""
-"""Instruction set that the core uses: the widest of this machine."""
 
 SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
 """Bytes of weights that are to stay in the L2 cache."""
@@ -97,8 +82,7 @@ class Layer:
         channels, rows, cols = extent(current.shape)
         self.channels, self.positions = padded(channels), rows * cols
         self.trains = [term.train for term in (*current.gathers, *current.taps)]
-        bias = torch.zeros(channels, dtype=dtype) if current.bias is None else current.bias
-        self.bias = widen(bias, self.channels)
+        self.bias = None if current.bias is None else widen(current.bias, self.channels)
         weights = integers(current, dtype)
         self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
         if threshold is not None:
@@ -136,7 +120,8 @@ class Layer:
         depth = len(weights.whole)
         widths = [w for w in _WIDTHS if not self.channels % w and (how != "sweep" or w <= SWEPT_AT_ONCE)]
         width = next((w for w in widths if depth * size * w <= SLAB), widths[-1])
-        own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, channels, width, how, self.bias)
+        bias = torch.zeros(self.channels, dtype=dtype) if self.bias is None else self.bias
+        own = (core.Layer32 if dtype == torch.float32 else core.Layer64)(rows, cols, channels, width, how, bias)
         for term in current.gathers:
             own.gather(term.extent, term.rows, term.cols)
         whole, unit = widen(weights.whole, self.channels), widen(weights.unit, self.channels)
@@ -180,7 +165,7 @@ class Layer:
 
         None where that is the bias alone. As a NumPy array, which the core takes in a third of the time.
         """
-        base = state.base(self, self.bias, self.dense).numpy() if self.dense else None
+        base = state.base(self).numpy() if self.dense else None
         return [state.trains[name] for name in self.trains], base
 
 

@@ -123,14 +123,14 @@ class Layer:
         self.taps = _taps(on_cpu.taps, self.positions, self.channels, network)
         bias = torch.zeros(channels, dtype=network.dtype) if current.bias is None else current.bias
         self.based = current.bias is not None or bool(current.dense)
-        self.bias = widen(bias, self.channels).to(device).view(1, 1, 1, -1)
+        self.bias: Tensor | None = widen(bias, self.channels).to(device).view(1, 1, 1, -1)
 
     def added(self, state: State, first: int = 0) -> tuple[object, ...]:
         """What is added to the products of steps, from this one of the chunk on, as the kernels take it.
 
         First the base and how far its images, positions and steps are apart, then what taps read.
         """
-        base = state.base(self, self.bias, self.dense)
+        base = state.base(self)
         strides = [0 if size == 1 else stride for size, stride in zip(base.shape, base.stride())]
         base = base[:, :, first:] if strides[2] else base
         trains = [state.trains[name][first:] for name in self.taps.trains]

@@ -17,7 +17,8 @@ from torch import Tensor
 from equispike.functional.integrate import Reset, if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool, map_tensors
+from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
+from equispike.simulation.fixed import fixed_values
 from equispike.simulation.layout import pack, unpack
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, Record, Resume, Task, upstream
@@ -172,38 +173,6 @@ def _blocks(value: Tensor, leading: int) -> Tensor:
     """
     size = value[(0,) * leading].numel()
     return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
-
-
-def fixed_values(task: Task) -> dict[str, Tensor]:
-    """Values that are the same in every step, (1, B, *features): under constant coding, all up to the neurons.
-
-    Computed in float64, then rounded once: how torch orders the sums, which differs between batches and devices, then
-    leaves no trace, but for one in a hundred million.
-    """
-    if not task.coder.constant:
-        return {}
-    first, op = task.network.nodes[0].name, task.network.input
-    current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
-    exact, fixed = {first: current[0].double()}, {first: current}
-    for node in _before_neurons(task.network):
-        value = exact[node.name] = node.op(*(exact[name] for name in node.inputs))
-        fixed[node.name] = value.to(task.images.dtype, memory_format=_fastest(value))[None]
-    return fixed
-
-
-@lru_cache(maxsize=4)
-def _before_neurons(network: Network) -> tuple[Node, ...]:
-    """What comes between the input and the first neurons, in float64."""
-
-    def wide(x: Tensor) -> Tensor:
-        return x.double().contiguous(memory_format=_fastest(x))
-
-    names, found = {network.nodes[0].name}, list[Node]()
-    for node in network.nodes:
-        if node.inputs and not isinstance(node.op, Neuron | Readout) and names.issuperset(node.inputs):
-            names.add(node.name)
-            found.append(replace(node, op=map_tensors(node.op, wide)))
-    return tuple(found)
 
 
 def _fastest(x: Tensor) -> torch.memory_format:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _WORD = 64
-_LANES = 16
+LANES = 16
 """Channels of the narrowest slab of the core."""
 
 _WHOLE = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 62)}
@@ -29,7 +29,7 @@ def extent(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 def padded(channels: int) -> int:
     """Channels in whole slabs."""
-    return -(-channels // _LANES) * _LANES
+    return -(-channels // LANES) * LANES
 
 
 def train_bytes(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -103,6 +103,13 @@ def to_features(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     (batch, _, time, _), (image, position, step, channel) = value.shape, value.stride()
     space = (prod(shape[axis:]) * position for axis in range(2, len(shape) + 1))
     return value.as_strided((time, batch, *shape), (step, image, channel, *space))
+
+
+def layer_at(memory: Tensor, images: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
+    """Features (B, *shape) that lie in memory as (B, positions, channels in whole slabs), from there on; a view."""
+    wide = padded(shape[0])
+    image, *space = (prod(shape[axis:]) * wide for axis in range(1, len(shape) + 1))
+    return memory.as_strided((images, *shape), (image, 1, *space), first)
 
 
 def pack(fires: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from equispike.simulation.layout import padded
+from equispike.simulation.layout import layer_at, padded
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -69,8 +69,7 @@ def _features(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | No
     first = 0
     for (positions, channels), (other, shape) in zip(extents(shapes), shapes.items()):
         if other == name:
-            rows = [prod(shape[axis:]) * channels for axis in range(2, len(shape) + 1)]
-            view = torch.as_tensor(numbers).as_strided((images, *shape), (positions * channels, 1, *rows), first)
+            view = layer_at(torch.as_tensor(numbers), images, shape, first)
             return view.to(dtype or view.dtype)
         first += images * positions * channels
     raise KeyError(name)

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from equispike.functional.coding import Poisson, key_for
-from equispike.simulation.layerwise import fixed_values
+from equispike.simulation.fixed import fixed_values
 from equispike.simulation.layout import to_positions
 from equispike.simulation.machine import Machine
 from equispike.simulation.record import Moment, Task
@@ -16,6 +16,20 @@ from equispike.simulation.stepwise import beginning, sums_of_pools
 
 SIGNS = "+", "-"
 """Endings of the names of the input's two trains."""
+
+
+class Based(Protocol):
+    """A layer whose current has a part that no spike makes.
+
+    Attributes:
+        bias: by channel, or None where there is none, and something else.
+        dense: nodes whose dense values are added, each times a coefficient.
+        channels: in whole slabs.
+    """
+
+    bias: Tensor | None
+    dense: tuple[tuple[str, float], ...]
+    channels: int
 
 
 class State:
@@ -56,7 +70,7 @@ class State:
         self.trains: dict[str, Any] = {}
         self.fixed = fixed_values(task)
         self.dense: dict[str, Tensor] = {}
-        self.bases: dict[object, Tensor] = {}
+        self.bases: dict[Based, Tensor] = {}
         shapes = {name: network.shapes[name] for name in network.neurons if name in needed}
         # All steps at once, before anything large: what stays between the trains of two chunks would break the hole
         # that the first leaves, and memory would grow with every chunk.
@@ -92,15 +106,17 @@ class State:
         """Dense value of a node in this chunk."""
         return self.fixed[name] if name in self.fixed else self.dense[name]
 
-    def base(self, layer: object, bias: Tensor, dense: tuple[tuple[str, float], ...]) -> Tensor:
+    def base(self, layer: Based) -> Tensor:
         """A layer's current without spikes, (B, positions, T', channels); extents may be 1."""
         if layer in self.bases:
             return self.bases[layer]
-        base = bias
-        for name, coefficient in dense:
-            value = to_positions(self.value(name), bias.shape[-1])
-            base = base + (value if coefficient == 1 else value * coefficient)
+        base = layer.bias
+        for name, coefficient in layer.dense:
+            value = to_positions(self.value(name), layer.channels)
+            value = value if coefficient == 1 else value * coefficient
+            base = value if base is None else base + value
+        assert base is not None
         base = base.contiguous()
-        if all(name in self.fixed for name, _ in dense):
+        if all(name in self.fixed for name, _ in layer.dense):
             self.bases[layer] = base
         return base

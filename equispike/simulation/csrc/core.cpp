@@ -803,12 +803,62 @@ std::pair<Train, Train> draw(const Array<const std::int64_t> &limits, const Arra
   return trains;
 }
 
+// Stride, padding and dilation of rows, or of columns.
+using Slide = std::tuple<int, int, int>;
+
+SlidingAxis sliding(std::size_t size, std::size_t kernel, const Slide &slide) {
+  const auto &[stride, padding, dilation] = slide;
+  const std::size_t limit = 1u << 24;
+  require(size > 0 && size < limit && kernel > 0 && kernel < limit && stride > 0 && padding >= 0 && dilation > 0 &&
+              static_cast<std::size_t>(std::max({stride, padding, dilation})) < limit,
+          "convolution: an extent out of range");
+  const std::int64_t left = static_cast<std::int64_t>(size) + 2 * std::int64_t{padding} - std::int64_t{dilation} * (kernel - 1) - 1;
+  require(left >= 0, "convolution: the kernel is larger than the images");
+  return {static_cast<int>(size), static_cast<int>(kernel), stride, padding, dilation, static_cast<int>(left / stride + 1)};
+}
+
+// Currents of images that are the same in every step, in place. In double precision; rounded to Real once.
+template <class Real>
+void convolve(const Array<const double> &x, const Array<const double> &weights, const Array<const double> &bias,
+              const Slide &rows, const Slide &cols, const Array<Real> &out, int threads, const std::string &isa) {
+  require(x.ndim() == 4 && x.shape(0) > 0 && x.shape(0) < (1u << 31), "images: not (images, channels, rows, columns)");
+  require(weights.ndim() == 5 && weights.shape(0) > 0 && weights.shape(0) < (1u << 24) && weights.shape(1) == x.shape(1) &&
+              weights.shape(1) > 0 && weights.shape(1) < (1u << 24) && weights.shape(4) == 16,
+          "weights: not (channels / 16, channels of the images, rows, columns, 16)");
+  const std::size_t padded = 16 * weights.shape(0);
+  require_shape<const double>(bias, {padded}, "bias: not (channels,)");
+  Convolution<Real> job{};
+  job.images = static_cast<int>(x.shape(0));
+  job.inputs = static_cast<int>(x.shape(1));
+  job.padded = static_cast<int>(padded);
+  job.rows = sliding(x.shape(2), weights.shape(2), rows);
+  job.cols = sliding(x.shape(3), weights.shape(3), cols);
+  job.x = x.data();
+  job.weights = weights.data();
+  job.bias = bias.data();
+  job.out = out.data();
+  const std::size_t out_rows = job.rows.outputs, all = x.shape(0) * out_rows;
+  require_shape<Real>(out, {x.shape(0), out_rows, static_cast<std::size_t>(job.cols.outputs), padded},
+                      "currents: not (images, rows, columns, channels)");
+  require(threads > 0, "threads: fewer than one");
+  auto *kernel = EQUISPIKE_BUILT_FOR(isa, void(const Convolution<Real> &, int, int, Scratch &), convolve);
+  std::atomic<std::size_t> next{0};
+  on_threads(std::min<std::size_t>(threads, all), [&] {
+    Lease scratch;
+    for (std::size_t i = next++; i < all; i = next++) {
+      kernel(job, static_cast<int>(i / out_rows), static_cast<int>(i % out_rows), *scratch);
+    }
+  });
+}
+
 template <class Real>
 void bind(nb::module_ &module, const char *layer, const char *neurons) {
   using nb::literals::operator""_a;
   using Self = Layer<Real>;
   using Own = Neurons<Real>;
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
+  module.def("convolve", &convolve<Real>, "images"_a, "weights"_a, "bias"_a, "rows"_a, "cols"_a, "currents"_a, "threads"_a,
+             "isa"_a, unlocked, "Currents of images that are the same in every step.");
   nb::class_<Own>(module, neurons)
       .def(nb::init<std::size_t, std::size_t, const std::vector<std::pair<std::size_t, std::size_t>> &>(), "images"_a,
            "steps"_a, "layers"_a)

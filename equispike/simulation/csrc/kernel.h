@@ -126,6 +126,22 @@ struct Draw {
   std::uint8_t *positive, *negative;  // trains, [images][positions][steps][bytes]
 };
 
+// An axis of a convolution: of its inputs `size`, of its outputs as many as the kernel finds places.
+struct SlidingAxis {
+  int size, kernel, stride, padding, dilation, outputs;
+};
+
+// A convolution of images, [images][inputs][rows][cols], to currents, [images][rows][cols][padded].
+template <class Real>
+struct Convolution {
+  int images, inputs, padded;
+  SlidingAxis rows, cols;
+  const double *x;
+  const double *weights;  // [padded / 16][inputs][rows.kernel][cols.kernel][16]
+  const double *bias;     // [padded]
+  Real *out;
+};
+
 // Memory that outlives a call, so that pages are not mapped anew for every layer.
 struct Buffer {
   void *data;
@@ -166,6 +182,8 @@ using Kernel = void (*)(const Job<Real> &, const Share &, Scratch &);
   void sweep(const Job<float> &, const Share &, Scratch &);        \
   void sweep(const Job<double> &, const Share &, Scratch &);       \
   void draw(const Draw &, std::size_t image);                      \
+  void convolve(const Convolution<float> &, int image, int y, Scratch &);  \
+  void convolve(const Convolution<double> &, int image, int y, Scratch &); \
   float add_up(const float *, std::size_t count, int repeats);     \
   }
 EQUISPIKE_DECLARE(baseline)

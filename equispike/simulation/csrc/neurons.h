@@ -3,12 +3,6 @@
 
 #include "vectors.h"
 
-#if defined(__clang__)
-#define EQUISPIKE_UNROLL _Pragma("unroll")
-#else
-#define EQUISPIKE_UNROLL _Pragma("GCC unroll 8")
-#endif
-
 namespace equispike {
 namespace {
 
@@ -138,7 +132,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
     std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
     for (int t = first; t < last; ++t, out += bytes, base += base_step) {
       int spikes = 0;
-      EQUISPIKE_UNROLL  // else v and count stay in memory
+      EQUISPIKE_UNROLL
       for (int p = 0; p < P; ++p) {
         arrive(gathers, p, t, base, sum);
         std::uint64_t bits = 0;
@@ -168,6 +162,60 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
   }
 }
 
+// The same where nothing but one current, the same in every step, arrives: it stays in registers too.
+template <class Real, int N, int P, class Hard>
+__attribute__((noinline)) void integrate_constant(const Job<Real> &job, int image, int here, int slab, int first, int last,
+                                                  std::int32_t *fired, Hard hard) {
+  constexpr int L = lanes<Real>, width = N * L;
+  const std::size_t padded = job.padded, place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
+  const std::size_t channel = static_cast<std::size_t>(slab) * width, bytes = job.spike_bytes;
+  const std::size_t base_position = job.base_position, next = job.steps * bytes;
+  const Real *base = job.base + image * job.base_image + here * base_position + channel, *threshold = job.threshold + channel;
+  Real *const own_v = job.v + place * padded + channel;
+  Int<Real> *const own_counts = job.counts + place * padded + channel;
+  std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
+  const bool alone = job.padded == width && bytes == 8;  // the bits above are zero
+  Vector<Real> theta[N], current[P][N], v[P][N];
+  Vector<Int<Real>> count[P][N];
+  EQUISPIKE_UNROLL
+  for (int n = 0; n < N; ++n) theta[n] = load(threshold + n * L);
+  EQUISPIKE_UNROLL
+  for (int p = 0; p < P; ++p) {
+    EQUISPIKE_UNROLL
+    for (int n = 0; n < N; ++n) {
+      current[p][n] = load(base + p * base_position + n * L);
+      v[p][n] = load(own_v + p * padded + n * L);
+      count[p][n] = load(own_counts + p * padded + n * L);
+    }
+  }
+  for (int t = first; t < last; ++t, out += bytes) {
+    int spikes = 0;
+    EQUISPIKE_UNROLL
+    for (int p = 0; p < P; ++p) {
+      std::uint64_t bits = 0;
+      EQUISPIKE_UNROLL
+      for (int n = 0; n < N; ++n) {
+        const Vector<Real> u = v[p][n] + current[p][n];
+        const Lanes<Real> fires = at_least(u, theta[n]);
+        v[p][n] = choose(fires, Hard::value ? Vector<Real>{} : u - theta[n], u);
+        count[p][n] = count_up(count[p][n], fires);
+        bits |= bits_of<Real>(fires) << (n * L);
+      }
+      alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
+      spikes += __builtin_popcountll(bits);
+    }
+    fired[t] += spikes;
+  }
+  EQUISPIKE_UNROLL
+  for (int p = 0; p < P; ++p) {
+    EQUISPIKE_UNROLL
+    for (int n = 0; n < N; ++n) {
+      store(own_v + p * padded + n * L, v[p][n]);
+      store(own_counts + p * padded + n * L, count[p][n]);
+    }
+  }
+}
+
 // Positions that go through the steps together: as many as give the processor so many chains of additions.
 template <int N, int chains>
 constexpr int together = N < chains ? chains / N : 1;
@@ -188,11 +236,18 @@ std::size_t row_reads(const Job<Real> &job, int image, int y, int channel, int w
 template <class Real, int N, class At>
 void integrate_row(const Job<Real> &job, int image, int y, int slab, int first, int last, At at, const std::size_t *starts,
                    const Buffer &taps, std::int32_t *fired) {
+  const bool constant = job.threshold && !job.gather_count && !job.tap_count && !job.base_step;
   auto some = [&](auto positions, int x) {
     constexpr int P = decltype(positions)::value;
     Reads<Real> reads[P];
     reads_of<Real, P>(taps, starts + x, reads);
-    integrate<Real, N, P>(job, image, y * job.out_cols + x, slab, first, last, at(x), reads, fired);
+    const int here = y * job.out_cols + x;
+    if (constant) {
+      job.hard ? integrate_constant<Real, N, P>(job, image, here, slab, first, last, fired, std::true_type{})
+               : integrate_constant<Real, N, P>(job, image, here, slab, first, last, fired, std::false_type{});
+    } else {
+      integrate<Real, N, P>(job, image, here, slab, first, last, at(x), reads, fired);
+    }
   };
   int x = 0;
   if (!job.gather_count) {  // the currents are there: nothing else keeps the processor busy

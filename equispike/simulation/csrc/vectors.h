@@ -9,6 +9,13 @@
 #include <immintrin.h>
 #endif
 
+// In front of loops over an array that else would stay in memory.
+#if defined(__clang__)
+#define EQUISPIKE_UNROLL _Pragma("unroll")
+#else
+#define EQUISPIKE_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 namespace equispike {
 namespace {
 
