@@ -27,6 +27,10 @@ from equispike.versions import versions
 IN_L2, IN_MEMORY = 256 * 2**10, 256 * 2**20
 """Bytes that stay in the L2 cache of today's processors, and that no cache holds."""
 
+TURN = 0.05
+"""Seconds that a contender's turn takes at least, in as many runs as that takes: the first finds the caches as others
+left them, which would be most of a short run's time."""
+
 Spikes = Mapping[str, float]
 """Spikes of each neuron layer over all images and steps."""
 
@@ -36,12 +40,12 @@ Contender = Callable[[], Spikes]
 
 @dataclass(frozen=True)
 class Timing:
-    """Repeats of one contender.
+    """Turns of one contender.
 
     Attributes:
-        seconds: of each repeat.
-        cpu_seconds: processor time of each repeat, over all threads; on one thread it is what a machine that nobody
-            else uses would take.
+        seconds: of a run, mean of each turn.
+        cpu_seconds: processor time, likewise, over all threads; on one thread it is what a machine that nobody else
+            uses would take.
         disagreement: largest difference of a layer's spikes from those of the first contender, over the latter.
     """
 
@@ -51,22 +55,25 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Seconds of a repeat."""
+        """Seconds of a run."""
         return statistics.median(self.seconds)
 
     @property
     def cpu(self) -> float:
-        """Processor seconds of a repeat."""
+        """Processor seconds of a run."""
         return statistics.median(self.cpu_seconds)
 
 
-def in_turns(contenders: Mapping[str, Contender], repeats: int, tolerance: float) -> dict[str, Timing]:
+def in_turns(
+    contenders: Mapping[str, Contender], repeats: int, tolerance: float, least: float = TURN
+) -> dict[str, Timing]:
     """Time contenders one after the other, again and again, so that a busy machine slows all of them alike.
 
     Args:
         contenders: by name; the first is the reference for the spikes. Each runs once before anything is timed.
-        repeats: n, timed runs of each.
+        repeats: n, turns of each.
         tolerance: largest disagreement of a layer's spikes that is still taken for rounding.
+        least: seconds of a turn, in one run or more.
     Raises:
         SimulationError: a contender spikes differently, so that its time would not compare.
     """
@@ -82,13 +89,21 @@ def in_turns(contenders: Mapping[str, Contender], repeats: int, tolerance: float
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            began = time.perf_counter(), time.process_time()
-            run()
-            taken[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+            taken[name].append(_turn(run, least))
     return {
         name: Timing(tuple(wall for wall, _ in pairs), tuple(cpu for _, cpu in pairs), disagreements[name])
         for name, pairs in taken.items()
     }
+
+
+def _turn(run: Contender, least: float) -> tuple[float, float]:
+    """Seconds, and processor seconds, of a run."""
+    began = time.perf_counter(), time.process_time()
+    runs, seconds = 0, -1.0
+    while seconds < least:
+        run()
+        runs, seconds = runs + 1, time.perf_counter() - began[0]
+    return seconds / runs, (time.process_time() - began[1]) / runs
 
 
 def disagreement(reference: Spikes, spikes: Spikes) -> float:

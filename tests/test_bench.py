@@ -33,9 +33,12 @@ def test_contenders_run_in_turns() -> None:
 
         return run
 
-    timings = bench.in_turns({name: contender(name) for name in "ab"}, 3, tolerance=0.0)
+    timings = bench.in_turns({name: contender(name) for name in "ab"}, 3, tolerance=0.0, least=0.0)
     assert order == ["a", "b"] * 4  # once before anything is timed
     assert all(len(t.seconds) == len(t.cpu_seconds) == 3 for t in timings.values())
+    order.clear()
+    bench.in_turns({"a": contender("a")}, 1, tolerance=0.0)
+    assert len(order) > 2  # again and again in a turn
 
 
 def test_whoever_spikes_differently_is_not_timed() -> None:
