@@ -1,5 +1,7 @@
 """What is done in a chunk of steps outside the layers of a machine: dense operations, and scores."""
 
+import torch
+
 from equispike.graph.network import Node
 from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time
@@ -21,9 +23,14 @@ def apply(state: State, node: Node) -> None:
 def choose(state: State, node: Node) -> None:
     """A winner pool, on dense values."""
     assert isinstance(node.op, WinnerPool)
-    state.dense[node.name], state.sums[node.name] = winners(node.op, state.value(node.inputs[0]), state.sums[node.name])
+    state.dense[node.name], state.pools[node.name] = winners(
+        node.op, state.value(node.inputs[0]), state.pools[node.name]
+    )
 
 
-def score(state: State, name: str) -> None:
-    """What the readout reads is noted down."""
-    state.scores[state.rows.start + 1 : state.rows.stop + 1] = state.value(name)
+def score(state: State, name: str, scale: float) -> None:
+    """What the readout reads, added up."""
+    value = state.value(name).double()
+    sums = torch.cat([state.sums[None], value.expand(len(state.steps), *value.shape[1:])]).cumsum(0)
+    state.readout[state.rows] = sums[1:] * scale
+    state.sums = sums[-1]

@@ -192,7 +192,7 @@ class Neurons:
     @property
     def fired(self) -> Mapping[str, Tensor]:
         """See ``neurons.Neurons``."""
-        return by_step(self.own.fired, self.shapes)
+        return by_step(torch.as_tensor(self.own.fired), self.shapes)
 
 
 def suits(current: Current) -> bool:
@@ -243,6 +243,14 @@ def emit(state: State, name: str, layer: Layer) -> None:
     value = to_features(currents, layer.shape)
     shape = state.network.shapes[name]
     state.dense[name] = value if shape == layer.shape else value.reshape(*value.shape[:2], *shape)
+
+
+def score(state: State, layer: Layer, scale: float) -> None:
+    """Class scores whose currents the core has, added up."""
+    first, steps = state.rows.start, len(state.steps)
+    scores = state.sums.numpy(), state.readout.numpy()
+    given = *layer.inputs(state), *scores, first, steps, scale, torch.get_num_threads(), ISA
+    layer.run(state.batch * steps, lambda core: core.score(*given))
 
 
 def replay(state: State, name: str) -> None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.graph.network import Network
+from equispike.simulation import actions
 from equispike.simulation.layout import extent, from_bits, padded, to_bits, train_bytes, widen
 from equispike.simulation.neurons import Shapes, by_layer, by_step, extents
 from equispike.simulation.state import SIGNS, State
@@ -366,6 +367,13 @@ def emit(state: State, name: str, layer: Layer) -> None:
     layer.integrate(state, currents, None)
     value = currents[..., : layer.shape[0]].transpose(2, 3)
     state.dense[name] = value.reshape(steps, batch, *state.network.shapes[name])
+
+
+def score(state: State, layer: Layer, scale: float) -> None:
+    """Class scores whose currents the machine has, added up."""
+    name = state.network.nodes[-1].inputs[0]
+    emit(state, name, layer)
+    actions.score(state, name, scale)
 
 
 def replay(state: State, name: str) -> None:

@@ -47,6 +47,10 @@ class Machine(Protocol):
         """Leave a current as a dense value."""
         ...
 
+    def score(self, state: "State", layer: Any, scale: float) -> None:
+        """Add a current, of a vector, to the scores."""
+        ...
+
     def replay(self, state: "State", name: str) -> None:
         """Take a train from those that are given."""
         ...

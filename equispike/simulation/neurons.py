@@ -75,10 +75,6 @@ def _features(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | No
     raise KeyError(name)
 
 
-def by_step(fired: Any, shapes: Shapes) -> ByLayer:
+def by_step(fired: Tensor, shapes: Shapes) -> dict[str, Tensor]:
     """Spikes in each step, (T, B), of layers whose spikes by image and step are (layers, B, T); views."""
-    return ByLayer(shapes, partial(_by_step, fired, list(shapes)))
-
-
-def _by_step(fired: Any, names: list[str], name: str) -> Tensor:
-    return torch.as_tensor(fired)[names.index(name)].T
+    return dict(zip(shapes, fired.transpose(1, 2).unbind()))

@@ -70,6 +70,7 @@ def plan(
     dense: frozenset[str] = frozenset(),
     given: frozenset[str] = frozenset(),
     choose: bool = False,
+    scored: bool = True,
 ) -> Plan:
     """The plan of a network.
 
@@ -80,19 +81,20 @@ def plan(
         dense: convolutions and linear layers that are to be computed densely.
         given: neuron layers whose trains are known; only what the readout needs beside them is computed.
         choose: whether layers may be computed by whichever way turns out to be fastest.
+        scored: whether what the readout reads is added up, or left as a dense value for whoever observes it.
     """
-    planner = _Planner(machine, network, spike, dense, choose)
+    planner = _Planner(machine, network, spike, dense, choose, scored)
     needed = upstream(network, given)
     for node in network.nodes:
         if node.name in needed:
             (planner.replay if node.name in given else planner.add)(node)
-    *found, score = planner.actions
-    last = {name: i for i, action in enumerate(found) for name in action.reads}
+    last = {name: i for i, action in enumerate(planner.actions) for name in action.reads}
+    observed = () if scored else network.nodes[-1].inputs
     dead: dict[int, list[str]] = {}
     for name, i in last.items():
-        if name not in score.reads:  # what the readout reads stays for whoever observes it
+        if name not in observed:
             dead.setdefault(i, []).append(name)
-    done = [replace(action, last_read=tuple(dead.get(i, ()))) for i, action in enumerate(found)] + [score]
+    done = [replace(action, last_read=tuple(dead.get(i, ()))) for i, action in enumerate(planner.actions)]
     return Plan(tuple(done), frozenset(needed - given), _peak(done), planner.events)
 
 
@@ -128,9 +130,15 @@ class _Planner:
     """
 
     def __init__(
-        self, machine: Machine, network: Network, spike: float | None, densely: frozenset[str], choose: bool
+        self,
+        machine: Machine,
+        network: Network,
+        spike: float | None,
+        densely: frozenset[str],
+        choose: bool,
+        scored: bool,
     ) -> None:
-        self.machine = machine
+        self.machine, self.scored = machine, scored
         self.network, self.spike, self.densely, self.choose = network, spike, densely, choose
         self.values: dict[str, Spikes | Current] = {}
         self.dense: set[str] = set()
@@ -144,8 +152,7 @@ class _Planner:
         if isinstance(op, Neuron):
             self._fire(node, op)
         elif isinstance(op, Readout):
-            self._densify(node.inputs[0])
-            self._act(node, partial(actions.score, name=node.inputs[0]), node.inputs, {})
+            self._read_out(node, op)
         elif isinstance(op, Input):
             self._input(node)
         elif self.fixed.issuperset(node.inputs):
@@ -230,6 +237,17 @@ class _Planner:
         if name in self.dense or value is None:
             return Current(self.network.shapes[name], dense=((name, 1.0),))
         return as_current(value) if isinstance(value, Spikes) else value
+
+    def _read_out(self, node: Node, op: Readout) -> None:
+        (name,) = node.inputs
+        value = None if name in self.dense else self.values.get(name)
+        if self.scored and isinstance(value, Current) and len(value.shape) == 1:
+            layer = self.machine.Layer(value, self.network, self.choose)
+            self._act(node, partial(self.machine.score, layer=layer, scale=op.scale), self._reads(value), {})
+            return
+        self._densify(name)
+        if self.scored:
+            self._act(node, partial(actions.score, name=name, scale=op.scale), node.inputs, {})
 
     def _densify(self, name: str) -> None:
         """See to it that the node's dense value is there from here on."""

@@ -4,11 +4,9 @@ Sums are exact in any order, so what spikes does not depend on chunks, threads, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
-from equispike.graph.ops import Readout
 from equispike.simulation.machine import Machine
 from equispike.simulation.plan import Plan, input_spike, plan
 from equispike.simulation.record import Moment, Record, Resume, Task
@@ -35,19 +33,12 @@ def run(
     spike = input_spike(network, task.coder)
     present = first = plan(machine, network, spike, choose=choose)
     state = State(machine, first.needed, task, {}, start)
-    readout = network.nodes[-1].op
-    assert isinstance(readout, Readout)
     while state.steps.stop <= timesteps:
         _advance(machine, state, present, memory, {})
         if crowded and first.events and state.steps.stop <= timesteps:
             present = plan(machine, network, spike, crowded(first, state), choose=choose)
-    scores = state.scores.cumsum(0)
-    record = Record(
-        (scores[1:] * readout.scale).to(network.dtype),
-        state.neurons.counts,
-        state.neurons.fired,
-    )
-    return record, lambda: Moment(timesteps, {**state.neurons.v, **state.sums}, scores[-1])
+    record = Record(state.readout, state.neurons.counts, state.neurons.fired)
+    return record, lambda: Moment(timesteps, {**state.neurons.v, **state.pools}, state.sums)
 
 
 def observe(
@@ -60,9 +51,8 @@ def observe(
 ) -> None:
     """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``run``."""
     network = task.network
-    wanted = plan(machine, network, input_spike(network, task.coder), given=frozenset(given), choose=True)
-    *before_scores, _ = wanted.actions
-    wanted = replace(wanted, actions=tuple(before_scores))
+    spike = input_spike(network, task.coder)
+    wanted = plan(machine, network, spike, given=frozenset(given), choose=True, scored=False)
     state = State(machine, wanted.needed, task, given, scored=False)
     while state.steps.stop <= task.timesteps:
         _advance(machine, state, wanted, memory, keep)

@@ -40,11 +40,11 @@ class State:
         trains: spikes of this chunk, by layer, and by sign of the input, laid out as the machine has them.
         dense: values of this chunk, (T', B, *features); ``fixed``: those that are the same in every step, T' = 1.
         neurons: all that run.
-        sums: of what winner pools were given so far, (B, *features), float64.
+        pools: sums of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
-        scores: what the readout reads in each step, before its scale, (T + 1, B, classes), float64; first its sums
-            before the first step. Of runs without ``scored`` those alone: where a wide layer is observed, all steps
-            would not fit into memory.
+        sums: of what the readout read so far, before its scale, (B, *classes), float64.
+        readout: cumulative scores after each step, (T, B, *classes). Runs without ``scored`` have none: where a wide
+            layer is observed, all steps would not fit into memory.
         task: what is simulated, and ``batch``, the number of its images.
         given: trains of all steps that are known, (T, B, positions, bytes).
     """
@@ -77,16 +77,17 @@ class State:
         steps = task.timesteps - self.before
         self.neurons = machine.Neurons(network, shapes, batch, steps)
         classes = network.shapes[network.nodes[-1].name]
-        self.scores = images.new_zeros(steps * scored + 1, batch, *classes, dtype=torch.float64)
+        self.readout = images.new_empty(steps * scored, batch, *classes)
         if start is None and any(network.neurons[name].v_init for name in shapes):
             start = beginning(task)
         if start is None:
-            self.sums = sums_of_pools(network, batch, needed)
+            self.pools = sums_of_pools(network, batch, needed)
+            self.sums = images.new_zeros(batch, *classes, dtype=torch.float64)
         else:
             for name, v in self.neurons.v.items():
                 v.copy_(start.potentials[name])
-            self.sums = {name: v for name, v in start.potentials.items() if name in needed and name not in shapes}
-            self.scores[0] = start.scores
+            self.pools = {name: v for name, v in start.potentials.items() if name in needed and name not in shapes}
+            self.sums = start.scores.clone()
 
     @cached_property
     def draws(self) -> tuple[Tensor, Tensor, int]:

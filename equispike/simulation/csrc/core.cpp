@@ -602,6 +602,31 @@ class Layer {
     run(job, trains, threads, isa);
   }
 
+  // Currents of one position as class scores: added up in `sums`, (images, channels), which after each step times the scale
+  // are what `readout` receives, (steps of the run, images, channels), from step `first` on.
+  void score(const std::vector<const Train *> &trains, const std::optional<Array<const Real>> &base, const Array<double> &sums,
+             const Array<Real> &readout, std::size_t first, std::size_t steps, double scale, int threads,
+             const std::string &isa) const {
+    require(positions_of() == 1, "layer: more than one position");
+    require(sums.ndim() == 2 && sums.shape(1) == static_cast<std::size_t>(channels_), "sums: not (images, channels)");
+    const std::size_t images = sums.shape(0), channels = channels_;
+    require(readout.ndim() == 3 && readout.shape(1) == images && readout.shape(2) == channels,
+            "readout: not (steps, images, channels)");
+    require(first < readout.shape(0) && steps <= readout.shape(0) - first, "readout: the run is shorter");
+    Job<Real> job = prepare(base, images, steps);
+    const Numbers<Real> currents(images * steps * padded_);
+    job.currents = currents.data();
+    run(job, trains, threads, isa);
+    for (std::size_t image = 0; image < images; ++image) {
+      double *sum = sums.data() + image * channels;
+      for (std::size_t t = 0; t < steps; ++t) {
+        const Real *own = currents.data() + (image * steps + t) * padded_;
+        Real *out = readout.data() + ((first + t) * images + image) * channels;
+        for (std::size_t c = 0; c < channels; ++c) out[c] = static_cast<Real>((sum[c] += own[c]) * scale);
+      }
+    }
+  }
+
  private:
   std::size_t positions_of() const { return static_cast<std::size_t>(out_rows_) * out_cols_; }
 
@@ -875,6 +900,8 @@ void bind(nb::module_ &module, const char *layer, const char *neurons) {
       .def("set_digits", &Self::set_digits, "weights"_a, "units"_a, "digits"_a)
       .def("set_neurons", &Self::set_neurons, "threshold"_a, "hard"_a)
       .def("fire", &Self::fire, "trains"_a, "base"_a.none(), "neurons"_a, "layer"_a, "first"_a, "steps"_a,
+           "threads"_a, "isa"_a, unlocked)
+      .def("score", &Self::score, "trains"_a, "base"_a.none(), "sums"_a, "readout"_a, "first"_a, "steps"_a, "scale"_a,
            "threads"_a, "isa"_a, unlocked)
       .def("emit", &Self::emit, "trains"_a, "base"_a.none(), "currents"_a, "threads"_a, "isa"_a, unlocked);
 }
