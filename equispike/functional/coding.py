@@ -122,7 +122,8 @@ class Constant:
     ) -> Tensor:
         """See :meth:`Coder.encode`. Exactly x where amplitude equals scale; draws nothing."""
         _check(images, indices, steps, scale, amplitude)
-        return images[None] if amplitude == scale else images[None] * (amplitude / scale)
+        currents = images.unsqueeze(0)
+        return currents if amplitude == scale else currents * (amplitude / scale)
 
 
 @dataclass(frozen=True)

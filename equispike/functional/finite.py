@@ -10,4 +10,4 @@ def all_finite(x: Tensor) -> bool:
 
     A finite sum says so, in one pass; one that is not may have overflowed on the way.
     """
-    return math.isfinite(x.detach().sum()) or bool(x.isfinite().all())
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())

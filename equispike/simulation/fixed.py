@@ -26,10 +26,10 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
         return {}
     first, op = task.network.nodes[0].name, task.network.input
     current = task.coder.encode(task.images, task.indices, range(1, 2), task.seed, op.scale, op.amplitude)
-    exact, fixed = {first: current[0].double()}, {first: current}
+    exact, fixed = {first: current.squeeze(0).double()}, {first: current}
     for node, compute in _steps(task.network):
         value = exact[node.name] = compute(*(exact[name] for name in node.inputs))
-        fixed[node.name] = value.to(task.images.dtype)[None]
+        fixed[node.name] = value.to(task.images.dtype).unsqueeze(0)
     return fixed
 
 

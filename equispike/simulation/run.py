@@ -170,8 +170,8 @@ def simulate(
 
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):
-        whole = size == len(images)
-        batches = [task] if whole else (task.of(slice(at, at + size)) for at in range(0, len(images), size))
+        starts = range(0, len(images), size)
+        batches = (task.of(slice(at, at + size)) for at in starts) if len(starts) > 1 else (task,)
         records, steps = zip(*(run(chosen, part) for part in batches), strict=True)
         record = join(records)
         if images.is_cuda:  # what was asked for is done only now
