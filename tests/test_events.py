@@ -460,6 +460,15 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_core
+def test_all_chunks_of_a_run_share_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are prepared once, and what was found out about kernels is known in the next chunk."""
+    monkeypatch.setattr(planned, "LONGEST", 2)
+    planning.plan.cache_clear()
+    es.simulate(image_network(conv(0, 20, 3, 3), conv(2, 20, 20, 3)), torch.zeros(1, 3, 8, 8), 6)
+    assert planning.plan.cache_info().misses == 1
+
+
+@needs_core
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_events_refuse_what_the_core_does_not_know(dtype: torch.dtype) -> None:
     with pytest.raises(es.SimulationError, match="'events' needs a network in float32 or float64 on the CPU"):

@@ -194,6 +194,10 @@ class Neurons:
         """See ``neurons.Neurons``."""
         return by_step(torch.as_tensor(self.own.fired), self.shapes)
 
+    def spikes_in(self, steps: slice) -> dict[str, int]:
+        """See ``neurons.Neurons``."""
+        return dict(zip(self.shapes, self.own.fired[:, :, steps].sum((1, 2)).tolist()))
+
 
 def suits(current: Current) -> bool:
     """Whether the core can compute this current: any."""

@@ -54,11 +54,9 @@ def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = F
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
-    size = state.batch * len(state.steps)
-    rates = {
-        name: int(fired[state.rows].sum()) / (size * prod(state.network.shapes[name]))
-        for name, fired in state.neurons.fired.items()
-    }
+    size, shapes = state.batch * len(state.steps), state.network.shapes
+    spikes = state.neurons.spikes_in(state.rows)
+    rates = {name: count / (size * prod(shapes[name])) for name, count in spikes.items()}
     return frozenset(
         name
         for name, trains in first.events.items()

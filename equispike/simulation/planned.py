@@ -4,6 +4,7 @@ Sums are exact in any order, so what spikes does not depend on chunks, threads, 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -30,13 +31,13 @@ def run(
     ``crowded`` names after a chunk, given the first plan, are computed densely in the next.
     """
     network, timesteps = task.network, task.timesteps
-    spike = input_spike(network, task.coder)
-    present = first = plan(machine, network, spike, choose=choose)
+    planned = partial(plan, machine, network, input_spike(network, task.coder), choose=choose)  # the key of a cache
+    present = first = planned(frozenset[str]())
     state = State(machine, first.needed, task, {}, start)
     while state.steps.stop <= timesteps:
         _advance(machine, state, present, memory, {})
         if crowded and first.events and state.steps.stop <= timesteps:
-            present = plan(machine, network, spike, crowded(first, state), choose=choose)
+            present = planned(crowded(first, state))
     record = Record(state.readout, state.neurons.counts, state.neurons.fired)
     return record, lambda: Moment(timesteps, {**state.neurons.v, **state.pools}, state.sums)
 
