@@ -72,6 +72,16 @@ class Constants {
   Vector<Real> held_[roomy ? N : 1];
 };
 
+// Neurons of one vector go one step; those that spike.
+template <bool hard, class Real>
+Lanes<Real> fire(Vector<Real> &v, Vector<Int<Real>> &count, Vector<Real> current, Vector<Real> theta) {
+  const Vector<Real> u = v + current;
+  const Lanes<Real> fires = at_least(u, theta);
+  v = choose(fires, hard ? Vector<Real>{} : u - theta, u);
+  count = count_up(count, fires);
+  return fires;
+}
+
 // Neurons of P output positions in a row, from `here` on, and of a slab through steps first ... last - 1, or their currents
 // into memory. `total(p, t, sum)` sets the weights that arrive at position p in a step, in units; the base and what the taps
 // read are added here, so that every kernel makes the same numbers. Several positions together hide how long an addition
@@ -137,11 +147,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
         arrive(gathers, p, t, base, sum);
         std::uint64_t bits = 0;
         for (int n = 0; n < N; ++n) {
-          const Vector<Real> u = v[p][n] + sum[n];
-          const Lanes<Real> fires = at_least(u, theta[n]);
-          v[p][n] = choose(fires, hard ? Vector<Real>{} : u - theta[n], u);
-          count[p][n] = count_up(count[p][n], fires);
-          bits |= bits_of<Real>(fires) << (n * L);
+          bits |= bits_of<Real>(fire<decltype(hard)::value, Real>(v[p][n], count[p][n], sum[n], theta[n])) << (n * L);
         }
         alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
         spikes += __builtin_popcountll(bits);
@@ -163,9 +169,9 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
 }
 
 // The same where nothing but one current, the same in every step, arrives: it stays in registers too.
-template <class Real, int N, int P, class Hard>
+template <class Real, int N, int P, bool hard>
 __attribute__((noinline)) void integrate_constant(const Job<Real> &job, int image, int here, int slab, int first, int last,
-                                                  std::int32_t *fired, Hard hard) {
+                                                  std::int32_t *fired) {
   constexpr int L = lanes<Real>, width = N * L;
   const std::size_t padded = job.padded, place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
   const std::size_t channel = static_cast<std::size_t>(slab) * width, bytes = job.spike_bytes;
@@ -195,11 +201,7 @@ __attribute__((noinline)) void integrate_constant(const Job<Real> &job, int imag
       std::uint64_t bits = 0;
       EQUISPIKE_UNROLL
       for (int n = 0; n < N; ++n) {
-        const Vector<Real> u = v[p][n] + current[p][n];
-        const Lanes<Real> fires = at_least(u, theta[n]);
-        v[p][n] = choose(fires, Hard::value ? Vector<Real>{} : u - theta[n], u);
-        count[p][n] = count_up(count[p][n], fires);
-        bits |= bits_of<Real>(fires) << (n * L);
+        bits |= bits_of<Real>(fire<hard, Real>(v[p][n], count[p][n], current[p][n], theta[n])) << (n * L);
       }
       alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
       spikes += __builtin_popcountll(bits);
@@ -243,8 +245,8 @@ void integrate_row(const Job<Real> &job, int image, int y, int slab, int first, 
     reads_of<Real, P>(taps, starts + x, reads);
     const int here = y * job.out_cols + x;
     if (constant) {
-      job.hard ? integrate_constant<Real, N, P>(job, image, here, slab, first, last, fired, std::true_type{})
-               : integrate_constant<Real, N, P>(job, image, here, slab, first, last, fired, std::false_type{});
+      job.hard ? integrate_constant<Real, N, P, true>(job, image, here, slab, first, last, fired)
+               : integrate_constant<Real, N, P, false>(job, image, here, slab, first, last, fired);
     } else {
       integrate<Real, N, P>(job, image, here, slab, first, last, at(x), reads, fired);
     }
