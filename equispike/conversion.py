@@ -72,6 +72,7 @@ def convert(
         DataError: there are no calibration images, or unusable ones.
         CalibrationError: the calibration images leave a layer silent.
 
+    >>> import torch
     >>> import equispike as es
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> images = torch.rand(16, 4)
