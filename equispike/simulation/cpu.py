@@ -235,7 +235,7 @@ def fire(state: State, name: str, layer: Layer) -> None:
     neurons: Any = state.neurons
     first, steps = state.rows.start, len(state.steps)
     given = *layer.inputs(state), neurons.own, neurons.place[name], first, steps, torch.get_num_threads(), ISA
-    state.trains[name] = layer.run(state.batch * steps, lambda core: core.fire(*given))
+    state.trains[name] = layer.run(state.batch * steps, lambda own: own.fire(*given))
 
 
 def emit(state: State, name: str, layer: Layer) -> None:
@@ -243,7 +243,7 @@ def emit(state: State, name: str, layer: Layer) -> None:
     steps = len(state.steps)
     currents = state.images.new_empty(state.batch, layer.positions, steps, layer.channels)
     given = *layer.inputs(state), currents.numpy(), torch.get_num_threads(), ISA
-    layer.run(state.batch * steps, lambda core: core.emit(*given))
+    layer.run(state.batch * steps, lambda own: own.emit(*given))
     value = to_features(currents, layer.shape)
     shape = state.network.shapes[name]
     state.dense[name] = value if shape == layer.shape else value.reshape(*value.shape[:2], *shape)
@@ -254,7 +254,7 @@ def score(state: State, layer: Layer, scale: float) -> None:
     first, steps = state.rows.start, len(state.steps)
     scores = state.sums.numpy(), state.readout.numpy()
     given = *layer.inputs(state), *scores, first, steps, scale, torch.get_num_threads(), ISA
-    layer.run(state.batch * steps, lambda core: core.score(*given))
+    layer.run(state.batch * steps, lambda own: own.score(*given))
 
 
 def replay(state: State, name: str) -> None:

@@ -51,6 +51,7 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
 void require(bool condition, const char *message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -77,8 +78,9 @@ class Numbers {
   void clear() { std::memset(data(), 0, count_ * sizeof(T)); }
   template <int dimensions>
   Seen<T, dimensions> seen(const std::size_t (&shape)[dimensions]) const {
-    const nb::capsule kept(new std::shared_ptr<T>(data_), [](void *own) noexcept { delete static_cast<std::shared_ptr<T> *>(own); });
-    return {data(), dimensions, shape, kept};
+    using Owner = std::shared_ptr<T>;
+    const nb::capsule owner(new Owner(data_), [](void *own) noexcept { delete static_cast<Owner *>(own); });
+    return {data(), dimensions, shape, owner};
   }
 
  private:
@@ -837,7 +839,8 @@ SlidingAxis sliding(std::size_t size, std::size_t kernel, const Slide &slide) {
   require(size > 0 && size < limit && kernel > 0 && kernel < limit && stride > 0 && padding >= 0 && dilation > 0 &&
               static_cast<std::size_t>(std::max({stride, padding, dilation})) < limit,
           "convolution: an extent out of range");
-  const std::int64_t left = static_cast<std::int64_t>(size) + 2 * std::int64_t{padding} - std::int64_t{dilation} * (kernel - 1) - 1;
+  const auto reach = static_cast<std::int64_t>((kernel - 1) * dilation);
+  const std::int64_t left = static_cast<std::int64_t>(size) + 2 * std::int64_t{padding} - 1 - reach;
   require(left >= 0, "convolution: the kernel is larger than the images");
   return {static_cast<int>(size), static_cast<int>(kernel), stride, padding, dilation, static_cast<int>(left / stride + 1)};
 }
@@ -882,8 +885,8 @@ void bind(nb::module_ &module, const char *layer, const char *neurons) {
   using Self = Layer<Real>;
   using Own = Neurons<Real>;
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
-  module.def("convolve", &convolve<Real>, "images"_a, "weights"_a, "bias"_a, "rows"_a, "cols"_a, "currents"_a, "threads"_a,
-             "isa"_a, unlocked, "Currents of images that are the same in every step.");
+  module.def("convolve", &convolve<Real>, "images"_a, "weights"_a, "bias"_a, "rows"_a, "cols"_a, "currents"_a.noconvert(),
+             "threads"_a, "isa"_a, unlocked, "Currents of images that are the same in every step.");
   nb::class_<Own>(module, neurons)
       .def(nb::init<std::size_t, std::size_t, const std::vector<std::pair<std::size_t, std::size_t>> &>(), "images"_a,
            "steps"_a, "layers"_a)
@@ -901,9 +904,9 @@ void bind(nb::module_ &module, const char *layer, const char *neurons) {
       .def("set_neurons", &Self::set_neurons, "threshold"_a, "hard"_a)
       .def("fire", &Self::fire, "trains"_a, "base"_a.none(), "neurons"_a, "layer"_a, "first"_a, "steps"_a,
            "threads"_a, "isa"_a, unlocked)
-      .def("score", &Self::score, "trains"_a, "base"_a.none(), "sums"_a, "readout"_a, "first"_a, "steps"_a, "scale"_a,
-           "threads"_a, "isa"_a, unlocked)
-      .def("emit", &Self::emit, "trains"_a, "base"_a.none(), "currents"_a, "threads"_a, "isa"_a, unlocked);
+      .def("score", &Self::score, "trains"_a, "base"_a.none(), "sums"_a.noconvert(), "readout"_a.noconvert(), "first"_a,
+           "steps"_a, "scale"_a, "threads"_a, "isa"_a, unlocked)
+      .def("emit", &Self::emit, "trains"_a, "base"_a.none(), "currents"_a.noconvert(), "threads"_a, "isa"_a, unlocked);
 }
 
 }  // namespace
