@@ -27,7 +27,7 @@ def bench(
             "networks at equal rates. What it then computes is not what was trained."
         ),
     ] = None,
-    repeats: Annotated[int, Parameter(help="Timed runs of each contender.")] = 5,
+    repeats: Annotated[int, Parameter(help="Turns of each contender, of 50 ms or one run.")] = 5,
     threads: Annotated[int | None, Parameter(help="Threads; default: torch's own number.")] = None,
     peers: Annotated[
         bool, Parameter(help="Time SpikingJelly, snnTorch and Sinabs too, those of them that are installed.")
