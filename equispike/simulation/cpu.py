@@ -195,7 +195,7 @@ class Neurons:
         return by_step(torch.as_tensor(self.own.fired), self.shapes)
 
     def spikes_in(self, steps: slice) -> dict[str, int]:
-        """See ``neurons.Neurons``."""
+        """Spikes by layer in some steps, all images."""
         return dict(zip(self.shapes, self.own.fired[:, :, steps].sum((1, 2)).tolist()))
 
 

@@ -7,6 +7,7 @@ made once per network, says which layers the core runs; what it cannot run is co
 
 from functools import partial
 from math import prod
+from typing import cast
 
 import torch
 
@@ -54,9 +55,8 @@ def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = F
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
-    size, shapes = state.batch * len(state.steps), state.network.shapes
-    spikes = state.neurons.spikes_in(state.rows)
-    rates = {name: count / (size * prod(shapes[name])) for name, count in spikes.items()}
+    size, shapes, neurons = state.batch * len(state.steps), state.network.shapes, cast("cpu.Neurons", state.neurons)
+    rates = {name: count / (size * prod(shapes[name])) for name, count in neurons.spikes_in(state.rows).items()}
     return frozenset(
         name
         for name, trains in first.events.items()

@@ -1,7 +1,6 @@
 """Values that are the same in every step: under constant coding, all up to the first neurons."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Neuron, Readout, map_tensors
 from equispike.simulation.core import ISA, core
-from equispike.simulation.layout import LANES, extent, layer_at, padded, widen
+from equispike.simulation.layout import LANES, extent, fastest, layer_at, padded, widen
 from equispike.simulation.record import Task
 
 Compute = Callable[..., Tensor]
@@ -29,7 +28,7 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
     exact, fixed = {first: current.squeeze(0).double()}, {first: current}
     for node, compute in _steps(task.network):
         value = exact[node.name] = compute(*(exact[name] for name in node.inputs))
-        fixed[node.name] = value.to(task.images.dtype).unsqueeze(0)
+        fixed[node.name] = value.to(task.images.dtype, memory_format=fastest(value)).unsqueeze(0)
     return fixed
 
 
@@ -49,7 +48,7 @@ def _exact(network: Network, node: Node, read: bool) -> Compute:
     op = node.op
     if core is not None and isinstance(op, Conv) and op.groups == 1 and network.device.type == "cpu":
         return _convolution(op, network.shapes[node.name], torch.float64 if read else network.dtype)
-    return replace(node, op=map_tensors(op, torch.Tensor.double)).op
+    return map_tensors(op, lambda x: x.double().contiguous(memory_format=fastest(x)))
 
 
 def _convolution(op: Conv, shape: tuple[int, ...], dtype: torch.dtype) -> Compute:

@@ -342,10 +342,6 @@ class Neurons:
         """See ``neurons.Neurons``."""
         return by_step(self.tallies, self.shapes)
 
-    def spikes_in(self, steps: slice) -> dict[str, int]:
-        """See ``neurons.Neurons``."""
-        return {name: int(fired[steps].sum()) for name, fired in self.fired.items()}
-
 
 def fire(state: State, name: str, layer: Layer) -> None:
     """Neurons, and the current that drives them."""

@@ -19,7 +19,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
 from equispike.simulation.fixed import fixed_values
-from equispike.simulation.layout import pack, unpack
+from equispike.simulation.layout import fastest, pack, unpack
 from equispike.simulation.pooling import winners
 from equispike.simulation.record import Moment, Record, Resume, Task, upstream
 from equispike.simulation.stepwise import beginning, initial_potentials
@@ -175,18 +175,13 @@ def _blocks(value: Tensor, leading: int) -> Tensor:
     return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
 
 
-def _fastest(x: Tensor) -> torch.memory_format:
-    """The memory format of weights with which convolutions run fastest, and of what they give."""
-    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
-
-
 @lru_cache(maxsize=4)
 def _channels_last(network: Network) -> Network:
     """The network with its 2d kernels in the memory format in which convolutions and pools run fastest."""
 
     def change(node: Node) -> Node:
         if isinstance(node.op, Conv):
-            weight = node.op.weight.contiguous(memory_format=_fastest(node.op.weight))
+            weight = node.op.weight.contiguous(memory_format=fastest(node.op.weight))
             return replace(node, op=replace(node.op, weight=weight))
         return node
 

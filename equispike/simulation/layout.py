@@ -20,6 +20,11 @@ _WHOLE = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 62)}
 """Integers in which the core adds up weights, by their type, and the bits that sums may take."""
 
 
+def fastest(x: Tensor) -> torch.memory_format:
+    """The memory format of weights with which torch's convolutions run fastest, and of what they give."""
+    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
+
+
 def extent(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Channels, rows and columns of features; vectors and 1d images have one row."""
     channels, *space = shape

@@ -34,10 +34,6 @@ class Neurons(Protocol):
         """Spikes by layer in each step, (T, B), int32, views."""
         ...
 
-    def spikes_in(self, steps: slice) -> Mapping[str, int]:
-        """Spikes by layer in some steps, all images."""
-        ...
-
 
 @dataclass(frozen=True, eq=False)
 class ByLayer(Mapping[str, Tensor]):

@@ -19,7 +19,7 @@ from equispike.errors import SimulationError
 from equispike.graph.network import Network
 from equispike.simulation import planned
 from equispike.simulation.layout import padded
-from equispike.simulation.plan import Machine
+from equispike.simulation.machine import Machine
 from equispike.simulation.record import Moment, Record, Resume, Task
 
 OLDEST = (8, 0)
