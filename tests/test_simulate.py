@@ -39,7 +39,7 @@ def seeded() -> None:
 
 def same(a: Run, b: Run) -> None:
     assert torch.equal(a.readout, b.readout)
-    for kept in ("counts", "spikes"):
+    for kept in ("counts", "spikes", "trains", "potentials"):
         mine, other = getattr(a, kept), getattr(b, kept)
         assert mine.keys() == other.keys()
         assert all(torch.equal(mine[name], other[name]) for name in mine), kept

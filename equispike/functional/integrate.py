@@ -49,6 +49,7 @@ def if_scan(
     reset: Reset = "subtract",
     v_init: Tensor | float = 0.0,
     amplitude: Tensor | float = 1.0,
+    potentials: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Integrate-and-fire neurons over T steps: :func:`if_step` applied T times, with less memory traffic.
 
@@ -58,6 +59,7 @@ def if_scan(
         reset: "subtract" (soft) or "zero" (hard).
         v_init: potential before the first step, a number or broadcastable to (B, *features).
         amplitude: a, the size of one spike.
+        potentials: receives the potential after each step, (T, B, *features), if given.
     Returns:
         spikes in {0, a}, (T, B, *features), and the potential after the last step, (B, *features).
 
@@ -71,11 +73,13 @@ def if_scan(
     # every step in the memory format of v, also where the currents are one step expanded over time
     spikes = torch.empty_strided((len(currents), *v.shape), (v.numel(), *v.stride()), dtype=v.dtype, device=v.device)
     theta = torch.as_tensor(threshold, dtype=v.dtype, device=v.device)
-    for current, out in zip(currents, spikes, strict=True):
+    for t, (current, out) in enumerate(zip(currents, spikes, strict=True)):
         v.add_(current)
         torch.ge(v, theta, out=out)
         if reset == "subtract":
             v.addcmul_(out, theta, value=-1)
         else:
             v.masked_fill_(out.bool(), 0.0)
+        if potentials is not None:
+            potentials[t] = v
     return spikes.mul_(amplitude), v

@@ -1,10 +1,15 @@
 """What is done in a chunk of steps outside the layers of a machine: dense operations, and scores."""
 
+from typing import Any
+
 import torch
 
+from equispike.functional.integrate import if_scan
+from equispike.graph.exact import calibrated
 from equispike.graph.network import Node
 from equispike.graph.ops import WinnerPool
 from equispike.simulation.layerwise import apply_over_time
+from equispike.simulation.machine import Machine
 from equispike.simulation.pooling import winners
 from equispike.simulation.state import State
 
@@ -26,6 +31,17 @@ def choose(state: State, node: Node) -> None:
     state.dense[node.name], state.pools[node.name] = winners(
         node.op, state.value(node.inputs[0]), state.pools[node.name]
     )
+
+
+def fire(state: State, machine: Machine, name: str, layer: Any) -> None:
+    """Neurons, in the machine; where potentials after each step are recorded, outside too, from their currents."""
+    if name in state.potentials:
+        machine.emit(state, name, layer)
+        current, op = state.dense.pop(name), state.network.neurons[name]
+        threshold, _ = calibrated(name, op)
+        current = current.expand(len(state.steps), *current.shape[1:])
+        if_scan(current, threshold, op.reset, state.neurons.v[name], potentials=state.potentials[name][state.rows])
+    machine.fire(state, name, layer)
 
 
 def score(state: State, name: str, scale: float) -> None:

@@ -95,14 +95,16 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
     """Run one batch in blocks of steps and drop images whose answer stands at the end of a block.
 
     Returns:
-        the record of T steps, in which scores stay and spikes end where an image stopped; and the steps that each image
-        was run for, (B,), int64.
+        the record of T steps, in which scores and potentials stay and spikes end where an image stopped; and the steps
+        that each image was run for, (B,), int64.
     """
     network, images, timesteps = task.network, task.images, task.timesteps
     shapes, batch = network.shapes, len(images)
     readout = images.new_zeros(timesteps, batch, *shapes[network.nodes[-1].name])
     counts = {name: images.new_zeros(batch, *shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes = {name: images.new_zeros(timesteps, batch, dtype=torch.int32) for name in counts}
+    trains = task.every_step(task.trains, timesteps, torch.bool)
+    potentials = task.every_step(task.potentials, timesteps, network.dtype)
     steps = torch.zeros(batch, dtype=torch.int64, device=images.device)
     running, start = torch.arange(batch, device=images.device), None
     for done in range(0, timesteps, BLOCK):
@@ -114,11 +116,16 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
         for name in counts:
             counts[name][running] += record.counts[name]
             spikes[name][done:end, running] = record.spikes[name]
+        for name in trains:
+            trains[name][done:end, running] = record.trains[name]
+        for name, own in record.potentials.items():
+            potentials[name][done:end, running] = own
+            potentials[name][end:, running] = own[-1:]
         going = ~stop.settled(network, readout[:end, running], timesteps)[-1]
         running, start = running[going], moment().of(going)
         if not len(running):
             break
-    return Record(readout, counts, spikes), steps
+    return Record(readout, counts, spikes, trains, potentials), steps
 
 
 @lru_cache(maxsize=4)

@@ -38,6 +38,8 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
     # All steps at once, as in the event-driven engine: what stays between the values of two chunks would break the hole
     # that the first leaves, and memory would grow with every chunk.
     spikes = {name: start.scores.new_empty(steps, len(images), dtype=torch.int32) for name in network.neurons}
+    trains = task.every_step(task.trains, steps, torch.bool)
+    potentials = task.every_step(task.potentials, steps, network.dtype)
     scores = start.scores.new_empty(steps + 1, *start.scores.shape)
     scores[0] = start.scores
     done = Counter[str]()
@@ -51,14 +53,16 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
             fired = _blocks(value, 2)
             _blocks(count, 1).add_(fired.sum(0, dtype=torch.float32))
             spikes[name][first : done[name]] = fired.sum(2, dtype=torch.float32)
+            if name in trains:
+                trains[name][first : done[name]] = value
         elif name == last.name:
             scores[first + 1 : done[name] + 1] = value.double().cumsum(0) + scores[first]
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
-    propagate(task, chunk, record, v=v, done=start.step)
+    propagate(task, chunk, record, v=v, done=start.step, potentials=potentials)
     whole = {name: count.to(torch.int32) for name, count in counts.items()}
     readout = (scores[1:] * last.op.scale).to(images.dtype)
-    return Record(readout, whole, spikes), lambda: Moment(timesteps, v, scores[-1])
+    return Record(readout, whole, spikes, trains, potentials), lambda: Moment(timesteps, v, scores[-1])
 
 
 def propagate(
@@ -68,15 +72,18 @@ def propagate(
     given: Mapping[str, Tensor] | None = None,
     v: dict[str, Tensor] | None = None,
     done: int = 0,
+    potentials: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Run up to step T in chunks and show every value to ``visit(name, value)``, chunk by chunk.
 
     A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, of the readout what it reads,
     before its scale. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
     need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
-    Potentials ``v`` after the ``done`` steps before are brought up to date on the way.
+    Potentials ``v`` after the ``done`` steps before are brought up to date on the way; ``potentials`` are filled with
+    those after each step behind, (T - done, B, *features), by layer.
     """
     network, images, given = _channels_last(task.network), task.images.contiguous(), given or {}
+    potentials = potentials or {}
     task = replace(task, network=network, images=images)
     needed, scan = upstream(network, given), _scan(network.device.type, network.dtype)
     v = initial_potentials(network, task.indices, task.seed) if v is None else v
@@ -93,14 +100,18 @@ def propagate(
             if node.name not in fixed:
                 inputs = [values[name] for name in sources]
                 if node.name in given:
-                    train = given[node.name][start - 1 : steps.stop - 1].permute(1, 2, 0, 3)
-                    value = unpack(train.to(images.device), network.shapes[node.name], network.dtype)
+                    train = given[node.name][start - 1 : steps.stop - 1].to(images.device)
+                    value = unpack(train, network.shapes[node.name], network.dtype)
                 elif isinstance(op, Input):
                     value = task.coder.encode(images, task.indices, steps, task.seed, op.scale, op.amplitude)
                 elif isinstance(op, Neuron):
                     threshold, _ = calibrated(node.name, op)
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
-                    value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
+                    if node.name in potentials:
+                        out = potentials[node.name][start - done - 1 : steps.stop - done - 1]
+                        value, v[node.name] = if_scan(current, threshold, op.reset, v[node.name], potentials=out)
+                    else:
+                        value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
                 elif isinstance(op, WinnerPool):
                     value, v[node.name] = winners(op, inputs[0], v[node.name])
                 elif isinstance(op, Readout):

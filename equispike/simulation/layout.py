@@ -125,9 +125,10 @@ def pack(fires: Tensor) -> Tensor:
     return to_bits(bits, size)
 
 
-def unpack(train: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Spikes in {0, 1} of a train, (T', B, *shape)."""
-    return to_features(from_bits(train), shape).to(dtype)
+def unpack(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Spikes in {0, 1}, (T', B, *shape), of the bits of a train, (T', B, positions, bytes)."""
+    spikes = from_bits(bits[..., : -(-shape[0] // 8)])
+    return to_features(spikes.permute(1, 2, 0, 3), shape).to(dtype)
 
 
 def to_bits(spikes: Tensor, size: int) -> Tensor:
@@ -141,4 +142,6 @@ def to_bits(spikes: Tensor, size: int) -> Tensor:
 
 def from_bits(bits: Tensor) -> Tensor:
     """Each bit along the last axis as a byte in {0, 1}, uint8: eight times as many."""
+    if bits.device.type == "cpu":
+        return torch.as_tensor(np.unpackbits(bits.numpy(), axis=-1, bitorder="little"))
     return ((bits[..., None] >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1).flatten(-2)

@@ -57,9 +57,9 @@ class Plan:
     bytes_per_step: int
     events: Mapping[str, Mapping[str, float]]
 
-    def steps_per_chunk(self, batch: int, timesteps: int, memory: int, longest: int) -> int:
-        """Steps whose spikes, and dense values where there are any, fit into ``memory`` bytes."""
-        return max(1, min(timesteps, longest, memory // (self.bytes_per_step * batch)))
+    def steps_per_chunk(self, batch: int, timesteps: int, memory: int, longest: int, besides: int = 0) -> int:
+        """Steps whose spikes, dense values where there are any, and ``besides`` bytes fit into ``memory`` bytes."""
+        return max(1, min(timesteps, longest, memory // ((self.bytes_per_step + besides) * batch)))
 
 
 @lru_cache(maxsize=4)
@@ -186,7 +186,7 @@ class _Planner:
         theta = threshold.reshape(-1).expand(extent(current.shape)[0])
         theta = widen(theta, padded(len(theta)), value=torch.inf)
         layer = self.machine.Layer(current, self.network, self.choose, theta, op.reset == "zero")
-        fire = partial(self.machine.fire, name=name, layer=layer)
+        fire = partial(actions.fire, machine=self.machine, name=name, layer=layer)
         self._act(node, fire, self._reads(current), self._train_size(name, name))
         self._spikes(node, op)
 

@@ -6,8 +6,10 @@ Sums are exact in any order, so what spikes does not depend on chunks, threads, 
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from equispike.simulation.layout import train_bytes, unpack
 from equispike.simulation.machine import Machine
 from equispike.simulation.plan import Plan, input_spike, plan
 from equispike.simulation.record import Moment, Record, Resume, Task
@@ -34,11 +36,15 @@ def run(
     planned = partial(plan, machine, network, input_spike(network, task.coder), choose=choose)  # the key of a cache
     present = first = planned(frozenset[str]())
     state = State(machine, first.needed, task, {}, start)
+    extent = timesteps - state.before, state.batch
+    sizes = {name: train_bytes(network.shapes[name]) for name in task.trains}
+    bits = {name: task.indices.new_empty(*extent, *size, dtype=torch.uint8) for name, size in sizes.items()}
     while state.steps.stop <= timesteps:
-        _advance(machine, state, present, memory, {})
+        _advance(machine, state, present, memory, bits)
         if crowded and first.events and state.steps.stop <= timesteps:
             present = planned(crowded(first, state))
-    record = Record(state.readout, state.neurons.counts, state.neurons.fired)
+    trains = {name: unpack(own, network.shapes[name], torch.bool) for name, own in bits.items()}
+    record = Record(state.readout, state.neurons.counts, state.neurons.fired, trains, state.potentials)
     return record, lambda: Moment(timesteps, {**state.neurons.v, **state.pools}, state.sums)
 
 
@@ -63,13 +69,14 @@ def observe(
 def _advance(machine: Machine, state: State, present: Plan, memory: int, keep: Mapping[str, Tensor]) -> None:
     """Run the next chunk."""
     timesteps = state.task.timesteps
-    chunk = present.steps_per_chunk(state.batch, timesteps, memory, LONGEST)
+    currents = max((v[0, 0].numel() * v.itemsize for v in state.potentials.values()), default=0)  # see actions.fire
+    chunk = present.steps_per_chunk(state.batch, timesteps, memory, LONGEST, currents)
     first = state.steps.stop
     state.steps = range(first, min(first + chunk, timesteps + 1))
     for action in present.actions:
         action.run(state)
         if (name := action.node.name) in keep:
-            keep[name][first - 1 : state.steps.stop - 1] = machine.packed(state, name)
+            keep[name][state.rows] = machine.packed(state, name)
         for name in action.last_read:
             state.trains.pop(name, None)
             state.dense.pop(name, None)

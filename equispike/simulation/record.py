@@ -1,7 +1,7 @@
 """What an engine hands back for one batch of images, how batches join, and what a record of spikes saves."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Task:
         indices: their numbers in the data set, (B,), int64, on the same device.
         timesteps: T.
         coder, seed: as in ``simulate``.
+        trains, potentials: neuron layers whose spikes, and potentials, are kept for every step.
     """
 
     network: Network
@@ -28,6 +29,8 @@ class Task:
     timesteps: int
     coder: Coder
     seed: int
+    trains: frozenset[str] = frozenset()
+    potentials: frozenset[str] = frozenset()
 
     def of(self, chosen: Tensor | slice) -> "Task":
         """The same of some of the images: a mask (B,) or their places."""
@@ -36,6 +39,11 @@ class Task:
     def until(self, timesteps: int) -> "Task":
         """The same up to another step."""
         return replace(self, timesteps=timesteps)
+
+    def every_step(self, layers: Collection[str], steps: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Room for what these layers do in so many steps, (T, B, *features): zeros."""
+        batch, shapes = len(self.images), self.network.shapes
+        return {name: self.images.new_zeros(steps, batch, *shapes[name], dtype=dtype) for name in layers}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +73,15 @@ class Record:
         readout: cumulative class score after each step, (T, B, classes).
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
         spikes: spikes of each layer in each step, by layer, (T, B), int32.
+        trains: which neurons spike in each step, (T, B, *features), bool, of the layers that the task names.
+        potentials: V after each step, (T, B, *features), of the layers that the task names.
     """
 
     readout: Tensor
     counts: Mapping[str, Tensor]
     spikes: Mapping[str, Tensor]
+    trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 Resume = Callable[[], Moment]
@@ -87,11 +99,16 @@ def join(records: Sequence[Record]) -> Record:
     """One record of several batches, images in the order of the batches."""
     if len(records) == 1:
         return records[0]
-    first = records[0]
+
+    def layers(of: Callable[[Record], Mapping[str, Tensor]], images: int) -> dict[str, Tensor]:
+        return {name: torch.cat([of(record)[name] for record in records], dim=images) for name in of(records[0])}
+
     return Record(
         torch.cat([record.readout for record in records], dim=1),
-        {name: torch.cat([record.counts[name] for record in records]) for name in first.counts},
-        {name: torch.cat([record.spikes[name] for record in records], dim=1) for name in first.spikes},
+        layers(lambda record: record.counts, 0),
+        layers(lambda record: record.spikes, 1),
+        layers(lambda record: record.trains, 1),
+        layers(lambda record: record.potentials, 1),
     )
 
 

@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Literal
 
@@ -55,6 +55,8 @@ class Run:
         seconds: duration of the simulation.
         mismatch: share of neurons whose count differs from the specification's (``stepwise``), over the images that
             ``verify`` asked for; None if it asked for none.
+        trains: which neurons spike in each step, by layer, (T, B, *features), bool; of the layers asked for.
+        potentials: of each neuron after each step, by layer, (T, B, *features); of the layers asked for.
     """
 
     readout: Tensor
@@ -64,6 +66,8 @@ class Run:
     steps: Tensor
     seconds: float
     mismatch: float | None = None
+    trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @cached_property
     def _decision(self) -> tuple[Tensor, Tensor]:
@@ -112,6 +116,8 @@ def simulate(
     memory: int | None = None,
     verify: int = 0,
     stop: Stop | None = None,
+    trains: Collection[str] = (),
+    potentials: Collection[str] = (),
 ) -> Run:
     """Run a converted network as spikes.
 
@@ -133,7 +139,10 @@ def simulate(
         verify: re-run this many of the images in ``stepwise`` and report the share of neurons that differ.
         stop: end an image early: ``Certain()``, when no class can overtake the first any more, or ``Stable(steps)``,
             when its prediction has not changed for that long. Looked at every 16 steps; behind the end of an image, its
-            scores stay and its neurons are silent.
+            scores and potentials stay and its neurons are silent.
+        trains: neuron layers whose spikes are kept for every step and neuron, a byte each, in ``Run.trains``.
+        potentials: neuron layers whose potentials after every step are kept, four bytes each (of a float32 network), in
+            ``Run.potentials``. Their current is brought to memory for it, and chunks of steps become shorter.
     Raises:
         SimulationError: wrong shapes, values, indices or arguments.
         ConversionError: the network has no thresholds.
@@ -160,7 +169,8 @@ def simulate(
     size = min(batch_size, len(images))
     chosen = ENGINES[engine] if engine != "auto" else automatic(network)[0]
 
-    task = Task(network, images, indices, timesteps, coder, seed)
+    kept = _layers(network, "trains", trains), _layers(network, "potentials", potentials)
+    task = Task(network, images, indices, timesteps, coder, seed, *kept)
 
     def run(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
@@ -179,7 +189,9 @@ def simulate(
         seconds = time.perf_counter() - began
         mismatch = _mismatch(record, run(stepwise, task.of(slice(verify)))[0]) if verify else None
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    return Run(record.readout, record.counts, record.spikes, neurons, torch.cat(steps), seconds, mismatch)
+    of_layers = record.counts, record.spikes, neurons
+    of_steps = record.trains, record.potentials
+    return Run(record.readout, *of_layers, torch.cat(steps), seconds, mismatch, *of_steps)
 
 
 def check_arguments(
@@ -200,6 +212,18 @@ def check_arguments(
         raise SimulationError("the network has no neuron layer: nothing in it spikes")
     for name, op in network.neurons.items():
         calibrated(name, op)
+
+
+def _layers(network: Network, argument: str, names: Collection[str]) -> frozenset[str]:
+    """Neuron layers to keep something of; SimulationError if one is none."""
+    if isinstance(names, str):
+        names = (names,)
+    for name in names:
+        if name not in network.neurons:
+            raise SimulationError(
+                f"{argument}: {name!r} is no neuron layer of this network. Choose from {', '.join(network.neurons)}"
+            )
+    return frozenset(names)
 
 
 def default_batch(network: Network) -> int:

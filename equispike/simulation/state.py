@@ -42,6 +42,7 @@ class State:
         neurons: all that run.
         pools: sums of what winner pools were given so far, (B, *features), float64.
         bases: of layers, the current that is there without spikes, where it is the same in every step.
+        potentials: after each step, (T, B, *features), of layers that the task names.
         sums: of what the readout read so far, before its scale, (B, *classes), float64.
         readout: cumulative scores after each step, (T, B, *classes). Runs without ``scored`` have none: where a wide
             layer is observed, all steps would not fit into memory.
@@ -76,6 +77,7 @@ class State:
         # that the first leaves, and memory would grow with every chunk.
         steps = task.timesteps - self.before
         self.neurons = machine.Neurons(network, shapes, batch, steps)
+        self.potentials = task.every_step(task.potentials, steps, network.dtype)
         classes = network.shapes[network.nodes[-1].name]
         self.readout = images.new_empty(steps * scored, batch, *classes)
         if start is None and any(network.neurons[name].v_init for name in shapes):

@@ -25,6 +25,8 @@ def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Reco
     readout: list[Tensor] = []
     counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
+    trains: dict[str, list[Tensor]] = {name: [] for name in task.trains}
+    potentials: dict[str, list[Tensor]] = {name: [] for name in task.potentials}
     last = network.nodes[-1]
     assert isinstance(last.op, Readout)
     for values in steps(task, v, start.step):
@@ -34,7 +36,12 @@ def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Reco
             fired = (values[name] != 0).to(torch.int32)
             counts[name] += fired
             spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
-    record = Record(torch.stack(readout), counts, {name: torch.stack(layer) for name, layer in spikes.items()})
+        for name, train in trains.items():
+            train.append(values[name] != 0)
+        for name, own in potentials.items():
+            own.append(v[name])
+    by_step = ({name: torch.stack(layer) for name, layer in own.items()} for own in (spikes, trains, potentials))
+    record = Record(torch.stack(readout), counts, *by_step)
     return record, lambda: Moment(task.timesteps, v, total)
 
 

@@ -1,0 +1,102 @@
+"""Trains and potentials of chosen layers: the same from every engine, in every cut, and in accord with the counts."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import images_for, networks, seeds
+from test_simulate import one_layer
+
+import equispike as es
+from equispike.simulation import events, planned
+from equispike.simulation.early_exit import BLOCK
+from equispike.simulation.record import Task
+from equispike.simulation.stepwise import initial_potentials, steps
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+T = 9
+ENGINES = ["stepwise", "layerwise", "auto", *(["events"] if events.installed() else [])]
+
+
+@given(st.tuples(networks(form="any"), st.data()), st.sampled_from([es.Constant(), es.Poisson()]), seeds)
+@settings(max_examples=60)
+def test_every_engine_keeps_what_the_specification_does(drawn: Any, coder: Any, seed: int) -> None:
+    network, data = drawn
+    images = data.draw(images_for(network))
+    kept = [data.draw(st.sets(st.sampled_from([*network.neurons]))) for _ in range(2)]
+    potentials = initial_potentials(network, torch.arange(len(images)), seed)
+    found: dict[str, list[Any]] = {name: [] for name in network.neurons}
+    for values in steps(Task(network, images, torch.arange(len(images)), T, coder, seed), potentials):
+        for name, own in found.items():
+            own.append((values[name] != 0, potentials[name]))
+    for engine in ENGINES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(planned, "LONGEST", data.draw(st.integers(1, T)))
+            size, memory = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([1, 10**4, 10**7]))
+            run = es.simulate(
+                network, images, T, coder, seed, engine=engine, batch_size=size, memory=memory,
+                trains=kept[0], potentials=kept[1],
+            )  # fmt: skip
+        assert (run.trains.keys(), run.potentials.keys()) == (kept[0], kept[1])
+        for name, train in run.trains.items():
+            assert train.dtype == torch.bool
+            assert torch.equal(train, torch.stack([fires for fires, _ in found[name]]))
+            assert torch.equal(train.sum(0, dtype=torch.int32), run.counts[name])
+            assert torch.equal(train.flatten(2).sum(2, dtype=torch.int32), run.spikes[name])
+        for name, v in run.potentials.items():
+            assert v.dtype == network.dtype
+            assert torch.equal(v, torch.stack([own for _, own in found[name]]))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_charge_of_a_trained_network_is_kept(engine: Any) -> None:
+    """Soft reset: V(T) = sum of the currents - theta x spikes, and potentials that a spike has left are below theta."""
+    model, _ = load_model("mnist-cnn")
+    data = load("mnist-sample")
+    with torch.no_grad():
+        network = es.convert(model, data.train.take(32).floats())
+    first, images = next(iter(network.neurons)), data.test.take(3).floats()
+    plain = es.simulate(network, images, 150, engine=engine, batch_size=2)
+    run = es.simulate(network, images, 150, engine=engine, batch_size=2, trains=network.neurons, potentials=[first])
+    assert torch.equal(run.readout, plain.readout)
+    assert all(torch.equal(run.counts[name], own) for name, own in plain.counts.items())
+    assert all(torch.equal(run.trains[name].sum(0, dtype=torch.int32), own) for name, own in plain.counts.items())
+    v, theta = run.potentials[first].double(), network.neurons[first].threshold
+    assert theta is not None
+    current = network[network[first].inputs[0]].op(images).double()
+    assert torch.allclose(v[-1], 150 * current - theta * run.counts[first], atol=1e-3)
+    below = run.trains[first] & (current < theta)
+    assert bool((v[below | ~run.trains[first]] < theta).all())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_image_that_stopped_is_silent_and_keeps_its_potentials(engine: Any) -> None:
+    model, _ = load_model("mnist-cnn")
+    data = load("mnist-sample")
+    with torch.no_grad():
+        network = es.convert(model, data.train.take(32).floats())
+    last = [*network.neurons][-1]
+    run = es.simulate(
+        network, data.test.take(6).floats(), 4 * BLOCK, engine=engine, stop=es.Stable(12), trains=[last],
+        potentials=[last],
+    )  # fmt: skip
+    assert run.steps.unique().tolist()[0] < 4 * BLOCK
+    assert torch.equal(run.trains[last].flatten(2).sum(2, dtype=torch.int32), run.spikes[last])
+    for image, end in enumerate(run.steps.tolist()):
+        v = run.potentials[last][:, image]
+        assert not run.trains[last][end:, image].any()
+        assert run.trains[last][:end, image].any()
+        assert torch.equal(v[end:], v[end - 1].expand_as(v[end:]))
+
+
+def test_a_layer_that_does_not_spike_is_refused_by_name() -> None:
+    network = one_layer()
+    (layer,) = network.neurons
+    for argument in ("trains", "potentials"):
+        with pytest.raises(es.SimulationError, match=rf"{argument}: 'nowhere' is no neuron layer .* from {layer}"):
+            es.simulate(network, torch.rand(1, 3), 4, **{argument: [layer, "nowhere"]})
+        run = es.simulate(network, torch.rand(1, 3), 4, **{argument: layer})
+        assert [*getattr(run, argument)] == [layer]
