@@ -1,7 +1,9 @@
 """Trains and potentials of chosen layers: the same from every engine, in every cut, and in accord with the counts."""
 
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from strategies import images_for, networks, seeds
 from test_simulate import one_layer
 
 import equispike as es
+from equispike.analysis import plots
 from equispike.simulation import events, planned
 from equispike.simulation.early_exit import BLOCK
 from equispike.simulation.record import Task
@@ -100,3 +103,20 @@ def test_a_layer_that_does_not_spike_is_refused_by_name() -> None:
             es.simulate(network, torch.rand(1, 3), 4, **{argument: [layer, "nowhere"]})
         run = es.simulate(network, torch.rand(1, 3), 4, **{argument: layer})
         assert [*getattr(run, argument)] == [layer]
+
+
+def test_trains_are_drawn_with_potentials_if_they_were_kept(tmp_path: Path) -> None:
+    network, images = one_layer(), torch.tensor([[0.0, 0.0, 0.0], [0.3, 1.2, 0.0]])
+    (layer,) = network.neurons
+    plain = es.simulate(network, images, 12, trains=[layer])
+    both = es.simulate(network, images, 12, trains=[layer], potentials=[layer])
+    widths: list[int] = []
+    for run, image in ((plain, 1), (both, 1), (both, 0)):  # the first image drives nobody
+        plots.trains(run, layer, tmp_path / "trains.png", image=image, most=1)
+        widths.append(plt.imread(tmp_path / "trains.png").shape[1])
+    assert widths[0] == widths[2] < widths[1]
+    with pytest.raises(es.SimulationError, match=rf"{layer}: its trains were not kept. .* trains=\['{layer}'\]"):
+        plots.trains(es.simulate(network, images, 4), layer, tmp_path / "none.png")
+    with pytest.raises(es.FileError, match="cannot be written"):
+        plots.trains(plain, layer, tmp_path / "nowhere" / "trains.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["trains.png"]

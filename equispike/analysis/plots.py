@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 
@@ -11,10 +11,14 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from equispike.errors import FileError
+from equispike.errors import FileError, SimulationError
+
+if TYPE_CHECKING:
+    from equispike.simulation.run import Run
 
 # Okabe and Ito (2008): told apart with any colour vision; dashes repeat the order for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+BLACK = COLOURS.index("#000000")
 DASHES = ("-", "--", "-.", ":")
 
 
@@ -124,19 +128,57 @@ def panels(parts: Sequence[Panel], title: str, paths: Sequence[Path]) -> None:
     down = -(-len(parts) // across)
     figure: Any
     axes: Any
-    labels = dict.fromkeys(s.label for part in parts for s in part.series if s.label)
+    labels = [label for label in dict.fromkeys(s.label for part in parts for s in part.series) if label]
     width = 4.6 * across + (3.0 if labels else 0.0)
     figure, axes = plt.subplots(down, across, figsize=(width, 3.9 * down), layout="constrained", squeeze=False)
     for place in axes.flat[len(parts) :]:
         place.set_visible(False)
-    styles = {label: _style(number) for number, label in enumerate(labels)}
+    styles = {label: _style(number) for number, label in enumerate(labels)} | {"": _style(BLACK)}
     drawn: dict[str, Any] = {}
     for part, place in zip(parts, axes.flat, strict=False):
         drawn = _panel(part, place, styles) | drawn
     if labels:
         handles = [drawn[label] for label in labels]
-        figure.legend(handles, list(labels), loc="outside right center", frameon=False)
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
     _save(figure, title, paths)
+
+
+def trains(run: "Run", layer: str, path: Path | str, image: int = 0, most: int = 40) -> None:
+    """Draw when neurons of a layer spike, a row each, and the potentials of three of them if they were kept.
+
+    Neurons are those that spike at all, busiest first; where they are too many, some of all ranks.
+
+    Args:
+        run: simulated with ``trains=[layer]``, and with ``potentials=[layer]`` for the right half.
+        path: of the file; its suffix names the format: .png, .pdf, .svg.
+        image: which of the run's images.
+        most: rows at most.
+    Raises:
+        SimulationError: the trains of this layer were not kept.
+        FileError: the file cannot be written.
+    """
+    if layer not in run.trains:
+        raise SimulationError(f"{layer}: its trains were not kept. Simulate with trains=[{layer!r}]")
+    spikes: Any = run.trains[layer][:, image].flatten(1).cpu()
+    counts = spikes.sum(0)
+    ranked: list[int] = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())].tolist()
+    chosen = [ranked[row * len(ranked) // most] for row in range(most)] if len(ranked) > most else ranked
+    followed = chosen[:: -(-len(chosen) // 3) or 1] if layer in run.potentials else []
+    rows: list[Series] = []
+    for row, place in enumerate(chosen, start=1):
+        steps = (spikes[:, place].nonzero()[:, 0] + 1).tolist()
+        rows.append(Series(_name(place) if place in followed else "", steps, [row] * len(steps), "dots"))
+    found = f"{len(rows)} of {len(ranked):,} neurons that spike, of {len(counts):,}"
+    parts = [Panel(found, "time-step", "neuron", tuple(rows))]
+    if followed:
+        v: Any = run.potentials[layer][:, image].flatten(1).cpu()
+        lines = tuple(Series(_name(place), range(1, len(v) + 1), v[:, place].tolist()) for place in followed)
+        parts.append(Panel("potential after each step", "time-step", "potential", lines))
+    panels(parts, f"{layer}, image {image}", [Path(path)])
+
+
+def _name(place: int) -> str:
+    return f"neuron {place:,}"
 
 
 def _panel(part: Panel, axes: Any, styles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
