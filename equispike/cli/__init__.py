@@ -7,8 +7,9 @@ from cyclopts import App, CycloptsError
 from equispike.cli.bench import bench
 from equispike.cli.catalogue import cite, reproduce
 from equispike.cli.compare import compare
-from equispike.cli.conversion import check, convert, diagnose, evaluate
+from equispike.cli.conversion import check, convert, diagnose
 from equispike.cli.demo import demo
+from equispike.cli.evaluation import evaluate
 from equispike.cli.export import export
 from equispike.cli.report import report
 from equispike.cli.shared import err

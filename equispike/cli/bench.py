@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from equispike.cli.conversion import converted
+from equispike.cli.evaluation import converted
 from equispike.cli.shared import DataSet, Folder, out, progress, require_positive
 from equispike.errors import EquispikeError
 

@@ -117,6 +117,11 @@ def read_network(source: str) -> "Network":
     return from_nir.read(source) if is_nir(source) else checkpoint.load(source)
 
 
+def name_of(card: "dict[str, Any]", source: str) -> str:
+    """The network's own name, or that of its file."""
+    return str(card.get("name", Path(source).name))
+
+
 def read_data(
     known: "Mapping[str, Any]", data: str | None, normalise: bool | None, folder: Path | None
 ) -> "tuple[Dataset, dict[str, Any]]":

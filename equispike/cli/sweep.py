@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from equispike.cli.conversion import (
-    OWNERS,
-    CalibrationImages,
-    Lossy,
-    Output,
-    Thresholds,
-    name_of,
-)
+from equispike.cli.method import NOTHING, OWNERS, CalibrationImages, Lossy, Output, Thresholds
 from equispike.cli.shared import (
     DataSet,
     Folder,
     Normalise,
     Source,
+    name_of,
     out,
     print_runs,
     progress,
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
     from equispike.calibrate.method import Method
     from equispike.zoo.data import Dataset
 
-NOTHING = Lossy()
 Many = Parameter(consume_multiple=True, negative="")
 MethodName = Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"]
 

@@ -1,0 +1,131 @@
+"""The command that evaluates converted networks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from equispike.cli.method import CoderName
+from equispike.cli.shared import (
+    DataSet,
+    Device,
+    Folder,
+    Seed,
+    is_nir,
+    name_of,
+    out,
+    print_runs,
+    progress,
+    read_data,
+    read_model,
+    read_network,
+    require_device,
+    require_positive,
+    require_writable,
+)
+
+if TYPE_CHECKING:
+    from equispike.graph.network import Network
+    from equispike.zoo.data import Dataset
+
+
+def evaluate(
+    source: Annotated[
+        str,
+        Parameter(
+            help="A file from 'equispike convert'; or a trained model, by name or file, which is then converted with "
+            "the default method and 256 training images first."
+        ),
+    ],
+    data: DataSet = None,
+    images: Annotated[int | None, Parameter(help="First test images to use; default all.")] = None,
+    timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 128,
+    coder: CoderName = "constant",
+    runs: Annotated[int, Parameter(help="Repeats with other seeds; mean and deviation are shown.")] = 1,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    engine: Annotated[
+        Literal["auto", "events", "gpu", "layerwise", "stepwise"],
+        Parameter(
+            help="events adds only where something spikes (on CPUs), gpu multiplies bytes on a GPU's tensor cores, "
+            "layerwise is dense anywhere, stepwise the slow reference."
+        ),
+    ] = "auto",
+    bits: Annotated[
+        int | None, Parameter(help="Round weights and thresholds to integers of so many bits first, 4 to 16.")
+    ] = None,
+    stop: Annotated[
+        Literal["certain"] | int | None,
+        Parameter(
+            help="End an image early: 'certain' once no class can overtake the first; or a number of steps for "
+            "which its prediction has to stay the same."
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, Parameter(name="--json", help="Write every number to this file.")] = None,
+    plot: Annotated[Path | None, Parameter(help="Draw accuracy and spike rate against T to this PNG.")] = None,
+    data_folder: Folder = None,
+) -> None:
+    """Simulate a converted network on test images: accuracy and spike rate after every step.
+
+    Example: equispike evaluate network.safetensors --timesteps 64 --images 200 --plot accuracy.png
+    """
+    require_positive(timesteps=timesteps, runs=runs, images=images)
+    require_writable(json_file, plot)
+    require_device(device)
+    from equispike.analysis.accuracy import evaluate as run
+    from equispike.analysis.accuracy import latency
+    from equispike.analysis.closer import look_closer
+    from equispike.functional.coding import Constant, Poisson
+    from equispike.graph.exact import quantize
+    from equispike.results import Result, document, short_method, write_json
+    from equispike.simulation.early_exit import Certain, Stable
+    from equispike.simulation.run import default_batch
+    from equispike.versions import versions
+
+    name = Path(source).name
+    with progress():
+        loaded, splits = converted(source, data, data_folder)
+        test = splits.test if images is None else splits.test.take(images)
+        coding = Constant() if coder == "constant" else Poisson()
+        loaded = (loaded if bits is None else quantize(loaded, bits)).to(device)
+        rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
+        evaluation = run(loaded, test.batches(default_batch(loaded)), timesteps, coding, seed, runs, engine, stop=rule)
+        closer = None if json_file is None or rule is not None else look_closer(loaded, evaluation, test, coding, seed)
+    method = short_method(loaded.provenance) + (f", {bits} bits" if bits else "")
+    result = Result(method, str(coding), loaded, evaluation, closer)
+    trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
+    title = f"{name}: accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}"
+    print_runs([result.curves], title)
+    if len(evaluation.seeds) > 1:
+        out.print(f"mean of {len(evaluation.seeds)} seeds; deviation at T: {float(evaluation.std[-1]):.2%}")
+    within = latency(evaluation.mean, evaluation.trained - 0.01)
+    reached = "not reached" if within is None else f"from step {within} on"
+    out.print(f"within 1 point of the trained network: {reached}. {evaluation.seconds:.1f} s simulated")
+    if rule is not None:
+        out.print(f"stopped early: {evaluation.steps:.1f} steps on average. Later columns repeat the last prediction")
+    if json_file is not None:
+        trained_as = str(loaded.provenance.get("name", name))
+        write_json(
+            json_file, document([result], trained_as, test.name, test.classes, versions=versions(), device=device)
+        )
+    if plot is not None:
+        from equispike.analysis.plots import accuracy_and_spike_rate
+        from equispike.demo import curve
+
+        accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
+
+
+def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":
+    """A network from its file, or from a trained model with the default method; and its data set."""
+    from dataclasses import replace
+
+    from equispike.conversion import convert as run
+    from equispike.export.checkpoint import kind_of
+
+    if ":" not in source and (kind_of(source) == "equispike.network" or is_nir(source)):
+        network = read_network(source)
+        return network, read_data(network.provenance, data, None, folder)[0]
+    model, card = read_model(source)
+    splits, stated = read_data(card, data, None, folder)
+    network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
+    return replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated}), splits

@@ -1,0 +1,119 @@
+"""Options of the commands that convert: how thresholds are set, and what may be replaced."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from equispike.cli.shared import require_positive, up_to
+from equispike.errors import EquispikeError
+
+if TYPE_CHECKING:
+    from equispike.calibrate.method import Method
+    from equispike.graph.lossy import LossyPass
+    from equispike.zoo.data import Dataset
+
+OWNERS = {
+    "percentile": ("datanorm",),
+    "per_channel": ("datanorm",),
+    "scale": ("rmp",),
+    "observe": ("spikenorm", "rmp"),
+    "residual": ("spikenorm", "rmp"),
+}
+"""Methods that an option is for."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Thresholds:
+    """How ``convert`` and ``diagnose`` are to set thresholds: a method, and options of it."""
+
+    method: Annotated[
+        Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
+        Parameter(
+            help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
+            "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
+        ),
+    ] = None
+    percentile: Annotated[
+        float | None, Parameter(help="datanorm: percentile of the activations; 100 is the maximum. Default 99.9.")
+    ] = None
+    per_channel: Annotated[bool | None, Parameter(help="datanorm: one threshold per channel.")] = None
+    scale: Annotated[
+        float | None, Parameter(help="rmp: factor on the thresholds, up to 1. Default: chosen on validation images.")
+    ] = None
+    observe: Annotated[
+        int | None, Parameter(help="spikenorm, rmp: steps for which each layer is observed. Default 2,500.")
+    ] = None
+    residual: Annotated[
+        Literal["measured", "unity"] | None,
+        Parameter(help="spikenorm, rmp: thresholds of residual blocks; unity is the paper's. Default: measured."),
+    ] = None
+
+    @property
+    def owner(self) -> str | None:
+        """The method asked for; datanorm if its options are given alone."""
+        asked = [name for name in OWNERS if getattr(self, name) is not None]
+        return self.method or ("datanorm" if any("datanorm" in OWNERS[name] for name in asked) else None)
+
+    def check(self) -> None:
+        """EquispikeError for an option of another method, or one out of range."""
+        require_positive(observe=self.observe)
+        for name, owners in OWNERS.items():
+            if getattr(self, name) is not None and self.owner not in owners:
+                raise EquispikeError(f"--{name.replace('_', '-')}: is for --method {' or '.join(owners)}")
+
+    def build(self, splits: "Dataset", seed: int) -> "Method | None":
+        """The method; None leaves the choice to convert."""
+        from equispike.calibrate.data_norm import DataNorm, ModelNorm
+        from equispike.calibrate.rate_norm import RateNorm
+        from equispike.calibrate.spike_norm import RMP, SpikeNorm
+
+        steps, rule = self.observe or 2500, self.residual or "measured"
+        match self.owner:
+            case "datanorm":
+                return DataNorm(99.9 if self.percentile is None else self.percentile, bool(self.per_channel))
+            case "modelnorm":
+                return ModelNorm()
+            case "spikenorm":
+                return SpikeNorm(steps, seed=seed, residual=rule)
+            case "rmp":
+                validation = up_to(splits.validation, 500).batches(100)
+                return RMP(self.scale, steps, seed=seed, validation=validation, residual=rule)
+            case "ratenorm":
+                return RateNorm()
+            case _:
+                return None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Lossy:
+    """What commands may replace, because it has no exact counterpart in spikes."""
+
+    max_pool_to_avg: Annotated[
+        bool, Parameter(help="Replace max pools by average pools: changes the trained network.", negative="")
+    ] = False
+    max_pool_to_winner: Annotated[
+        bool, Parameter(help="Let max pools pass the spikes of the input that spiked most so far.", negative="")
+    ] = False
+    leaky_relu_to_pairs: Annotated[
+        bool, Parameter(help="Replace leaky ReLUs by two neurons, one for each sign.", negative="")
+    ] = False
+
+    @property
+    def passes(self) -> "list[LossyPass]":
+        from equispike.graph import lossy
+
+        if self.max_pool_to_avg and self.max_pool_to_winner:
+            raise EquispikeError("--max-pool-to-winner: max pools become average pools. Give one of the two")
+        return [getattr(lossy, option.name) for option in fields(self) if getattr(self, option.name)]
+
+
+USUAL, NOTHING = Thresholds(), Lossy()
+Output = Annotated[int | None, Parameter(help="Which of several outputs of the model, from 0. Default: its only one.")]
+ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
+CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
+CoderName = Annotated[
+    Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")
+]
