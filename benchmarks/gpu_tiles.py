@@ -17,7 +17,7 @@ import torch
 from equispike.conversion import convert
 from equispike.graph.exact import quantize
 from equispike.simulation import gpu, plan
-from equispike.simulation.gpu import Tiles
+from equispike.simulation.gpu_tables import Tiles
 from equispike.simulation.layout import extent, padded
 
 WIDE = [

@@ -16,7 +16,8 @@ from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
 from equispike.graph.program import check_chosen
-from equispike.graph.trace import VERDICTS, Finding, Verdict, examine
+from equispike.graph.trace import examine
+from equispike.graph.verdicts import VERDICTS, Finding, Verdict
 
 IMAGES = 8
 """Images of noise from which T is predicted where there are no others."""

@@ -23,7 +23,8 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
 from equispike.graph.program import Program, check_chosen
-from equispike.graph.trace import VERDICTS, Traceable, trace
+from equispike.graph.trace import Traceable, trace
+from equispike.graph.verdicts import VERDICTS
 from equispike.versions import versions
 
 Model = Traceable | Network

@@ -17,7 +17,8 @@ from torch import nn
 
 import equispike as es
 from equispike.graph.exact import fold_affine
-from equispike.graph.from_onnx import CONSTANTS, OPERATIONS, read
+from equispike.graph.from_onnx import read
+from equispike.graph.onnx import CONSTANTS, OPERATIONS
 from equispike.graph.ops import Conv, MaxPool, Neuron
 
 onnx = pytest.importorskip("onnx")

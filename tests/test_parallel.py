@@ -79,13 +79,13 @@ def main(jobs: str) -> None:
             run(Job(*job))
 
 
-def together(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in two processes."""
+def together(folder: Path, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes; what torchrun leaves behind goes to the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     return subprocess.run(
         [*torchrun, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
@@ -110,7 +110,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
         Job(at["random resumed"], random=True, resume=True),
     ]
     arguments = json.dumps([[job.folder, job.random, job.stop, job.resume] for job in jobs])
-    finished = together(Path(__file__), arguments)
+    finished = together(root, Path(__file__), arguments)
     assert finished.returncode == 0, finished.stderr
     run(Job(at["two then one"], resume=True))
     return {name: [torch.load(path) for path in sorted(Path(folder).glob("*.pt"))] for name, folder in at.items()}
@@ -163,7 +163,7 @@ main()
 def test_one_process_writes_and_prints(tmp_path: Path) -> None:
     script, out = tmp_path / "script.py", tmp_path / "out" / "model.safetensors"
     script.write_text(CLI)
-    finished = together(script, "train", "--epochs", "1", "--out", str(out))
+    finished = together(tmp_path, script, "train", "--epochs", "1", "--out", str(out))
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("best epoch") == 1
     assert sorted(path.name for path in out.parent.iterdir()) == ["model.jsonl", "model.safetensors"]

@@ -1,0 +1,56 @@
+"""How operations of a model convert: verdicts, and the reasons for them."""
+
+from typing import Literal, NamedTuple
+
+from equispike.graph.ops import (
+    Add,
+    Affine,
+    AvgPool,
+    Concat,
+    Conv,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    MaxPool,
+    Neuron,
+    Pad,
+    WinnerPool,
+)
+
+Verdict = Literal["exact", "approximate", "refused"]
+"""Whether spikes do what an operation does: in every step, the better the more steps there are, or not at all."""
+
+
+class Finding(NamedTuple):
+    """One operation of a model: where, what, how it converts and why, and what to do about it (empty for nothing)."""
+
+    layer: str
+    operation: str
+    verdict: Verdict
+    why: str
+    remedy: str = ""
+
+
+VERDICTS: dict[type, tuple[Verdict, str, str]] = {
+    Conv: ("exact", "weights carry over", ""),
+    Linear: ("exact", "weights carry over", ""),
+    AvgPool: ("exact", "averages spikes", ""),
+    Affine: ("exact", "folded into the weights", ""),
+    Flatten: ("exact", "reorders spikes", ""),
+    Pad: ("exact", "zeros around or between spikes, or fewer of them", ""),
+    Add: ("exact", "currents add up", ""),
+    Concat: ("exact", "spikes side by side", ""),
+    Neuron: ("approximate", "neurons: rates are multiples of 1/T, at most 1", "More time-steps T"),
+    MaxPool: (
+        "refused",
+        "a maximum of spikes is not the maximum of rates",
+        "Train with average pooling, or pass lossy=[es.max_pool_to_avg] or [es.max_pool_to_winner]",
+    ),
+    WinnerPool: ("approximate", "of each window, what has spiked most so far passes", "More time-steps T"),
+    LeakyReLU: (
+        "refused",
+        "spikes have one sign, so the negative side is lost",
+        "Train with ReLU, or pass lossy=[es.leaky_relu_to_pairs]",
+    ),
+}
+"""How each operation of a Network converts, why, and what to do."""
