@@ -187,7 +187,7 @@ void add_and_fire(const Job<Real> &job, const Row *rows, int image, int here, in
   const std::size_t count =
       tap_reads(job, image, here / job.out_cols, here % job.out_cols, slab * N * L, N * L, 0, buffer);
   const Reads<Real> reads{static_cast<const TapRead<Real> *>(buffer.data), count};
-  integrate<Real, N, 1>(job, image, here, slab, 0, job.steps, total, &reads, fired);
+  arrive<Real, N, 1>(job, image, here, slab, 0, job.steps, total, &reads, fired);
 }
 
 template <class Real, int N>

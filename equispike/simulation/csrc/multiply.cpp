@@ -276,7 +276,7 @@ class Rows {
     }
     Reads<Real> reads[P];
     reads_of<Real, P>(scratch_.taps, starts, reads);
-    integrate<Real, N, P>(job_, image, y * job_.out_cols + place.column, slab, first, last, total, reads, fired_.of(image));
+    arrive<Real, N, P>(job_, image, y * job_.out_cols + place.column, slab, first, last, total, reads, fired_.of(image));
   }
 
   const Job<Real> &job_;

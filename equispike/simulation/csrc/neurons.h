@@ -82,114 +82,28 @@ Lanes<Real> fire(Vector<Real> &v, Vector<Int<Real>> &count, Vector<Real> current
   return fires;
 }
 
-// Neurons of P output positions in a row, from `here` on, and of a slab through steps first ... last - 1, or their currents
-// into memory. `total(p, t, sum)` sets the weights that arrive at position p in a step, in units; the base and what the taps
-// read are added here, so that every kernel makes the same numbers. Several positions together hide how long an addition
-// takes, where there are few channels.
-template <class Real, int N, int P, class Total>
-__attribute__((noinline)) void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Total total,
-                                         const Reads<Real> *reads, std::int32_t *fired) {
-  constexpr int L = lanes<Real>, width = N * L;
-  const int channel = slab * width, bytes = job.spike_bytes;
-  const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here, padded = job.padded;
-  const std::size_t base_step = job.base_step, base_position = job.base_position;
-  const Real *base = job.base + image * job.base_image + here * base_position + first * base_step + channel;
-  const Constants<Real, N> unit(job.units + channel);
-  auto arrive = [=](auto gathers, int p, int t, const Real *from, Vector<Real> *sum) __attribute__((always_inline)) {
-    for (int n = 0; n < N; ++n) sum[n] = load(from + p * base_position + n * L);
-    if (decltype(gathers)::value) {
-      Vector<Int<Real>> arrived[N];
-      total(p, t, arrived);
-      for (int n = 0; n < N; ++n) sum[n] += __builtin_convertvector(arrived[n], Vector<Real>) * unit[n];
-    }
-    for (std::size_t r = 0; r < reads[p].count; ++r) {
-      const TapRead<Real> &read = reads[p].first[r];
-      const std::uint8_t *mask = read.train + static_cast<std::size_t>(t) * read.bytes;
-      std::uint64_t bits = 0;
-      if (read.whole) {
-        std::memcpy(&bits, mask, width / 8);
-      } else {
-        bits = bits_at(mask, read.bytes, read.first);
-      }
-      for (int n = 0; n < N; ++n) sum[n] += where<Real>(lanes_of<Real>(bits >> (n * L)), load(read.weights + n * L));
-    }
-  };
-  Vector<Real> sum[N];
-  if (!job.threshold) {
-    Real *out = job.currents + (place * job.steps + first) * padded + channel;
-    for (int t = first; t < last; ++t, out += padded, base += base_step) {
-      for (int p = 0; p < P; ++p) {
-        job.gather_count ? arrive(std::true_type{}, p, t, base, sum) : arrive(std::false_type{}, p, t, base, sum);
-        for (int n = 0; n < N; ++n) store(out + p * job.steps * padded + n * L, sum[n]);
-      }
-    }
-    return;
-  }
-  const Constants<Real, N> theta(job.threshold + channel);
-  Real *const own_v = job.v + place * padded + channel;
-  Int<Real> *const own_counts = job.counts + place * padded + channel;
-  Vector<Real> v[P][N];
-  Vector<Int<Real>> count[P][N];
-  for (int p = 0; p < P; ++p) {
-    for (int n = 0; n < N; ++n) {
-      v[p][n] = load(own_v + p * padded + n * L);
-      count[p][n] = load(own_counts + p * padded + n * L);
-    }
-  }
-  auto run = [&](auto hard, auto gathers) __attribute__((always_inline)) {
-    const std::size_t next = static_cast<std::size_t>(job.steps) * bytes;
-    const bool alone = job.padded == width && bytes == 8;  // the bits above are zero
-    std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
-    for (int t = first; t < last; ++t, out += bytes, base += base_step) {
-      int spikes = 0;
-      EQUISPIKE_UNROLL
-      for (int p = 0; p < P; ++p) {
-        arrive(gathers, p, t, base, sum);
-        std::uint64_t bits = 0;
-        for (int n = 0; n < N; ++n) {
-          bits |= bits_of<Real>(fire<decltype(hard)::value, Real>(v[p][n], count[p][n], sum[n], theta[n])) << (n * L);
-        }
-        alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
-        spikes += __builtin_popcountll(bits);
-      }
-      fired[t] += spikes;
-    }
-  };
-  if (job.gather_count) {
-    job.hard ? run(std::true_type{}, std::true_type{}) : run(std::false_type{}, std::true_type{});
-  } else {
-    job.hard ? run(std::true_type{}, std::false_type{}) : run(std::false_type{}, std::false_type{});
-  }
-  for (int p = 0; p < P; ++p) {
-    for (int n = 0; n < N; ++n) {
-      store(own_v + p * padded + n * L, v[p][n]);
-      store(own_counts + p * padded + n * L, count[p][n]);
-    }
-  }
-}
-
-// The same where nothing but one current, the same in every step, arrives: it stays in registers too.
-template <class Real, int N, int P, bool hard>
-__attribute__((noinline)) void integrate_constant(const Job<Real> &job, int image, int here, int slab, int first, int last,
-                                                  std::int32_t *fired) {
+// Neurons of P output positions in a row, from `here` on, and of a slab through steps first ... last - 1, with potentials
+// and counts in registers. `make()` gives a function of which `current(p, t, sum)` sets the current of position p in a step;
+// it is made here, so that what it holds is in registers too. Several positions together hide how long an addition takes,
+// where there are few channels.
+template <class Real, int N, int P, bool hard, class Make>
+__attribute__((noinline)) void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Make make,
+                                         std::int32_t *fired) {
   constexpr int L = lanes<Real>, width = N * L;
   const std::size_t padded = job.padded, place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here;
-  const std::size_t channel = static_cast<std::size_t>(slab) * width, bytes = job.spike_bytes;
-  const std::size_t base_position = job.base_position, next = job.steps * bytes;
-  const Real *base = job.base + image * job.base_image + here * base_position + channel, *threshold = job.threshold + channel;
+  const std::size_t channel = static_cast<std::size_t>(slab) * width, bytes = job.spike_bytes, next = job.steps * bytes;
   Real *const own_v = job.v + place * padded + channel;
   Int<Real> *const own_counts = job.counts + place * padded + channel;
   std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
   const bool alone = job.padded == width && bytes == 8;  // the bits above are zero
-  Vector<Real> theta[N], current[P][N], v[P][N];
+  const Constants<Real, N> theta(job.threshold + channel);
+  const auto current = make();
+  Vector<Real> v[P][N];
   Vector<Int<Real>> count[P][N];
-  EQUISPIKE_UNROLL
-  for (int n = 0; n < N; ++n) theta[n] = load(threshold + n * L);
   EQUISPIKE_UNROLL
   for (int p = 0; p < P; ++p) {
     EQUISPIKE_UNROLL
     for (int n = 0; n < N; ++n) {
-      current[p][n] = load(base + p * base_position + n * L);
       v[p][n] = load(own_v + p * padded + n * L);
       count[p][n] = load(own_counts + p * padded + n * L);
     }
@@ -198,11 +112,11 @@ __attribute__((noinline)) void integrate_constant(const Job<Real> &job, int imag
     int spikes = 0;
     EQUISPIKE_UNROLL
     for (int p = 0; p < P; ++p) {
+      Vector<Real> sum[N];
+      current(p, t, sum);
       std::uint64_t bits = 0;
       EQUISPIKE_UNROLL
-      for (int n = 0; n < N; ++n) {
-        bits |= bits_of<Real>(fire<hard, Real>(v[p][n], count[p][n], current[p][n], theta[n])) << (n * L);
-      }
+      for (int n = 0; n < N; ++n) bits |= bits_of<Real>(fire<hard, Real>(v[p][n], count[p][n], sum[n], theta[n])) << (n * L);
       alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
       spikes += __builtin_popcountll(bits);
     }
@@ -215,6 +129,78 @@ __attribute__((noinline)) void integrate_constant(const Job<Real> &job, int imag
       store(own_v + p * padded + n * L, v[p][n]);
       store(own_counts + p * padded + n * L, count[p][n]);
     }
+  }
+}
+
+// Neurons, or where there are none their currents into memory.
+template <class Real, int N, int P, class Make>
+void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Make make, std::int32_t *fired) {
+  if (job.threshold) {
+    job.hard ? integrate<Real, N, P, true>(job, image, here, slab, first, last, make, fired)
+             : integrate<Real, N, P, false>(job, image, here, slab, first, last, make, fired);
+    return;
+  }
+  constexpr int L = lanes<Real>;
+  const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here, padded = job.padded;
+  Real *out = job.currents + (place * job.steps + first) * padded + slab * N * L;
+  const auto current = make();
+  Vector<Real> sum[N];
+  for (int t = first; t < last; ++t, out += padded) {
+    for (int p = 0; p < P; ++p) {
+      current(p, t, sum);
+      for (int n = 0; n < N; ++n) store(out + p * job.steps * padded + n * L, sum[n]);
+    }
+  }
+}
+
+// The same with all that arrives: `total(p, t, sum)` sets the weights of spikes at position p in a step, in units; the base
+// and what the taps read are added here, so that every kernel makes the same numbers.
+template <class Real, int N, int P, class Total>
+void arrive(const Job<Real> &job, int image, int here, int slab, int first, int last, Total total, const Reads<Real> *reads,
+            std::int32_t *fired) {
+  constexpr int L = lanes<Real>, width = N * L;
+  const std::size_t step = job.base_step, position = job.base_position;
+  const Real *base = job.base + image * job.base_image + here * position + slab * width, *units = job.units + slab * width;
+  auto with = [&](auto gathers) {
+    auto make = [=]() __attribute__((always_inline)) {
+      const Constants<Real, N> unit(units);
+      return [=](int p, int t, Vector<Real> *sum) __attribute__((always_inline)) {
+        for (int n = 0; n < N; ++n) sum[n] = load(base + p * position + t * step + n * L);
+        if (decltype(gathers)::value) {
+          Vector<Int<Real>> arrived[N];
+          total(p, t, arrived);
+          for (int n = 0; n < N; ++n) sum[n] += __builtin_convertvector(arrived[n], Vector<Real>) * unit[n];
+        }
+        for (std::size_t r = 0; r < reads[p].count; ++r) {
+          const TapRead<Real> &read = reads[p].first[r];
+          const std::uint8_t *mask = read.train + static_cast<std::size_t>(t) * read.bytes;
+          std::uint64_t bits = 0;
+          if (read.whole) {
+            std::memcpy(&bits, mask, width / 8);
+          } else {
+            bits = bits_at(mask, read.bytes, read.first);
+          }
+          for (int n = 0; n < N; ++n) sum[n] += where<Real>(lanes_of<Real>(bits >> (n * L)), load(read.weights + n * L));
+        }
+      };
+    };
+    integrate<Real, N, P>(job, image, here, slab, first, last, make, fired);
+  };
+  auto steady = [=]() __attribute__((always_inline)) {  // one current, the same in every step
+    Vector<Real> held[P][N];
+    EQUISPIKE_UNROLL
+    for (int p = 0; p < P; ++p) {
+      EQUISPIKE_UNROLL
+      for (int n = 0; n < N; ++n) held[p][n] = load(base + p * position + n * L);
+    }
+    return [held](int p, int, Vector<Real> *sum) __attribute__((always_inline)) {
+      for (int n = 0; n < N; ++n) sum[n] = held[p][n];
+    };
+  };
+  if (!job.gather_count && !job.tap_count && !step) {
+    integrate<Real, N, P>(job, image, here, slab, first, last, steady, fired);
+  } else {
+    job.gather_count ? with(std::true_type{}) : with(std::false_type{});
   }
 }
 
@@ -234,22 +220,15 @@ std::size_t row_reads(const Job<Real> &job, int image, int y, int channel, int w
 }
 
 // Neurons of row y through steps first ... last - 1, as many positions together as pay. `at(x)` gives the total, as for
-// `integrate`, of the positions from x on; `starts` is what `row_reads` left.
+// `arrive`, of the positions from x on; `starts` is what `row_reads` left.
 template <class Real, int N, class At>
 void integrate_row(const Job<Real> &job, int image, int y, int slab, int first, int last, At at, const std::size_t *starts,
                    const Buffer &taps, std::int32_t *fired) {
-  const bool constant = job.threshold && !job.gather_count && !job.tap_count && !job.base_step;
   auto some = [&](auto positions, int x) {
     constexpr int P = decltype(positions)::value;
     Reads<Real> reads[P];
     reads_of<Real, P>(taps, starts + x, reads);
-    const int here = y * job.out_cols + x;
-    if (constant) {
-      job.hard ? integrate_constant<Real, N, P, true>(job, image, here, slab, first, last, fired)
-               : integrate_constant<Real, N, P, false>(job, image, here, slab, first, last, fired);
-    } else {
-      integrate<Real, N, P>(job, image, here, slab, first, last, at(x), reads, fired);
-    }
+    arrive<Real, N, P>(job, image, y * job.out_cols + x, slab, first, last, at(x), reads, fired);
   };
   int x = 0;
   if (!job.gather_count) {  // the currents are there: nothing else keeps the processor busy
