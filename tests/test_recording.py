@@ -105,6 +105,14 @@ def test_a_layer_that_does_not_spike_is_refused_by_name() -> None:
         assert [*getattr(run, argument)] == [layer]
 
 
+def test_more_than_the_memory_is_refused_before_anything_runs() -> None:
+    network = one_layer()
+    (layer,) = network.neurons
+    for kept in ({"trains": [layer]}, {"potentials": [layer]}):
+        with pytest.raises(es.SimulationError, match=r"GiB to keep, and cpu has .* Name fewer layers"):
+            es.simulate(network, torch.rand(1, 3), 10**13, **kept)
+
+
 def test_trains_are_drawn_with_potentials_if_they_were_kept(tmp_path: Path) -> None:
     network, images = one_layer(), torch.tensor([[0.0, 0.0, 0.0], [0.3, 1.2, 0.0]])
     (layer,) = network.neurons

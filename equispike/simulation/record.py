@@ -1,11 +1,15 @@
 """What an engine hands back for one batch of images, how batches join, and what a record of spikes saves."""
 
+import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from equispike.errors import SimulationError
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 
@@ -93,6 +97,40 @@ chunk's values."""
 
 Observer = Callable[[Task, int, Callable[[Tensor], None], Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """(task, memory, visit, given, keep): show what the readout reads, see ``run.observe``."""
+
+
+def neuron_layers(network: Network, argument: str, names: Collection[str]) -> frozenset[str]:
+    """Neuron layers to keep something of; SimulationError if one is none."""
+    if isinstance(names, str):
+        names = (names,)
+    for name in names:
+        if name not in network.neurons:
+            raise SimulationError(
+                f"{argument}: {name!r} is no neuron layer of this network. Choose from {', '.join(network.neurons)}"
+            )
+    return frozenset(names)
+
+
+def check_room(task: Task) -> None:
+    """SimulationError if what is to be kept of every step is more than there is memory."""
+    network, device = task.network, task.images.device
+    trains, potentials = (sum(math.prod(network.shapes[n]) for n in own) for own in (task.trains, task.potentials))
+    size = task.timesteps * len(task.images) * (trains + potentials * network.dtype.itemsize)
+    if size and size > (have := _memory_of(device)):
+        raise SimulationError(
+            f"trains, potentials: {size / 2**30:,.0f} GiB to keep, and {device} has {have / 2**30:,.0f}. "
+            "Name fewer layers, or give fewer images or time-steps"
+        )
+
+
+def _memory_of(device: torch.device) -> float:
+    """Bytes that a device has; infinite where the system does not say."""
+    if device.type == "cuda":
+        return cast("Any", torch.cuda).get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return math.inf
 
 
 def join(records: Sequence[Record]) -> Record:

@@ -21,7 +21,7 @@ from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
 from equispike.simulation import events, layerwise, on_gpu
 from equispike.simulation.early_exit import Stop, until_settled
-from equispike.simulation.record import Engine, Observer, Record, Task, join
+from equispike.simulation.record import Engine, Observer, Record, Task, check_room, join, neuron_layers
 from equispike.simulation.stepwise import stepwise
 
 EngineName = Literal["auto", "stepwise", "layerwise", "events", "gpu"]
@@ -169,8 +169,9 @@ def simulate(
     size = min(batch_size, len(images))
     chosen = ENGINES[engine] if engine != "auto" else automatic(network)[0]
 
-    kept = _layers(network, "trains", trains), _layers(network, "potentials", potentials)
+    kept = neuron_layers(network, "trains", trains), neuron_layers(network, "potentials", potentials)
     task = Task(network, images, indices, timesteps, coder, seed, *kept)
+    check_room(task)
 
     def run(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
@@ -212,18 +213,6 @@ def check_arguments(
         raise SimulationError("the network has no neuron layer: nothing in it spikes")
     for name, op in network.neurons.items():
         calibrated(name, op)
-
-
-def _layers(network: Network, argument: str, names: Collection[str]) -> frozenset[str]:
-    """Neuron layers to keep something of; SimulationError if one is none."""
-    if isinstance(names, str):
-        names = (names,)
-    for name in names:
-        if name not in network.neurons:
-            raise SimulationError(
-                f"{argument}: {name!r} is no neuron layer of this network. Choose from {', '.join(network.neurons)}"
-            )
-    return frozenset(names)
 
 
 def default_batch(network: Network) -> int:
