@@ -17,7 +17,7 @@ from equispike.export import checkpoint
 from equispike.graph.exact import fold_amplitudes, quantize
 from equispike.graph.grid import sum_bits, to_grid, window_sizes
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
 from equispike.simulation.events import installed
 from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.record import Task
@@ -138,6 +138,25 @@ def test_quantizing_twice_is_quantizing_once(network: Network, seed: int, bits: 
     once = on_grid(network, seed, bits)
     images = torch.rand(2, *network.input.shape, dtype=torch.float64)
     same(es.simulate(once.to(torch.float64), images, T), es.simulate(quantize(once, bits).to(torch.float64), images, T))
+
+
+def test_weights_of_a_sum_that_round_to_a_power_of_two_stay_what_they_became() -> None:
+    """Else what reads the sum would count in another unit the second time, and round its bias again."""
+    theta = torch.tensor(0.6, dtype=torch.float64)
+    first, head = torch.tensor([[[0.1, 0.6, 0.5], [0.3, 0.2, 0.7]], [[0.1, -0.6, 0.3], [0.2, 0.4, 0.3]]]).double()
+    nodes = [
+        Node("input", Input((3,))),
+        Node("weights", Linear(first, None), ("input",)),
+        *(Node(f"n{i}", Neuron(theta, theta * 0.4 + 0.02 * i), ("weights",)) for i in range(2)),
+        Node("both", Concat((1.0, 1.0)), ("n0", "n1")),
+        Node("head", Linear(head.view(1, -1)[:, :4], theta[None]), ("both",)),
+        Node("readout", Readout(), ("head",)),
+    ]
+    once = quantize(Network(tuple(nodes)), 4)
+    ops: Any = [[network[name].op for name in ("both", "head", "readout")] for network in (once, quantize(once, 4))]
+    found = [(both.coefficients, float(head.bias), readout.scale) for both, head, readout in ops]
+    assert found[0] == found[1]
+    assert found[0][0] == (8.0, 8.0)
 
 
 @given(networks(form="any"), seeds, st.integers(4, 16))

@@ -121,11 +121,15 @@ def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor) 
 
 
 def _rounded_sum(op: Add | Concat, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
-    """Weights of a sum as integers: powers of two stay what they are, others are rounded like weights."""
+    """Weights of a sum as integers: powers of two stay what they are, others are rounded like weights.
+
+    Those that are integers keep their size, even if all of them could be halved: else a network that is quantized again
+    would count in another unit behind the sum, and round biases again.
+    """
     factors = torch.stack([c * unit for c, unit in zip(op.coefficients, units, strict=True)])
     power_of_two = torch.frexp(factors).mantissa.abs() == 0.5
     exponents = _exponent(factors, bits).where(~power_of_two, _exponent(factors, 2))
-    common = exponents.where(factors != 0, exponents.min()).max()
+    common = exponents.where(factors != 0, exponents.min()).max().clamp(min=0)
     rounded = (factors * 2.0**exponents).round() * 2.0 ** (common - exponents)
     return dataclasses.replace(op, coefficients=tuple(float(c) for c in rounded)), 2.0**-common
 
