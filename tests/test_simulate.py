@@ -18,7 +18,7 @@ import equispike as es
 from equispike.functional import precision
 from equispike.functional.coding import uniform
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Flatten, Input, Linear, MaxPool, Neuron, Readout
+from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, MaxPool, Neuron, Readout
 from equispike.simulation import run as running
 from equispike.simulation.layerwise import bytes_per_step, steps_per_chunk
 from equispike.simulation.record import Task
@@ -84,6 +84,26 @@ def test_layerwise_is_stepwise_spike_for_spike(drawn: Any, coder: Any, seed: int
     run = es.simulate(network, images, T, coder, seed, engine="layerwise", batch_size=batch, memory=memory, verify=2)
     same(run, es.simulate(network, images, T, coder, seed, engine="stepwise"))
     assert run.mismatch == 0.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 9])
+def test_counts_of_chunks_whose_values_lie_otherwise_in_memory(steps: int) -> None:
+    """Pooled images of one step and image, and of several, are laid out in different orders by torch."""
+    theta = torch.tensor(0.625, dtype=torch.float64)
+    network = Network(
+        (
+            Node("input", Input((1, 6, 6))),
+            Node("conv", Conv(torch.ones(2, 1, 1, 1).double(), theta.repeat(2), (1, 1), (0, 0), (1, 1)), ("input",)),
+            Node("below", Neuron(theta, theta), ("conv",)),
+            Node("pool", AvgPool((2, 2), (2, 2), (0, 0)), ("below",)),
+            Node("above", Neuron(theta, theta), ("pool",)),
+            Node("flat", Flatten(), ("above",)),
+            Node("readout", Readout(), ("flat",)),
+        )
+    )
+    images = torch.arange(36, dtype=torch.float64).view(1, 1, 6, 6) / 32 - 0.5
+    run = es.simulate(network, images, 9, engine="layerwise", memory=steps * bytes_per_step(network))
+    same(run, es.simulate(network, images, 9, engine="stepwise"))
 
 
 @given(everything, coders, seeds)

@@ -49,10 +49,12 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
         done[name] += len(value)
         if name in spikes:
             # in float32, which holds these counts exactly, also where the spikes are of half precision
-            count = counts.setdefault(name, torch.zeros_like(value[0], dtype=torch.float32))
-            fired = _blocks(value, 2)
-            _blocks(count, 1).add_(fired.sum(0, dtype=torch.float32))
+            fired = _blocks(value)
             spikes[name][first : done[name]] = fired.sum(2, dtype=torch.float32)
+            count = fired.sum(0, dtype=torch.float32)
+            # chunks may lie otherwise in memory
+            count = count.as_strided(value.shape[1:], (count.stride(0), *value.stride()[2:]))
+            counts[name] = counts[name] + count if name in counts else count
             if name in trains:
                 trains[name][first : done[name]] = value
         elif name == last.name:
@@ -177,13 +179,12 @@ def _scan(device: str, dtype: torch.dtype) -> Scan:
     return if_scan
 
 
-def _blocks(value: Tensor, leading: int) -> Tensor:
-    """Dense features behind ``leading`` dimensions as vectors, in the order of memory: a view.
+def _blocks(value: Tensor) -> Tensor:
+    """Dense features (T', B, *features) as vectors, in the order of memory: a view.
 
     Spikes lie channels last; sums that do not follow the order of memory are several times as slow.
     """
-    size = value[(0,) * leading].numel()
-    return value.as_strided((*value.shape[:leading], size), (*value.stride()[:leading], 1))
+    return value.as_strided((*value.shape[:2], value[0, 0].numel()), (*value.stride()[:2], 1))
 
 
 @lru_cache(maxsize=4)
