@@ -71,8 +71,8 @@ class Integers:
 def as_integers(weight: Tensor, spikes: Tensor) -> Integers:
     """Weights as integers, no sum of which leaves 31 bits (of float64 weights: 62), whichever neurons spike.
 
-    So sums are exact, in any order. Units are as fine as that allows: what rounds off is of the order of float32's own
-    rounding of such sums. Weights on a grid stay what they are, as small integers.
+    So sums are exact, in any order. Units are as fine as that, and the range of the type, allow: what rounds off is of
+    the order of float32's own rounding of such sums. Weights on a grid stay what they are, as small integers.
 
     Args:
         weight: (depth, channels), float32 or float64.
