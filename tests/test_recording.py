@@ -1,5 +1,6 @@
 """Trains and potentials of chosen layers: the same from every engine, in every cut, and in accord with the counts."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,19 @@ from equispike.simulation import events, planned
 from equispike.simulation.early_exit import BLOCK
 from equispike.simulation.record import Task
 from equispike.simulation.stepwise import initial_potentials, steps
-from equispike.zoo.data import load
+from equispike.zoo.data import Part, load
 from equispike.zoo.store import load_model
 
 T = 9
 ENGINES = ["stepwise", "layerwise", "auto", *(["events"] if events.installed() else [])]
+
+
+@cache
+def digits() -> tuple[es.Network, Part]:
+    """A trained network, converted, and test images."""
+    data = load("mnist-sample")
+    with torch.no_grad():
+        return es.convert(load_model("mnist-cnn")[0], data.train.take(32).floats()), data.test
 
 
 @given(st.tuples(networks(form="any"), st.data()), st.sampled_from([es.Constant(), es.Poisson()]), seeds)
@@ -57,11 +66,8 @@ def test_every_engine_keeps_what_the_specification_does(drawn: Any, coder: Any, 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_charge_of_a_trained_network_is_kept(engine: Any) -> None:
     """Soft reset: V(T) = sum of the currents - theta x spikes, and potentials that a spike has left are below theta."""
-    model, _ = load_model("mnist-cnn")
-    data = load("mnist-sample")
-    with torch.no_grad():
-        network = es.convert(model, data.train.take(32).floats())
-    first, images = next(iter(network.neurons)), data.test.take(3).floats()
+    network, test = digits()
+    first, images = next(iter(network.neurons)), test.take(3).floats()
     plain = es.simulate(network, images, 150, engine=engine, batch_size=2)
     run = es.simulate(network, images, 150, engine=engine, batch_size=2, trains=network.neurons, potentials=[first])
     assert torch.equal(run.readout, plain.readout)
@@ -77,13 +83,10 @@ def test_charge_of_a_trained_network_is_kept(engine: Any) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_image_that_stopped_is_silent_and_keeps_its_potentials(engine: Any) -> None:
-    model, _ = load_model("mnist-cnn")
-    data = load("mnist-sample")
-    with torch.no_grad():
-        network = es.convert(model, data.train.take(32).floats())
+    network, test = digits()
     last = [*network.neurons][-1]
     run = es.simulate(
-        network, data.test.take(6).floats(), 4 * BLOCK, engine=engine, stop=es.Stable(12), trains=[last],
+        network, test.take(6).floats(), 4 * BLOCK, engine=engine, stop=es.Stable(12), trains=[last],
         potentials=[last],
     )  # fmt: skip
     assert run.steps.unique().tolist()[0] < 4 * BLOCK

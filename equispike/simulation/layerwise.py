@@ -45,6 +45,7 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
     done = Counter[str]()
 
     def record(name: str, value: Tensor) -> None:
+        """What a node gave in a chunk: spikes and counts of neurons, scores of the readout."""
         first = done[name]
         done[name] += len(value)
         if name in spikes:

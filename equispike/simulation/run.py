@@ -190,9 +190,7 @@ def simulate(
         seconds = time.perf_counter() - began
         mismatch = _mismatch(record, run(stepwise, task.of(slice(verify)))[0]) if verify else None
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    of_layers = record.counts, record.spikes, neurons
-    of_steps = record.trains, record.potentials
-    return Run(record.readout, *of_layers, torch.cat(steps), seconds, mismatch, *of_steps)
+    return Run(**vars(record), neurons=neurons, steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
 
 
 def check_arguments(
