@@ -24,6 +24,7 @@ from equispike.zoo.data import load
 from equispike.zoo.models import MODELS, PreActivation, Residual, alexnet, build, mnist_cnn, preact_resnet, resnet, vgg
 
 WEIGHTED = nn.Conv2d | nn.Linear
+POOLS = nn.AvgPool2d | nn.AdaptiveAvgPool2d
 ACTIVATION = nn.ReLU | RateNorm
 
 
@@ -111,7 +112,7 @@ def test_dropout_stands_after_every_relu_but_those_before_a_pool_and_in_paths_on
     drops = [m for m in model.modules() if isinstance(m, nn.Dropout)]
     blocks = [m for m in model.modules() if isinstance(m, Residual)]
     if not drops:
-        assert name.startswith(("preact", "mnist-resnet8")) or {"bn", "half", "narrow"} & set(name.split("-"))
+        assert name.startswith(("preact", "mnist-resnet8")) or {"bn", "half", "narrow", "slim"} & set(name.split("-"))
         return
     if blocks:
         assert [kinds(block.path) for block in blocks] == [["Conv2d", "ReLU", "Dropout", "Conv2d"]] * len(blocks)
@@ -120,10 +121,18 @@ def test_dropout_stands_after_every_relu_but_those_before_a_pool_and_in_paths_on
     parts = [*model.features, *model.classifier]  # type: ignore[misc]
     for part, following in pairwise(parts):
         if isinstance(part, ACTIVATION):
-            assert isinstance(following, nn.AvgPool2d | nn.Dropout)
+            assert isinstance(following, POOLS | nn.Dropout)
         else:
             assert not isinstance(following, nn.Dropout)
-    assert len(drops) + sum(isinstance(part, nn.AvgPool2d) for part in parts) == depth(name) - 1
+    assert len(drops) + sum(isinstance(part, POOLS) for part in parts) == depth(name) - 1
+
+
+def test_a_vgg_reads_smaller_images_too_since_its_last_pool_is_global() -> None:
+    model = build("vgg11-half-rnl-cifar10").eval()
+    last = [m for m in model.modules() if isinstance(m, POOLS)][-1]
+    x = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
+    assert torch.equal(last(x), nn.AvgPool2d(2)(x))
+    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
 
 
 VGG_CHANNELS = {
@@ -144,8 +153,9 @@ def test_vgg_has_the_channels_and_pools_of_its_paper(number: int) -> None:
         inside, last = [m for _, m in weighted(model) if isinstance(m, nn.Linear)][:2], weighted(model)[-1][1]
         assert [(m.in_features, m.out_features) for m in inside] == [(512 * side**2, hidden), (hidden, hidden)]
         assert last.in_features == hidden
-        pools = [m for m in model.modules() if isinstance(m, nn.AvgPool2d)]
-        assert [m.kernel_size for m in pools] == [2] * 5
+        pools = [m for m in model.modules() if isinstance(m, POOLS)]
+        assert [m.kernel_size for m in pools if isinstance(m, nn.AvgPool2d)] == [2] * (5 if side > 1 else 4)
+        assert [m.output_size for m in pools if isinstance(m, nn.AdaptiveAvgPool2d)] == [1] * (side == 1)
 
 
 @pytest.mark.parametrize("number", [20, 32, 44, 56])

@@ -124,6 +124,23 @@ def test_normalised_splits_reach_the_model_normalised(sample):
     assert step.std() == pytest.approx(1, abs=1e-3)
 
 
+def test_early_epochs_see_smaller_images_and_validation_never_does(small):
+    seen = []
+
+    class Probe(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(1, 10)
+
+        def forward(self, x):
+            seen.append((self.training, x.shape[-1]))
+            return self.linear(x.mean((1, 2, 3))[:, None])
+
+    train(Probe(), *small, Recipe(epochs=4, batch=500, sizes=((2, 14), (1, 21))))
+    assert [side for training, side in seen if training] == [14, 14, 21, 28]
+    assert {side for training, side in seen if not training} == {28}
+
+
 def test_weight_decay_spares_biases(small):
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     nn.init.ones_(model[1].bias)

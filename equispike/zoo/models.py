@@ -51,7 +51,8 @@ def plain(
     features: list[nn.Module] = []
     for entry, following in zip(layout, (*layout[1:], None), strict=True):
         if isinstance(entry, str):
-            features.append(nn.AvgPool2d(2))
+            # a pool that leaves one pixel is global, so that the network can train on smaller images too
+            features.append(nn.AdaptiveAvgPool2d(1) if size == 2 else nn.AvgPool2d(2))
             size //= 2
             continue
         features += [*_convolution(channels, entry, constrained), nn.ReLU()]
@@ -333,6 +334,12 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
     **{
         f"vgg{d}-rnl-{data}": partial(_rate_norm, vgg, d, classes=n, constrained=False)
         for d in _VGG
+        for data, n in _CLASSES.items()
+    },
+    # slim: hidden layers of 512 neurons, not 4,096
+    **{
+        f"vgg16-slim-{kind}-{data}": partial(make, 16, classes=n, constrained=False, hidden=512, dropout=0.0)
+        for kind, make in {"bn": vgg, "rnl": partial(_rate_norm, vgg)}.items()
         for data, n in _CLASSES.items()
     },
     "vgg11-half-rnl-cifar10": partial(_rate_norm, vgg, 11, constrained=False, width=0.5, hidden=1024, dropout=0.0),

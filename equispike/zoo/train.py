@@ -222,6 +222,8 @@ def _one_epoch(
         lr = recipe.lr * recipe.schedule(number - 1 + (k - 0.5) / len(batches), recipe.epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        if (side := recipe.pixels(number)) is not None:
+            images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         images = images.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=machine.bfloat16):
             scores = forward(images)
