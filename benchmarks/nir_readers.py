@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from tables import write_table
+from verify import READERS, verify
 
 import equispike as es
-from equispike.export import nir
-from equispike.export.verify import READERS, verify
+from equispike.files.nir_writing import write_nir
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -35,7 +35,7 @@ def rows(name: str, data_folder: Path | None) -> list[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         for profile, reader in itertools.product(("portable", "compact"), READERS):
             path, reset = Path(folder, "network.nir"), RESETS[reader]
-            nir.write(es.quantize(networks[reset], BITS, per_channel=False), path, profile)
+            write_nir(es.quantize(networks[reset], BITS, per_channel=False), path, profile)
             if find_spec(reader):
                 plain, corrected = (verify(path, images, TIMESTEPS, reader, c) for c in (False, True))
                 cells = (f"{c.differing:,} of {c.neurons:,} neurons differ" for c in (plain, corrected))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equispike.experiments.entry import markdown
-from equispike.export.checkpoint import write_bytes
+from equispike.files.disk import write_bytes
 
 
 def write_table(out: Path, conditions: str, rows: Sequence[Sequence[str]], words: int = 1) -> None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from equispike.errors import EquispikeError as EquispikeError
     from equispike.errors import FileError as FileError
     from equispike.errors import SimulationError as SimulationError
-    from equispike.export.checkpoint import load as load
-    from equispike.export.checkpoint import save as save
+    from equispike.files.checkpoint import load as load
+    from equispike.files.checkpoint import save as save
     from equispike.functional.coding import Constant as Constant
     from equispike.functional.coding import Poisson as Poisson
     from equispike.functional.inputs import join_inputs as join_inputs
@@ -60,7 +60,7 @@ _PLACES = {
         "FileError",
         "SimulationError",
     ),
-    "export.checkpoint": ("load", "save"),
+    "files.checkpoint": ("load", "save"),
     "functional.coding": ("Constant", "Poisson"),
     "functional.inputs": ("join_inputs",),
     "graph.exact": ("quantize",),

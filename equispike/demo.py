@@ -13,7 +13,7 @@ from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method
 from equispike.calibrate.spike_norm import RMP, SpikeNorm
 from equispike.conversion import Converter
-from equispike.export.checkpoint import save
+from equispike.files.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.network import Network
 from equispike.results import Result, document, write_json

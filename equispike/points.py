@@ -11,7 +11,7 @@ from statistics import stdev
 from typing import Any, cast
 
 from equispike.errors import FileError
-from equispike.export.checkpoint import write_bytes
+from equispike.files.disk import write_bytes
 
 Conditions = Mapping[str, str | int | float | None]
 """All that a point depends on."""

@@ -19,7 +19,7 @@ from equispike.analysis.closer import CloserLook, Example, steps_looked_at
 from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
 from equispike.analysis.operations import operations
 from equispike.errors import FileError
-from equispike.export.checkpoint import write_bytes
+from equispike.files.disk import write_bytes
 from equispike.graph.network import Network
 
 FORMAT, VERSION = "equispike.results", 1

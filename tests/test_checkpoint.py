@@ -21,7 +21,7 @@ from strategies import EXAMPLES, damaged, dyadic, images_for, networks
 from torch import Tensor
 
 import equispike as es
-from equispike.export import checkpoint
+from equispike.files import checkpoint
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, Conv, Flatten, Input, Linear, Neuron, Readout
 from equispike.zoo.models import build
@@ -231,7 +231,7 @@ def forge(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], Any]
         held.update(description=json.loads(json.dumps(description)), tensors=dict(tensors))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "write", keep)
+        patch.setattr(checkpoint, "write_tensors", keep)
         es.save(small(), path)
     if isinstance(change, str):
         text = change
@@ -482,7 +482,7 @@ def test_damaged_models_are_noticed(tmp_path: Path, data: Any) -> None:
     ],
 )
 def test_models_that_do_not_fit_their_name_are_refused(tmp_path: Path, description: Any, tensors: Any) -> None:
-    checkpoint.write(tmp_path / "m", "equispike.model", description, tensors)
+    checkpoint.write_tensors(tmp_path / "m", "equispike.model", description, tensors)
     refused(tmp_path / "m", "does not fit the network it names", load_model)
 
 

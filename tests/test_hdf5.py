@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import equispike as es
-from equispike.export import from_nir, hdf5
+from equispike.files import hdf5
+from equispike.files.nir_reading import read_nir
 
 h5py = pytest.importorskip("h5py")
 
@@ -38,7 +39,7 @@ def same(a: Any, b: Any) -> bool:
 
 def test_the_child_sends_what_the_file_holds(tmp_path: Path) -> None:
     path = build(tmp_path / "a.h5")
-    sent, here = hdf5.read(path), hdf5.contents(path)
+    sent, here = hdf5.read_hdf5(path), hdf5.contents(path)
     assert same(sent, here)
     inner = sent["outer"]["inner"]
     assert inner["doubles"].tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -60,7 +61,7 @@ def test_groups_that_hold_themselves_come_to_an_end(tmp_path: Path) -> None:
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises(es.FileError, match=message) as caught:
-        from_nir.read(path)
+        read_nir(path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"nn"},
     {"graph"},
     {"simulation"},
-    {"calibrate", "analysis", "export"},
+    {"calibrate", "analysis", "files"},
     {"zoo", "conversion", "results", "points"},
     {"report", "cluster", "demo", "diagnosis", "checking", "bench", "experiments", "sweep"},
     {"converters", "peers"},
@@ -76,7 +76,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["equispike", "equispike.errors", "equispike.progress", "equispike.export.hdf5"])
+@pytest.mark.parametrize("name", ["equispike", "equispike.errors", "equispike.progress", "equispike.files.hdf5"])
 def test_importing_what_needs_no_torch_does_not_import_it(name: str) -> None:
     assert run(f"import sys, {name}; print('torch' in sys.modules)") == "False\n"
 

@@ -20,10 +20,11 @@ from equispike.batches import hold
 from equispike.conversion import prepare
 from equispike.diagnosis import diagnose
 from equispike.errors import ConversionError, DataError, EquispikeError
-from equispike.export import torch_module
+from equispike.files.module import write_module
+from equispike.files.onnx_reading import read_onnx
 from equispike.functional.coding import Coder
 from equispike.functional.inputs import Shape, join_inputs, layout, split_inputs
-from equispike.graph import from_onnx, from_pt2
+from equispike.graph import from_pt2
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Concat, Flatten, Readout
 from equispike.graph.parts import parts
@@ -156,7 +157,7 @@ def test_exports_take_the_inputs_joined(tmp_path: Path, capsys: pytest.CaptureFi
     model, inputs = sensors()
     network = es.quantize(es.convert(model, [(inputs, None)]), bits=8)
     run = es.simulate(network, inputs, 8)
-    torch_module.write(network, tmp_path / "sensors.py")
+    write_module(network, tmp_path / "sensors.py")
     scope: dict[str, Any] = {"__name__": "sensors", "__file__": str(tmp_path / "sensors.py")}
     exec((tmp_path / "sensors.py").read_text(), scope)
     assert torch.equal(scope["Network"]()(es.join_inputs(inputs), 8)[-1].double(), run.readout[-1].double())
@@ -205,13 +206,13 @@ def test_onnx_files_of_several_inputs_and_outputs(tmp_path: Path) -> None:
     path = tmp_path / "two.onnx"
     path.write_bytes(helper.make_model(helper.make_graph(nodes, "g", given, results)).SerializeToString())
     x, y = torch.randn(5, 2, 4), torch.randn(5, 3)
-    network = from_onnx.read(path, output=1)
+    network = read_onnx(path, output=1)
     assert torch.equal(network((x, y)), torch.cat([x.flatten(1), y], 1).relu())
     assert es.check(network, (x, y), output=1).convertible
     assert exit_code("check", str(path), "--output", "1") == 0
     for output, message in ((None, "has 2 outputs. Choose one"), (0, "Gelu"), (2, "model returns 2")):
         with pytest.raises(ConversionError, match=message):
-            from_onnx.read(path, output)
+            read_onnx(path, output)
     with pytest.raises(ConversionError, match="output: 2"):
         es.convert(network, [((x, y), None)], output=2)
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import equispike as es
-from equispike.export import nir, onnx_model, torch_module
+from equispike.files.module import write_module
+from equispike.files.nir_writing import write_nir
+from equispike.files.onnx_writing import write_onnx
 from equispike.graph.lossy import leaky_relu_to_pairs, max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, LeakyReLU, Linear, MaxPool, Neuron, Op, Readout, WinnerPool
@@ -139,7 +141,7 @@ def test_files_hold_winner_pools(tmp_path: Path) -> None:
     assert torch.equal(es.simulate(loaded, IMAGES, 9).readout, es.simulate(network, IMAGES, 9).readout)
 
 
-@pytest.mark.parametrize("write", [torch_module.write, nir.write, onnx_model.write])
+@pytest.mark.parametrize("write", [write_module, write_nir, write_onnx])
 def test_other_tools_cannot_be_told_of_winner_pools(tmp_path: Path, write: Callable[..., object]) -> None:
     with pytest.raises(es.ConversionError, match=r"WinnerPool\): counts spikes.*Train with average pooling"):
         write(spiking(), tmp_path / "file.py")

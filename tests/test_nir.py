@@ -17,8 +17,10 @@ from strategies import EXAMPLES, SEARCH, damaged, dyadic, images_for, networks
 
 import equispike as es
 from equispike import extras
-from equispike.export import from_nir, hdf5, nir
-from equispike.export.lowering import lower
+from equispike.files import hdf5
+from equispike.files.nir_lowering import lower
+from equispike.files.nir_reading import read_nir
+from equispike.files.nir_writing import identifiers, write_nir
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
 
@@ -29,7 +31,7 @@ h5py = pytest.importorskip("h5py")
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process for each file takes longer than the tests; searches for files that stop it are to have one."""
     if not SEARCH:
-        monkeypatch.setattr(hdf5, "read", hdf5.contents)
+        monkeypatch.setattr(hdf5, "read_hdf5", hdf5.contents)
 
 
 shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -71,10 +73,10 @@ def test_a_quantized_network_comes_back_spike_for_spike(tmp_path: Path, network:
     path = tmp_path / "n.nir"
     try:
         network = es.quantize(network, 8, per_channel=profile == "compact")
-        nir.write(network, path, profile)
+        write_nir(network, path, profile)
     except es.ConversionError:
         assume(False)
-    again = from_nir.read(path)
+    again = read_nir(path)
     assert again.provenance == json.loads(json.dumps(dict(network.provenance)))
     assert {name: op.reset for name, op in again.neurons.items()} == {n: op.reset for n, op in network.neurons.items()}
     same_spikes(network, again, data.draw(images_for(network)))
@@ -89,8 +91,8 @@ def test_a_float_network_comes_back_to_rounding(tmp_path: Path, profile) -> None
     ).double()
     images = torch.rand(6, 1, 8, 8, dtype=torch.float64)
     network = es.convert(model, images, es.DataNorm(per_channel=True))
-    notes = nir.write(network, tmp_path / "n.nir", profile)
-    again = from_nir.read(tmp_path / "n.nir")
+    notes = write_nir(network, tmp_path / "n.nir", profile)
+    again = read_nir(tmp_path / "n.nir")
     runs = [es.simulate(n, images, 64).readout[-1] / 64 for n in (network, again)]
     assert torch.allclose(*runs, atol=1e-9)
     assert any("zeros between the groups: 3" in note for note in notes)
@@ -123,19 +125,19 @@ def test_kernels_become_square_and_pools_sums(tmp_path: Path, name: str, profile
         if isinstance(node.op, Conv):
             assert len(set(node.op.weight.shape[2:])) == 1
             assert node.op.groups == 1 or profile == "compact"
-    nir.write(network, tmp_path / "n.nir", "compact")
-    same_spikes(network, from_nir.read(tmp_path / "n.nir"), dyadic(7, 3, *shape, low=0))
+    write_nir(network, tmp_path / "n.nir", "compact")
+    same_spikes(network, read_nir(tmp_path / "n.nir"), dyadic(7, 3, *shape, low=0))
     same_spikes(chain(shape, op, Neuron), lowered, dyadic(7, 3, *shape, low=0))
 
 
 def test_what_has_no_square_kernel_or_no_convolution_is_refused(tmp_path: Path) -> None:
     for op in (conv(3, 2, 2, 3), Pad((0, 1, 0), (0, 0, 0))):
         with pytest.raises(es.ConversionError, match=r"^0 \((Conv|Pad)\): .*square"):
-            nir.write(chain((2, 5, 5), op, Neuron, Flatten()), tmp_path / "n")
+            write_nir(chain((2, 5, 5), op, Neuron, Flatten()), tmp_path / "n")
     with pytest.raises(es.ConversionError, match=r"^0 \(Pad\): puts zeros between positions"):
-        nir.write(chain((2, 5, 5), Pad((0, 0, 0), (0, 0, 0), (0, 1, 1)), Neuron, Flatten()), tmp_path / "n")
+        write_nir(chain((2, 5, 5), Pad((0, 0, 0), (0, 0, 0), (0, 1, 1)), Neuron, Flatten()), tmp_path / "n")
     with pytest.raises(es.ConversionError, match=r'2 \(Flatten\): .*Export with the profile "compact"'):
-        nir.write(chain((2, 5, 5), conv(3, 2, 3, 3), Neuron, Flatten()), tmp_path / "n")
+        write_nir(chain((2, 5, 5), conv(3, 2, 3, 3), Neuron, Flatten()), tmp_path / "n")
     assert not list(tmp_path.iterdir())
 
 
@@ -164,14 +166,14 @@ def branching() -> Network:
 @pytest.mark.parametrize("profile", ["portable", "compact"])
 def test_sums_and_names_that_nir_does_not_have_come_back(tmp_path: Path, profile) -> None:
     network = branching()
-    nir.write(network, tmp_path / "n.nir", profile)
-    again = from_nir.read(tmp_path / "n.nir")
+    write_nir(network, tmp_path / "n.nir", profile)
+    again = read_nir(tmp_path / "n.nir")
     assert list(again.thresholds) == ["a 1", "for"]
     same_spikes(network, again, dyadic(7, 3, 2, 4, 4, low=0))
 
 
 def test_every_identifier_is_one_and_none_is_taken_twice() -> None:
-    names = list(nir.identifiers(branching()).values())
+    names = list(identifiers(branching()).values())
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() for name in names)
     assert names.count("output") == 1
@@ -182,7 +184,7 @@ def test_every_identifier_is_one_and_none_is_taken_twice() -> None:
 def test_nir_itself_opens_the_files_and_agrees_with_the_shapes(tmp_path: Path, make, profile) -> None:
     library = pytest.importorskip("nir")
     network = make()
-    nir.write(network, tmp_path / "n.nir", profile)
+    write_nir(network, tmp_path / "n.nir", profile)
     graph = library.read(tmp_path / "n.nir")
     assert isinstance(graph.nodes["output"], library.Output)
     assert tuple(graph.nodes["output"].output_type["output"]) == network.shapes["readout"]
@@ -200,22 +202,22 @@ def test_nir_itself_opens_the_files_and_agrees_with_the_shapes(tmp_path: Path, m
 
 
 def test_the_file_says_what_nir_cannot(tmp_path: Path) -> None:
-    notes = nir.write(small(), tmp_path / "n.nir")
+    notes = write_nir(small(), tmp_path / "n.nir")
     with h5py.File(tmp_path / "n.nir") as file:
         assert file["node/metadata/note"].asstr()[()] == " ".join(notes)
         assert all("v_reset" not in node for node in file["node/nodes"].values())
     assert any("set v_reset = None on every IFNode" in note for note in notes)
     hard = small().replace_ops({"1": Neuron(torch.ones(()), torch.ones(()), reset="zero", v_init=0.5)})
-    notes = nir.write(hard, tmp_path / "n.nir")
+    notes = write_nir(hard, tmp_path / "n.nir")
     assert not any("subtract" in note for note in notes)
     assert any("Potentials start above zero" in note for note in notes)
-    again = from_nir.read(tmp_path / "n.nir").neurons["1"]
+    again = read_nir(tmp_path / "n.nir").neurons["1"]
     assert (again.reset, again.v_init) == ("zero", 0.5)
 
 
 @pytest.mark.parametrize("profile", ["portable", "compact"])
 def test_weights_of_a_quantized_network_are_whole_numbers_of_its_bits(tmp_path: Path, profile) -> None:
-    nir.write(small(), tmp_path / "n.nir", profile)
+    write_nir(small(), tmp_path / "n.nir", profile)
     with h5py.File(tmp_path / "n.nir") as file:
         weights = [node["weight"][()] for node in file["node/nodes"].values() if "weight" in node]
         biases = [node["bias"][()] for node in file["node/nodes"].values() if "bias" in node]
@@ -227,7 +229,7 @@ def test_weights_of_a_quantized_network_are_whole_numbers_of_its_bits(tmp_path: 
 def test_a_network_without_thresholds_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     nodes = (Node("input", Input((3,))), Node("n", Neuron(), ("input",)), Node("readout", Readout(), ("n",)))
     with pytest.raises(es.ConversionError, match="n: has no threshold yet"):
-        nir.write(Network(nodes), tmp_path / "n.nir")
+        write_nir(Network(nodes), tmp_path / "n.nir")
     assert not list(tmp_path.iterdir())
 
 
@@ -277,10 +279,10 @@ def foreign(**changed: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_a_file_of_another_tool_becomes_a_network(tmp_path: Path) -> None:
     path = build(tmp_path / "n.nir", foreign())
-    network = from_nir.read(path)
+    network = read_nir(path)
     assert list(network.neurons) == ["fire"]
     assert network.neurons["fire"].reset == "zero"
-    assert from_nir.read(path, reset="subtract").neurons["fire"].reset == "subtract"
+    assert read_nir(path, reset="subtract").neurons["fire"].reset == "subtract"
     images = dyadic(3, 2, 2, 8, 8, low=0, dtype=torch.float32)
     weight = torch.from_numpy(convolution()["weight"])
     v, total = torch.zeros(2, 4, 6, 6), torch.zeros(2, 3)
@@ -305,7 +307,7 @@ def test_convolutions_of_other_tools_arrive(tmp_path: Path, values: dict[str, An
         "n": neurons(4, rows, columns),
         "out": {"type": "Output", "shape": [4, rows, columns]},
     }
-    assert from_nir.read(build(tmp_path / "n.nir", nodes)).shapes["n"] == (4, rows, columns)
+    assert read_nir(build(tmp_path / "n.nir", nodes)).shapes["n"] == (4, rows, columns)
 
 
 REFUSED: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
@@ -336,7 +338,7 @@ REFUSED: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
 
 def refused(path: Path, message: str | None = None) -> None:
     with pytest.raises(es.FileError, match=message) as caught:
-        from_nir.read(path)
+        read_nir(path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
 
@@ -414,7 +416,7 @@ def test_what_unfolds_to_fill_the_memory_is_refused(tmp_path: Path, monkeypatch:
     bomb = replaced(WEIGHT, data=np.zeros((2**9, 2**9), dtype="f4"), compression="gzip", chunks=(2**9, 2**9))
     path = tamper(tmp_path / "n.nir", bomb)
     refused(path, "does not fit")  # it is small enough to be read
-    monkeypatch.setattr(hdf5, "read", hdf5.contents)  # here, in a search too: a child would not know of the next line
+    monkeypatch.setattr(hdf5, "read_hdf5", hdf5.contents)  # in a search too: a child knows nothing of the next line
     monkeypatch.setattr(hdf5, "MOST", 2**19)
     assert path.stat().st_size < 2**17
     refused(path, "claims more than a file of this size may hold")
@@ -436,7 +438,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 @cache
 def whole() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        nir.write(small(), Path(folder, "whole.nir"), "compact")
+        write_nir(small(), Path(folder, "whole.nir"), "compact")
         return Path(folder, "whole.nir").read_bytes()
 
 
@@ -447,7 +449,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, content: 
     path.write_bytes(content)
     message = f"{path}: was read"
     try:
-        from_nir.read(path)
+        read_nir(path)
     except es.FileError as error:
         message = str(error)
     assert "\n" not in message
@@ -459,6 +461,6 @@ def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
         raise ImportError(name)
 
     monkeypatch.setattr(extras, "import_module", missing)
-    for act in (lambda: nir.write(small(), tmp_path / "n"), lambda: hdf5.contents(tmp_path / "n")):
+    for act in (lambda: write_nir(small(), tmp_path / "n"), lambda: hdf5.contents(tmp_path / "n")):
         with pytest.raises(es.EquispikeError, match=r"Install equispike\[nir\]"):
             act()

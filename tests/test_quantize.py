@@ -13,7 +13,7 @@ from strategies import images_for, networks, seeds
 from torch import Tensor
 
 import equispike as es
-from equispike.export import checkpoint
+from equispike.files import checkpoint
 from equispike.graph.exact import fold_amplitudes, quantize
 from equispike.graph.grid import sum_bits, to_grid, window_sizes
 from equispike.graph.network import Network, Node
@@ -318,9 +318,9 @@ def test_a_quantized_network_goes_through_its_file(tmp_path: Path) -> None:
 def test_files_from_before_grids_are_read(tmp_path: Path) -> None:
     network = chain((2,), neuron(), Linear(torch.eye(2).double(), None))
     es.save(network, tmp_path / "old.safetensors")
-    description, tensors = checkpoint.read(tmp_path / "old.safetensors", "equispike.network")
+    description, tensors = checkpoint.read_tensors(tmp_path / "old.safetensors", "equispike.network")
     del description["nodes"][0]["fields"]["step"]
-    checkpoint.write(tmp_path / "old.safetensors", "equispike.network", description, tensors)
+    checkpoint.write_tensors(tmp_path / "old.safetensors", "equispike.network", description, tensors)
     assert es.load(tmp_path / "old.safetensors").input.step is None
 
 

@@ -16,7 +16,7 @@ from command import exit_code
 from torch import Tensor, nn
 
 from equispike.errors import EquispikeError, FileError
-from equispike.export import checkpoint as files
+from equispike.files import checkpoint as files
 from equispike.nn import with_rate_norm
 from equispike.zoo import data
 from equispike.zoo.data import Split, load
@@ -165,7 +165,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tmp_path, parts
         with pytest.raises(FileError, match=r"run\.training: ") as caught:
             train(network(), *parts, RECIPE, checkpoint=file, resume=True)
         assert "\n" not in str(caught.value)
-    files.write(file, "equispike.model", {}, {})
+    files.write_tensors(file, "equispike.model", {}, {})
     with pytest.raises(FileError, match="not a file of kind"):
         train(network(), *parts, RECIPE, checkpoint=file, resume=True)
 
@@ -174,8 +174,8 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tmp_path, parts
 def test_a_forged_checkpoint_without_a_part_is_refused(tmp_path, parts, begun, lacking):
     file = tmp_path / "run.training"
     file.write_bytes(begun)
-    description, tensors = files.read(file, "equispike.training")
-    files.write(
+    description, tensors = files.read_tensors(file, "equispike.training")
+    files.write_tensors(
         file,
         "equispike.training",
         {name: value for name, value in description.items() if name != lacking},
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, parts, undisturbed, mo
         with pytest.raises(FileError, match="cannot be written: No space left"):
             train(network(), *parts, RECIPE, checkpoint=file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.jsonl", "run.training"]
-    assert len(files.read(file, "equispike.training")[0]["history"]) == 2
+    assert len(files.read_tensors(file, "equispike.training")[0]["history"]) == 2
     resumed = train(network(), *parts, RECIPE, checkpoint=file, resume=True)
     assert equal(resumed.model.state_dict(), undisturbed.model.state_dict())
 
@@ -261,7 +261,7 @@ def test_kill_9_in_the_middle_of_an_epoch_then_resume(tmp_path: Path, capsys: py
         assert process.stdout.readline() == b"hangs\n"
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert len(files.read(file, "equispike.training")[0]["history"]) == 1
+    assert len(files.read_tensors(file, "equispike.training")[0]["history"]) == 1
     assert not killed.exists()
     assert exit_code("train", "--out", str(killed), *options) == 0
     assert exit_code("train", "--out", str(whole), *options) == 0
@@ -327,4 +327,4 @@ def test_a_training_that_fails_leaves_its_checkpoint(tmp_path, parts):
 
     with pytest.raises(EquispikeError, match="in epoch 3"):
         train(network(), *parts, replace(RECIPE, schedule=Lost()), checkpoint=file)
-    assert len(files.read(file, "equispike.training")[0]["history"]) == 2
+    assert len(files.read_tensors(file, "equispike.training")[0]["history"]) == 2

@@ -128,7 +128,7 @@ def convert(
     from dataclasses import replace
 
     from equispike.conversion import convert as run
-    from equispike.export.checkpoint import save
+    from equispike.files.checkpoint import save
 
     trained, card = read_model(source, output)
     splits, stated = read_data(card, data, normalise, data_folder)

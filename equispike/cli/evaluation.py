@@ -120,7 +120,7 @@ def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Netw
     from dataclasses import replace
 
     from equispike.conversion import convert as run
-    from equispike.export.checkpoint import kind_of
+    from equispike.files.checkpoint import kind_of
 
     if ":" not in source and (kind_of(source) == "equispike.network" or is_nir(source)):
         network = read_network(source)

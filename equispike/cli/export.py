@@ -43,7 +43,9 @@ def export(
         raise EquispikeError("--profile: is for --to nir")
     path = out_file or Path(source).with_suffix({"nir": ".nir", "onnx": ".onnx", "torch": ".py"}[to])
     require_writable(path)
-    from equispike.export import nir, onnx_model, torch_module
+    from equispike.files.module import write_module
+    from equispike.files.nir_writing import write_nir
+    from equispike.files.onnx_writing import write_onnx
     from equispike.graph.exact import quantize
 
     network = read_network(source)
@@ -51,11 +53,11 @@ def export(
         network = quantize(network, bits, per_channel=to != "nir" or profile == "compact")
     match to:
         case "nir":
-            notes = nir.write(network, path, profile or "portable")
+            notes = write_nir(network, path, profile or "portable")
         case "onnx":
-            notes = onnx_model.write(network, path)
+            notes = write_onnx(network, path)
         case "torch":
-            notes = torch_module.write(network, path)
+            notes = write_module(network, path)
     if several := cast("list[object]", network.provenance.get("inputs", [])):
         notes.append(f"Takes one tensor: the {len(several)} inputs of the model as equispike.join_inputs joins them.")
     for note in notes:

@@ -76,9 +76,9 @@ def read_model(source: str, output: int | None = None) -> "tuple[nn.Module | Net
     module, colon, factory = source.partition(":")
     factory, _, weights = factory.partition("@")
     if source.endswith(".onnx"):
-        from equispike.graph.from_onnx import read
+        from equispike.files.onnx_reading import read_onnx
 
-        return read(source, output), {}
+        return read_onnx(source, output), {}
     if source.endswith(".pt2"):
         from equispike.graph import from_pt2
 
@@ -112,9 +112,10 @@ def is_nir(source: str) -> bool:
 
 def read_network(source: str) -> "Network":
     """The converted network in a file of this package, or in a NIR file."""
-    from equispike.export import checkpoint, from_nir
+    from equispike.files import checkpoint
+    from equispike.files.nir_reading import read_nir
 
-    return from_nir.read(source) if is_nir(source) else checkpoint.load(source)
+    return read_nir(source) if is_nir(source) else checkpoint.load(source)
 
 
 def name_of(card: "dict[str, Any]", source: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from equispike.errors import FileError
 from equispike.experiments.catalogue import CATALOGUE
 from equispike.experiments.entry import markdown, table
-from equispike.export.checkpoint import write_bytes
+from equispike.files.disk import write_bytes
 from equispike.results import read_json
 
 HEAD = """# Results

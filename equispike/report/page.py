@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from equispike.export.checkpoint import write_bytes
+from equispike.files.disk import write_bytes
 from equispike.report.data import Page, page_data
 from equispike.report.read import read_runs
 

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import nn
 
 from equispike.errors import EquispikeError, FileError, one_line
-from equispike.export.checkpoint import read, write
+from equispike.files.checkpoint import read_tensors, write_tensors
 from equispike.versions import versions
 from equispike.zoo.models import MODELS, build
 
@@ -27,7 +27,7 @@ def save_model(path: str | os.PathLike[str], name: str, model: nn.Module, card: 
     """
     commit = _commit()
     card = {**({"commit": commit} if commit else {}), "versions": versions(), **card}
-    write(path, "equispike.model", {"name": name, "card": card}, model.state_dict())
+    write_tensors(path, "equispike.model", {"name": name, "card": card}, model.state_dict())
 
 
 def _commit() -> str:
@@ -77,7 +77,7 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
         FileError: the file is missing, damaged, or does not fit the network that it names.
     """
     path = bundled(str(source)) if str(source) in MODELS and bundled(str(source)).is_file() else Path(source)
-    description, tensors = read(path, "equispike.model")
+    description, tensors = read_tensors(path, "equispike.model")
     try:
         model = build(str(description["name"]))
         model.load_state_dict(tensors)

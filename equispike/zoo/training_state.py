@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from equispike.errors import FileError, one_line
-from equispike.export.checkpoint import read, write, write_bytes
+from equispike.files.checkpoint import read_tensors, write_tensors
+from equispike.files.disk import write_bytes
 from equispike.zoo.recipes import Recipe
 
 
@@ -70,11 +71,11 @@ class State:
         description = {**self.identity, "history": [asdict(e) for e in self.history], "best": self.best.number}
         # the log first: if the end comes between the two, the epoch is repeated and so is its line
         write_history(log_path(path), self.history)
-        write(path, "equispike.training", description, tensors)
+        write_tensors(path, "equispike.training", description, tensors)
 
     def restore(self, path: Path) -> None:
         """Continue from that file. FileError in one line if it is of another training, damaged or foreign."""
-        description, tensors = read(path, "equispike.training")
+        description, tensors = read_tensors(path, "equispike.training")
         for what, value in self.identity.items():
             if description.get(what) != value:
                 raise FileError(

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError
-from equispike.export.checkpoint import write_bytes
-from equispike.export.torch_module import start
 from equispike.extras import extra
+from equispike.files.disk import write_bytes
+from equispike.files.module import start
 from equispike.graph.exact import calibrated
 from equispike.graph.grid import divisors
 from equispike.graph.network import Network, Node
@@ -34,7 +34,7 @@ METADATA = "equispike"
 """Name of the metadata entry that holds the provenance as JSON."""
 
 
-def write(network: Network, path: str | PathLike[str]) -> list[str]:
+def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
     """Write a converted network as an ONNX file, atomically.
 
     Its inputs are ``images``, (B, *features), preprocessed as in training, as a current in every step; and

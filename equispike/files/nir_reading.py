@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from equispike.errors import EquispikeError, FileError, one_line
-from equispike.export import hdf5
-from equispike.export.hdf5 import Fields
-from equispike.export.nir import METADATA
+from equispike.files import hdf5
+from equispike.files.hdf5 import Fields
+from equispike.files.nir_writing import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
 from equispike.graph.network import LARGEST, Network, Node, shape_of
@@ -25,7 +25,7 @@ NEURONS = "LIF", "CubaLIF", "LI", "CubaLI", "I", "Threshold"
 """Neurons of NIR that do not integrate and fire alone."""
 
 
-def read(path: str | PathLike[str], reset: Reset | None = None) -> Network:
+def read_nir(path: str | PathLike[str], reset: Reset | None = None) -> Network:
     """The network in a NIR file. Spikes have size 1; a step lasts 1 / r, so that a neuron integrates its input once.
 
     A file of this package gives back the network that was written, in the operations of its profile: spike for spike if
@@ -41,7 +41,7 @@ def read(path: str | PathLike[str], reset: Reset | None = None) -> Network:
     """
     path = Path(path)
     try:
-        return _network(hdf5.read(path), reset)
+        return _network(hdf5.read_hdf5(path), reset)
     except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, EquispikeError) and str(error).startswith((str(path), "NIR files need")):
             raise

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from strategies import images_for, networks
 
 import equispike as es
-from equispike.export import onnx_model
-from equispike.graph.from_onnx import read
+from equispike.files.onnx_reading import read_onnx
+from equispike.files.onnx_writing import write_onnx
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, AvgPool, Conv, Input, Linear, Neuron, Readout
 from equispike.zoo.data import load
@@ -44,7 +44,7 @@ def test_the_file_gives_the_networks_spikes_and_scores(
     tmp_path: Path, network: Network, data: Any, timesteps: int
 ) -> None:
     assume(all(op.v_init != "uniform" for op in network.neurons.values()))
-    onnx_model.write(network, tmp_path / "n.onnx")
+    write_onnx(network, tmp_path / "n.onnx")
     onnx.checker.check_model(str(tmp_path / "n.onnx"), full_check=True)
     images = data.draw(images_for(network))
     found, run = outputs(tmp_path / "n.onnx", images, timesteps), es.simulate(network, images, timesteps)
@@ -64,7 +64,7 @@ def digits() -> tuple[Network, torch.Tensor]:
 def test_real_digits_spike_alike_neuron_by_neuron(tmp_path: Path) -> None:
     network, images = digits()
     network = es.quantize(network, 8)
-    onnx_model.write(network, tmp_path / "n.onnx")
+    write_onnx(network, tmp_path / "n.onnx")
     found, run = outputs(tmp_path / "n.onnx", images, 32), es.simulate(network, images, 32)
     assert torch.equal(found["scores"].float(), run.readout)
     for name, count in run.counts.items():
@@ -75,7 +75,7 @@ def test_real_digits_spike_alike_neuron_by_neuron(tmp_path: Path) -> None:
 def test_weights_of_a_quantized_network_are_stored_as_integers(tmp_path: Path) -> None:
     network, _ = digits()
     for bits, kind in ((8, onnx.TensorProto.INT8), (12, onnx.TensorProto.INT16)):
-        onnx_model.write(es.quantize(network, bits), tmp_path / "n.onnx")
+        write_onnx(es.quantize(network, bits), tmp_path / "n.onnx")
         stored = onnx.load(tmp_path / "n.onnx").graph.initializer
         large = [tensor.data_type for tensor in stored if np.prod(tensor.dims) > 200]
         assert len(large) == sum(isinstance(node.op, Conv | Linear) for node in network)
@@ -84,7 +84,7 @@ def test_weights_of_a_quantized_network_are_stored_as_integers(tmp_path: Path) -
 
 def test_real_digits_score_closely_without_rounding(tmp_path: Path) -> None:
     network, images = digits()
-    onnx_model.write(network, tmp_path / "n.onnx")
+    write_onnx(network, tmp_path / "n.onnx")
     scores, run = outputs(tmp_path / "n.onnx", images, 32)["scores"], es.simulate(network, images, 32)
     assert (scores - run.readout).abs().max() < 0.01 * run.readout.abs().max()
     assert torch.equal(scores.argmax(2), run.predictions)
@@ -94,7 +94,7 @@ def test_convolutions_in_float64_are_rounded_and_that_is_said(tmp_path: Path) ->
     one, pool = torch.ones((), dtype=torch.float64), AvgPool((2,), (2,), (0,))
     nodes = Node("input", Input((1, 4))), Node("p", pool, ("input",)), Node("l", Linear(one.expand(1, 2), None), ("p",))
     network = Network((*nodes, Node("readout", Readout(), ("l",)))).to(torch.float64)
-    notes = onnx_model.write(network, tmp_path / "n.onnx")
+    notes = write_onnx(network, tmp_path / "n.onnx")
     assert "it was written in float32, where its sums are rounded" in notes[1]
 
 
@@ -103,7 +103,7 @@ def test_without_convolutions_float64_stays(tmp_path: Path) -> None:
     images = torch.rand(5, 6, dtype=torch.float64)
     network = es.quantize(es.convert(model, images, v_init=0.5), 16, timesteps=2**12)
     assert network.dtype == torch.float64
-    assert len(onnx_model.write(network, tmp_path / "n.onnx")) == 1
+    assert len(write_onnx(network, tmp_path / "n.onnx")) == 1
     assert torch.equal(outputs(tmp_path / "n.onnx", images, 16)["scores"], es.simulate(network, images, 16).readout)
 
 
@@ -139,31 +139,31 @@ def unfolded() -> Network:
 )
 def test_what_no_file_can_hold_is_refused_before_anything_is_written(tmp_path, network, message) -> None:
     with pytest.raises(es.ConversionError, match=message):
-        onnx_model.write(network, tmp_path / "n.onnx")
+        write_onnx(network, tmp_path / "n.onnx")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["scores", "images", "timesteps", "x1", "v1", "total", "spikes.n", "a/b é"])
 def test_layers_may_have_any_name(tmp_path: Path, name: str) -> None:
-    onnx_model.write(small(name), tmp_path / "n.onnx")
+    write_onnx(small(name), tmp_path / "n.onnx")
     found = outputs(tmp_path / "n.onnx", torch.tensor([[1.0, 0.5]]), 4)
     assert found[f"spikes.{name}"].tolist() == [[4, 2]]
     assert found["scores"][-1].tolist() == [[4.0, 2.0]]
 
 
 def test_the_file_tells_its_origin(tmp_path: Path) -> None:
-    onnx_model.write(dataclasses.replace(small(), provenance={"method": "m"}), tmp_path / "n.onnx")
+    write_onnx(dataclasses.replace(small(), provenance={"method": "m"}), tmp_path / "n.onnx")
     model = onnx.load(tmp_path / "n.onnx")
     assert {entry.key: entry.value for entry in model.metadata_props} == {"equispike": '{"method": "m"}'}
 
 
 def test_what_was_exported_is_no_trained_network(tmp_path: Path) -> None:
     """A file with the time loop inside is refused where a trained network is expected."""
-    onnx_model.write(small(), tmp_path / "n.onnx")
+    write_onnx(small(), tmp_path / "n.onnx")
     with pytest.raises(es.EquispikeError, match="has 2 outputs"):
-        read(tmp_path / "n.onnx")
+        read_onnx(tmp_path / "n.onnx")
     with pytest.raises(es.EquispikeError, match=r"timesteps: an input of other than floating-point numbers"):
-        read(tmp_path / "n.onnx", output=0)
+        read_onnx(tmp_path / "n.onnx", output=0)
 
 
 @pytest.mark.parametrize("counts", [True, False])
@@ -173,7 +173,7 @@ def test_pools_that_reach_over_the_end_average_what_torch_does(tmp_path: Path, s
     one, pool = torch.ones(()), AvgPool((3, 3), (2, 2), (padding, padding), True, counts)
     nodes = [Node("input", Input((2, size, size))), Node("n", Neuron(one, one), ("input",))]
     network = Network((*nodes, Node("p", pool, ("n",)), Node("readout", Readout(), ("p",))))
-    onnx_model.write(network, tmp_path / "n.onnx")
+    write_onnx(network, tmp_path / "n.onnx")
     images = torch.rand(2, 2, size, size)
     found = outputs(tmp_path / "n.onnx", images, 5)["scores"].float()
     assert torch.allclose(found, es.simulate(network, images, 5).readout, atol=1e-6)

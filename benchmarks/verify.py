@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from equispike.errors import EquispikeError, SimulationError
-from equispike.export.from_nir import read
-from equispike.export.nir import identifiers
+from equispike.files.nir_reading import read_nir
+from equispike.files.nir_writing import identifiers
 from equispike.graph.network import Network
 from equispike.graph.ops import Readout
 from equispike.simulation.run import simulate
@@ -49,7 +49,7 @@ def verify(
     """Load a NIR file of this package in another tool, and compare spike counts neuron by neuron.
 
     Args:
-        path: written by ``equispike.export.nir.write``.
+        path: written by ``equispike.files.nir_writing.write_nir``.
         images: (B, *features), preprocessed as in training; constant input.
         timesteps: T.
         reader: "spikingjelly", "sinabs" or, for networks that reset to zero, "norse"; it must be installed.
@@ -66,7 +66,7 @@ def verify(
         import_module(reader)
     except ImportError as error:
         raise EquispikeError(f"reader: {reader} is not installed here. 'nox -s nir' makes an environment") from error
-    network = read(path)
+    network = read_nir(path)
     if started := [name for name, op in network.neurons.items() if op.v_init != 0.0]:
         raise SimulationError(f"{started[0]}: its potential starts above zero. Convert with v_init=0 to compare")
     here = simulate(network, images, timesteps)

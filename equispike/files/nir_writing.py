@@ -1,8 +1,8 @@
-"""NIR files (Neuromorphic Intermediate Representation) for other tools; ``from_nir`` reads them.
+"""NIR files (Neuromorphic Intermediate Representation) for other tools; ``nir_reading`` reads them.
 
 A NIR file is a graph in HDF5. Its integrate-and-fire neuron fires above the threshold and resets to a fixed potential;
-soft reset, and a spike at the threshold itself, cannot be stated. So the file says them in its metadata, and ``write``
-returns what each reader will make of it.
+soft reset, and a spike at the threshold itself, cannot be stated. So the file says them in its metadata, and
+``write_nir`` returns what each reader will make of it.
 """
 
 import io
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.export.checkpoint import write_bytes
-from equispike.export.hdf5 import hdf5
-from equispike.export.lowering import Profile, is_sum_pool, lower
+from equispike.files.disk import write_bytes
+from equispike.files.hdf5 import hdf5
+from equispike.files.nir_lowering import Profile, is_sum_pool, lower
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, Linear, Neuron, Readout
 
@@ -30,7 +30,7 @@ METADATA = "equispike"
 """Name of the metadata entry that holds, as JSON, what NIR has no field for."""
 
 
-def write(network: Network, path: str | PathLike[str], profile: Profile = "portable") -> list[str]:
+def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "portable") -> list[str]:
     """Write a converted network as a NIR file, atomically, for nir 1.0.4 and later.
 
     Spikes stay what they are, exactly so on a quantized network. For "portable", quantize with ``per_channel=False``:

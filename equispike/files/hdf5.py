@@ -49,7 +49,7 @@ def hdf5() -> Any:
     return extra("h5py", "nir", "NIR files")
 
 
-def read(path: Path) -> Fields:
+def read_hdf5(path: Path) -> Fields:
     """What a file holds, without links to other places or other files.
 
     Raises:
@@ -79,7 +79,7 @@ def read(path: Path) -> Fields:
 
 
 def contents(path: Path) -> Fields:
-    """As ``read``, in this process, which a damaged file may stop."""
+    """As ``read_hdf5``, in this process, which a damaged file may stop."""
     with hdf5().File(path, "r") as file:
         return _Reader(most(path)).fields(file, "", DEEPEST)
 

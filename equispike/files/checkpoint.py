@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from equispike.errors import FileError, one_line
+from equispike.files.disk import write_bytes
 from equispike.functional.finite import all_finite
 from equispike.graph.network import LARGEST, Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
@@ -61,12 +61,12 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
                 value = {"tensor": f"{number}.{field.name}"}
             fields[field.name] = value
         nodes.append({"name": node.name, "op": type(node.op).__name__, "inputs": node.inputs, "fields": fields})
-    write(path, "equispike.network", {"nodes": nodes, "provenance": dict(network.provenance)}, tensors)
+    write_tensors(path, "equispike.network", {"nodes": nodes, "provenance": dict(network.provenance)}, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> Network:
     """Read a converted network. FileError in one line if the file is missing, damaged or not one of these."""
-    description, tensors = read(path, "equispike.network")
+    description, tensors = read_tensors(path, "equispike.network")
     try:
         nodes = tuple(_node(item, tensors) for item in description["nodes"])
         network = Network(nodes, _mapping("provenance", description["provenance"]))
@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str]) -> Network:
         raise FileError(f"{path}: does not describe a network: {type(error).__name__}: {reason}") from error
 
 
-def write(
+def write_tensors(
     path: str | os.PathLike[str], kind: Format, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write tensors with a description (JSON-able) as a file of this kind, atomically."""
@@ -93,27 +93,6 @@ def write(
     write_bytes(Path(path), to_bytes(tensors, header))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file whole, or leave it as it was. FileError if that is not possible."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileError(
-            f"{path}: cannot be written: {error.strerror}. Choose another place or free some space"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """What a file says it is: "equispike.network", "equispike.model", ... None if it is no such file at all."""
     try:
@@ -125,7 +104,7 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
         return None
 
 
-def read(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_tensors(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description and the tensors of a file of this kind. FileError, in one line, for anything else."""
     if not Path(path).is_file():
         raise FileError(f"{path}: no such file")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError, FileError
-from equispike.export.checkpoint import write_bytes
+from equispike.files.disk import write_bytes
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
@@ -49,7 +49,7 @@ class Network(torch.nn.Module):
 '''
 
 
-def write(network: Network, path: str | PathLike[str]) -> list[str]:
+def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     """Write a converted network as a Python file with an ``nn.Module``, and its weights beside it, ending in ``.pt``.
 
     The module has the time loop inside, and gives the scores of ``simulate`` with constant input: on a quantized

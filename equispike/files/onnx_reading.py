@@ -13,15 +13,15 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, FileError, one_line
 from equispike.extras import extra
+from equispike.files.onnx_operations import CONSTANTS, OPERATIONS, RESHAPING, shape_of_reshape
 from equispike.graph.aten import Untranslatable, Value, remedy, reshape
 from equispike.graph.network import LARGEST, Network, Node, shape_of
-from equispike.graph.onnx import CONSTANTS, OPERATIONS, RESHAPING, shape_of_reshape
 from equispike.graph.ops import Op, Readout
 from equispike.graph.parts import parts
 from equispike.graph.program import check_output
 
 
-def read(path: str | PathLike[str], output: int | None = None) -> Network:
+def read_onnx(path: str | PathLike[str], output: int | None = None) -> Network:
     """The trained network in an ONNX file, without thresholds, as ``trace`` gives it for a module.
 
     Args:

@@ -16,9 +16,9 @@ from strategies import EXAMPLES, damaged
 from torch import nn
 
 import equispike as es
+from equispike.files.onnx_operations import CONSTANTS, OPERATIONS
+from equispike.files.onnx_reading import read_onnx
 from equispike.graph.exact import fold_affine
-from equispike.graph.from_onnx import read
-from equispike.graph.onnx import CONSTANTS, OPERATIONS
 from equispike.graph.ops import Conv, MaxPool, Neuron
 
 onnx = pytest.importorskip("onnx")
@@ -78,7 +78,7 @@ def test_what_pytorch_exports_gives_the_models_scores(tmp_path: Path) -> None:
         torch.onnx.export(model, (images,), str(tmp_path / "m.onnx"), **options)
     except (AttributeError, ModuleNotFoundError, TypeError):
         pytest.skip("this torch has no exporter that needs no other package")
-    network = read(tmp_path / "m.onnx")
+    network = read_onnx(tmp_path / "m.onnx")
     assert torch.allclose(torch.softmax(network(images), 1), model(images), atol=1e-6)
     assert torch.allclose(torch.softmax(fold_affine(network)(images), 1), model(images), atol=1e-6)
     assert [type(n.op) for n in network].count(MaxPool) == 1
@@ -130,7 +130,7 @@ def test_each_operation_computes_what_it_should(tmp_path: Path, name: str) -> No
     images = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(1))
     value = expected(images, tensors).flatten(1)
     head = weights("w", 5, value.shape[1])
-    network = read(file(tmp_path / "m.onnx", [layer, *HEAD], [*stored, head]))
+    network = read_onnx(file(tmp_path / "m.onnx", [layer, *HEAD], [*stored, head]))
     scores = value @ torch.from_numpy(np.array(numpy_helper.to_array(head))).T / 2
     assert torch.allclose(network(images), scores, atol=1e-4)
 
@@ -143,7 +143,7 @@ def test_layers_on_vectors_and_shapes_computed_in_the_graph(tmp_path: Path) -> N
     ]
     zero = numpy_helper.from_array(np.array(0, dtype=np.int64), "zero")
     stored = [zero, numbers("axis", 0), numbers("rest", -1), weights("w", 192, 5), weights("b", 5)]
-    network = read(file(tmp_path / "m.onnx", nodes, stored))
+    network = read_onnx(file(tmp_path / "m.onnx", nodes, stored))
     images = torch.randn(3, *IMAGE)
     w, b = (torch.from_numpy(np.array(numpy_helper.to_array(t))) for t in stored[-2:])
     assert torch.allclose(network(images), torch.relu(images.flatten(1) @ w + b), atol=1e-4)
@@ -154,8 +154,16 @@ def test_layers_have_the_names_of_the_file(tmp_path: Path) -> None:
     conv = node("Conv", "x k", "a", name="/features/features.0/Conv")
     path = file(tmp_path / "m.onnx", [conv, node("Relu", "a", "f", name="/Relu"), *HEAD],
                 [weights("k", 4, 3, 8, 8), weights("w", 5, 4)])  # fmt: skip
-    assert [n.name for n in read(path)] == ["input", "features.features.0", "Relu", "Flatten.2", "Gemm.3", "readout"]
-    assert isinstance(read(path)["features.features.0"].op, Conv)
+    names = [n.name for n in read_onnx(path)]
+    assert names == [
+        "input",
+        "features.features.0",
+        "Relu",
+        "Flatten.2",
+        "Gemm.3",
+        "readout",
+    ]
+    assert isinstance(read_onnx(path)["features.features.0"].op, Conv)
 
 
 def layer(kind: str, inputs: str = "x", *stored: Any, **attributes: Any) -> tuple[list[Any], list[Any]]:
@@ -190,7 +198,7 @@ REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises((es.ConversionError, es.FileError), match=message) as caught:
-        read(path)
+        read_onnx(path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
 
@@ -241,7 +249,7 @@ def test_names_that_cannot_be_printed_are_refused_in_one_line(tmp_path: Path, na
         nodes[0].name, nodes[0].op_type = name, kind
         path = file(tmp_path / "m.onnx", nodes, stored)
         with pytest.raises(es.ConversionError) as refusal:
-            read(path)
+            read_onnx(path)
         assert str(refusal.value).isprintable()
 
 
@@ -258,7 +266,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, content: 
     (tmp_path / "m.onnx").write_bytes(content)
     message = ""
     try:
-        read(tmp_path / "m.onnx")
+        read_onnx(tmp_path / "m.onnx")
     except es.EquispikeError as error:
         message = str(error)
     assert "\n" not in message
@@ -292,7 +300,7 @@ def test_any_graph_is_read_or_refused_in_one_line(
     path = file(tmp_path / "m.onnx", nodes, stored, tuple(n if 0 < n < 2**40 else "free" for n in shape) or IMAGE, out)
     message = ""
     try:
-        read(path)
+        read_onnx(path)
     except es.EquispikeError as error:
         message = str(error)
     assert "\n" not in message

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import images_for, networks
 
 import equispike as es
-from equispike.export import torch_module
+from equispike.files.module import write_module
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, Input, Neuron, Readout
 
@@ -30,7 +30,7 @@ def module(path: Path) -> ModuleType:
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_module_gives_the_networks_scores(tmp_path: Path, network: Network, data: Any) -> None:
     assume(all(op.v_init != "uniform" for op in network.neurons.values()))
-    torch_module.write(network, tmp_path / "network.py")
+    write_module(network, tmp_path / "network.py")
     images = data.draw(images_for(network))
     scores = module(tmp_path / "network.py").Network()(images, timesteps=8)
     assert torch.equal(scores.to(images.dtype), es.simulate(network, images, 8, engine="stepwise").readout)
@@ -40,7 +40,7 @@ def test_a_quantized_network_takes_images_as_they_are(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     images = torch.rand(5, 6)
     network = es.quantize(es.convert(model, images, v_init=0.5), 8)
-    torch_module.write(network, tmp_path / "net.py")
+    write_module(network, tmp_path / "net.py")
     code = (
         "import sys, torch; from net import Network; images = torch.load('images.pt', weights_only=True);"
         "torch.save(Network()(images, 16), 'scores.pt'); assert 'equispike' not in sys.modules"
@@ -61,7 +61,7 @@ def test_names_of_layers_are_no_code(tmp_path: Path) -> None:
     code = "n'''\"\"\"{}raise SystemExit('executed'){}#"
     with pytest.raises(es.ConversionError, match="characters that cannot be printed"):
         small(code.format("\n", "\n"))
-    torch_module.write(small(code.format(";", ";")), tmp_path / "n.py")
+    write_module(small(code.format(";", ";")), tmp_path / "n.py")
     assert module(tmp_path / "n.py").Network()(torch.ones(1, 2), 3).shape == (3, 1, 2)
 
 
@@ -75,7 +75,7 @@ def test_names_of_layers_are_no_code(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_a_module_is_refused_before_anything_is_written(tmp_path, network, name, message) -> None:
     with pytest.raises(es.EquispikeError, match=message):
-        torch_module.write(network, tmp_path / name)
+        write_module(network, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -86,4 +86,4 @@ def test_maps_that_are_not_folded_are_refused(tmp_path: Path) -> None:
         Node("readout", Readout(), ("a",)),
     )
     with pytest.raises(es.ConversionError, match=r"^a \(Affine\): does not run on spikes"):
-        torch_module.write(Network(nodes), tmp_path / "n.py")
+        write_module(Network(nodes), tmp_path / "n.py")
