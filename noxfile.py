@@ -15,7 +15,7 @@ def benchmark(session: nox.Session) -> None:
     """Run benchmarks/NAME.py, the first argument, with the others; default: simulation."""
     with_peers(session)
     name, *options = session.posargs or ["simulation"]
-    session.run("python", f"benchmarks/{name}.py", *options)
+    session.run("python", "-m", f"benchmarks.{name}", *options)
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)
@@ -25,18 +25,14 @@ def nir(session: nox.Session) -> None:
     Arguments go to benchmarks/nir_readers.py.
     """
     with_peers(session)
-    session.run("python", "benchmarks/nir_readers.py", *session.posargs)
+    session.run("python", "-m", "benchmarks.nir_readers", *session.posargs)
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)
 def compare(session: nox.Session) -> None:
-    """Set this package's conversion beside SpikingJelly's: MODEL and options go to equispike compare.
-
-    Without arguments, benchmarks/converters.py writes the table of the pages.
-    """
+    """Set this package's conversion beside SpikingJelly's; options go to benchmarks/converters.py."""
     with_peers(session)
-    command = ["equispike", "compare"] if session.posargs else ["python", "benchmarks/converters.py"]
-    session.run(*command, *session.posargs)
+    session.run("python", "-m", "benchmarks.converters", *session.posargs)
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)
@@ -50,14 +46,14 @@ def nir_versions(session: nox.Session, version: str) -> None:
 @nox.session(venv_backend="venv", reuse_venv=True)
 def architectures(session: nox.Session) -> None:
     """Read networks of torchvision and timm and compare their scores; arguments go to benchmarks/architectures.py."""
-    session.install("-c", "constraints.txt", ".")
+    session.install("-c", "constraints.txt", "-e", ".")
     # without their dependencies, which would replace torch
     session.install("-c", "constraints.txt", "--no-deps", "torchvision", "timm", "pyyaml", "pillow")
-    session.run("python", "benchmarks/architectures.py", *session.posargs)
+    session.run("python", "-m", "benchmarks.architectures", *session.posargs)
 
 
 def with_peers(session: nox.Session) -> None:
-    session.install("-c", "constraints.txt", ".", "matplotlib")
+    session.install("-c", "constraints.txt", "-e", ".", "matplotlib")
     # Without their dependencies, which would replace torch or need hardware: these are the ones that simulations use.
     session.install("-c", "constraints.txt", "--no-deps", *PEERS, "nirtorch")
     session.install("-c", "constraints.txt", "h5py", "loguru", "nir", "pbr", "requests", "scipy", "tqdm")

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tables import write_table
 from torch import Tensor, nn
 
+from benchmarks.tables import write_table
 from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.pooling import early_max_pools, is_open

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tables import write_table
 from torch import Tensor, nn
 
+from benchmarks.tables import write_table
 from equispike.analysis.accuracy import evaluate, latency
 from equispike.calibrate.data_norm import DataNorm
 from equispike.checking import check

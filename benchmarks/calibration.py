@@ -4,7 +4,7 @@ The literal loop, whose time grows with the square of the depth, runs in the eve
 thresholds to the last bit, which is checked; and in the dense one, whose sums are rounded otherwise: now and then a
 spike moves, and with it a maximum.
 
-    python benchmarks/calibration.py --network vgg16 --images 32 --timesteps 100
+    python -m benchmarks.calibration --network vgg16 --images 32 --timesteps 100
 """
 
 import argparse
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from networks import NETWORKS, model_and_data
 from torch import Tensor
 
-from equispike import bench
+from benchmarks import timing
+from benchmarks.networks import NETWORKS, model_and_data
 from equispike.calibrate.method import with_thresholds
 from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import prepare
@@ -79,7 +79,7 @@ def main() -> None:
         if taken:
             spread = f"median {sorted(taken)[len(taken) // 2]:.2f} s  ({min(taken):.2f} .. {max(taken):.2f})"
             print(f"{name:>15}: {spread}; thresholds differ by {differences.get(name, 0.0):.1e} at most")
-    known = bench.conditions(network, images, arguments.timesteps)
+    known = timing.conditions(network, images, arguments.timesteps)
     print(
         json.dumps(
             {"network": arguments.network, "weights": source, **known, "seconds": seconds, "differences": differences}

@@ -3,7 +3,7 @@
 One thing is varied at a time around batch 8, T = 64, 3.5 %, and the plain loop runs in turn with the package's engines.
 Draws cost.png and prints one JSON line.
 
-    python benchmarks/cost.py --out cost.png
+    python -m benchmarks.cost --out cost.png
 """
 
 import argparse
@@ -15,7 +15,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from equispike import bench
+from benchmarks import timing
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.graph.network import Network
@@ -42,7 +42,7 @@ def cases() -> Iterator[tuple[str, float, Network, Tensor, int]]:
             case = {**START, quantity: value}
             model = vgg(int(case["depth"]), width=case["width"])
             network = convert(model, calibration, DataNorm(99.9))
-            network = bench.with_spike_rate(network, calibration[:4], case["spike rate"])
+            network = timing.with_spike_rate(network, calibration[:4], case["spike rate"])
             yield quantity, value, network, data.test.take(int(case["batch"])).floats(), int(case["steps"])
 
 
@@ -81,17 +81,17 @@ def main() -> None:
     found: dict[str, dict[float, dict[str, float]]] = {}
     for quantity, value, network, images, steps in cases():
         contenders = {
-            "plain torch loop": bench.plain_loop(network, images, steps),
-            "layerwise": bench.ours(network, images, steps, "layerwise"),
-            "auto": bench.ours(network, images, steps, "auto"),
+            "plain torch loop": timing.plain_loop(network, images, steps),
+            "layerwise": timing.ours(network, images, steps, "layerwise"),
+            "auto": timing.ours(network, images, steps, "auto"),
         }
-        timings = bench.in_turns(contenders, arguments.repeats, tolerance=0.02)
+        timings = timing.in_turns(contenders, arguments.repeats, tolerance=0.02)
         found.setdefault(quantity, {})[value] = {name: timing.median for name, timing in timings.items()}
         print(
             f"{quantity} {value:g}: " + ", ".join(f"{name} {t.median:.3f} s" for name, t in timings.items()), flush=True
         )
     draw(found, arguments.out)
-    conditions = {"threads": torch.get_num_threads(), "processor": bench.processor(), "versions": versions()}
+    conditions = {"threads": torch.get_num_threads(), "processor": timing.processor(), "versions": versions()}
     print(json.dumps({"start": START, "cost": found, "n": arguments.repeats, **conditions}))
 
 

@@ -5,9 +5,9 @@ initial potentials and readouts between them. What comes out (scores, counts, st
 compared with ``freeze.json``. Networks on a grid have one answer, on any machine and in any engine; of the others each
 machine and engine has its own, so these are checked where they were written.
 
-    python benchmarks/freeze.py            # check: under two minutes on one thread
-    python benchmarks/freeze.py --write    # keep what this machine gives now as the answer
-    python benchmarks/freeze.py --timings  # seconds of cnn7 and resnet20 at batch 1, vgg16 at batch 64
+    python -m benchmarks.freeze              # check: under two minutes on one thread
+    python -m benchmarks.freeze --write    # keep what this machine gives now as the answer
+    python -m benchmarks.freeze --timings  # seconds of cnn7 and resnet20 at batch 1, vgg16 at batch 64
 """
 
 import argparse
@@ -213,7 +213,7 @@ def check_or_write(write: bool) -> bool:
 
 def timings(repeats: int) -> None:
     """Print the median and the fastest of several runs: seconds of processor time, so that others disturb less."""
-    from networks import network_and_images
+    from benchmarks.networks import network_and_images
 
     for name, batch, timesteps in TIMED:
         network, images, source = network_and_images(name, batch, 3.5, None)
@@ -223,7 +223,9 @@ def timings(repeats: int) -> None:
             es.simulate(network, images, timesteps)
             seconds.append(time.process_time() - began)
         median, least = statistics.median(seconds[2:]), min(seconds[2:])
-        print(f"{name} ({source}), batch {batch}, T = {timesteps}: median {median:.4f} s, least {least:.4f} s", flush=True)
+        print(
+            f"{name} ({source}), batch {batch}, T = {timesteps}: median {median:.4f} s, least {least:.4f} s", flush=True
+        )
 
 
 def main() -> None:

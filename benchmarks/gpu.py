@@ -4,18 +4,17 @@ Same converted network, thresholds and images; contenders take turns. SpikingJel
 TF32, torch's default), and in half precision with channels last, which is faster and not exact: its spikes may differ
 by as much as --tolerance allows. The last lines give the chip's measured rate of products of bytes, and of copies.
 
-    python benchmarks/gpu.py --network vgg16 --batch 64 --timesteps 64 --rate 3.5
+    python -m benchmarks.gpu --network vgg16 --batch 64 --timesteps 64 --rate 3.5
 """
 
 import json
 from typing import Any
 
-import options
 import torch
-from networks import asked_for
 from torch import Tensor
 
-from equispike import bench, peers
+from benchmarks import options, peers, timing
+from benchmarks.networks import asked_for
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, map_tensors
 from equispike.simulation import gpu, plan
@@ -44,7 +43,7 @@ def operations_per_step(network: Network) -> int:
     )
 
 
-def halved(network: Network, images: Tensor, steps: int) -> bench.Contender:
+def halved(network: Network, images: Tensor, steps: int) -> timing.Contender:
     """SpikingJelly's multi-step mode in half precision, channels last."""
 
     def change(node: Node) -> Node:
@@ -55,7 +54,7 @@ def halved(network: Network, images: Tensor, steps: int) -> bench.Contender:
 
     run = peers.peer(network.rewrite(change), images, steps, peers.spikingjelly("m"), multi_step=True)
 
-    def half() -> bench.Spikes:
+    def half() -> timing.Spikes:
         with torch.autocast("cuda", torch.float16):
             return run()
 
@@ -72,13 +71,13 @@ def main() -> None:
     there, steps = network.to("cuda"), arguments.timesteps
     images = images.cuda()
     everyone = {
-        "gpu": bench.ours(there, images, steps, "gpu"),
-        "layerwise": bench.ours(there, images, steps, "layerwise"),
+        "gpu": timing.ours(there, images, steps, "gpu"),
+        "layerwise": timing.ours(there, images, steps, "layerwise"),
         **peers.contenders(there, images, steps),
         "spikingjelly-multi, half": halved(there, images, steps),
     }
     chosen = {name: everyone[name] for name in arguments.only or everyone}
-    timings = bench.in_turns(chosen, arguments.repeats, arguments.tolerance)
+    timings = timing.in_turns(chosen, arguments.repeats, arguments.tolerance)
     torch.cuda.reset_peak_memory_stats()
     everyone["gpu"]()
     peak = torch.cuda.max_memory_allocated()
@@ -110,7 +109,7 @@ def main() -> None:
                 "gpu": torch.cuda.get_device_name(),
                 "image_steps": image_steps,
                 "peak_bytes": peak,
-                **bench.conditions(there, images, steps),
+                **timing.conditions(there, images, steps),
                 "peers": peers.installed(),
                 "measured": measured,
                 "products": products,

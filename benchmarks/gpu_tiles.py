@@ -2,7 +2,7 @@
 
 `fire` makes products and neurons together, `sums` the products alone. Prints the best, then one line of JSON.
 
-    python benchmarks/gpu_tiles.py --network vgg16 --bits 8
+    python -m benchmarks.gpu_tiles --network vgg16 --bits 8
 """
 
 import argparse
@@ -48,7 +48,7 @@ def candidates(channels: int) -> list[Tiles]:
 
 def currents(name: str, bits: int | None) -> dict[str, Any]:
     """The currents of a network's layers that the tensor cores compute, and the network."""
-    from networks import model_and_data
+    from benchmarks.networks import model_and_data
 
     model, data, _ = model_and_data(name, None)
     with torch.no_grad():

@@ -3,16 +3,16 @@
 A network rounded by `quantize` runs in turns with its weights added up in 32 bits, as those of float networks are, in
 16 bits, and in the engine that may multiply digits instead; all spike alike.
 
-    python benchmarks/integers.py --network vgg16 --threads 1
+    python -m benchmarks.integers --network vgg16 --threads 1
 """
 
 import argparse
 import json
 
 import torch
-from networks import NETWORKS, network_and_images
 
-from equispike import bench
+from benchmarks import timing
+from benchmarks.networks import NETWORKS, network_and_images
 from equispike.graph.network import Network
 from equispike.simulation import cpu
 
@@ -22,7 +22,7 @@ def in_32_bits(network: Network) -> Network:
     twin, largest = Network(network.nodes), cpu.LARGEST
     cpu.LARGEST = 0
     try:
-        bench.ours(twin, torch.zeros(1, *network.input.shape), 1, "events")()  # the plan is kept
+        timing.ours(twin, torch.zeros(1, *network.input.shape), 1, "events")()  # the plan is kept
     finally:
         cpu.LARGEST = largest
     return twin
@@ -45,14 +45,14 @@ def main() -> None:
     for bits in arguments.bits:
         network, images, source = network_and_images(arguments.network, arguments.batch, 3.5, arguments.weights, bits)
         chosen = {
-            "32 bits": bench.ours(in_32_bits(network), images, steps, "events"),
-            "16 bits": bench.ours(network, images, steps, "events"),
-            "auto": bench.ours(network, images, steps, "auto"),
+            "32 bits": timing.ours(in_32_bits(network), images, steps, "events"),
+            "16 bits": timing.ours(network, images, steps, "events"),
+            "auto": timing.ours(network, images, steps, "auto"),
         }
-        timings = bench.in_turns(chosen, arguments.repeats, tolerance=0.0)
+        timings = timing.in_turns(chosen, arguments.repeats, tolerance=0.0)
         faster[bits] = {name: timings["32 bits"].cpu / timings[name].cpu for name in ("16 bits", "auto")}
         print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, times as fast: {faster[bits]}")
-        known = {"weights": source.partition(", ")[2], **bench.conditions(network, images, steps)}
+        known = {"weights": source.partition(", ")[2], **timing.conditions(network, images, steps)}
     own = {"network": arguments.network, "n": arguments.repeats}
     print(json.dumps({**own, **known, "integers": faster}))
 

@@ -2,7 +2,7 @@
 
 Runs without and with a clock around each layer's kernel take turns; threads and allocator as in simulation.py.
 
-    python benchmarks/kernels.py --network cnn7 --batch 1 --threads 1
+    python -m benchmarks.kernels --network cnn7 --batch 1 --threads 1
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import options
+from benchmarks import options
 
 
 def main() -> None:
@@ -22,9 +22,9 @@ def main() -> None:
     options.keep_what_is_freed()
 
     import torch
-    from networks import asked_for
 
-    from equispike import bench
+    from benchmarks import timing
+    from benchmarks.networks import asked_for
     from equispike.simulation.cpu import Layer
     from equispike.simulation.run import simulate
 
@@ -55,14 +55,14 @@ def main() -> None:
         seconds()
         kernels.append(inside)
         Layer.run = plain
-    rate = bench.work(network, images, arguments.timesteps).spike_rate
+    rate = timing.work(network, images, arguments.timesteps).spike_rate
     found = {"whole": median(whole), "kernels": median(kernels)}
     print(
         f"{arguments.network} ({source}), batch {len(images)}, T = {arguments.timesteps}, spike rate {rate:.1f} %: "
         f"{found['whole'] * 1e3:.2f} ms, of which {found['kernels'] * 1e3:.2f} in kernels"
     )
     known = {"network": arguments.network, "weights": source, "spike_rate": rate, "n": arguments.repeats}
-    print(json.dumps({**known, **bench.conditions(network, images, arguments.timesteps), "kernels": found}))
+    print(json.dumps({**known, **timing.conditions(network, images, arguments.timesteps), "kernels": found}))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tables import write_table
 from torch import nn
 
+from benchmarks.tables import write_table
 from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert

@@ -3,7 +3,7 @@
 Each contender runs once in a process of its own; what counts is the peak of that process above what it held when the
 simulation began (resident set, as Linux reports it).
 
-    python benchmarks/memory.py --network vgg16 --batch 64 --timesteps 64 2048 --only auto spikingjelly-multi
+    python -m benchmarks.memory --network vgg16 --batch 64 --timesteps 64 2048 --only auto spikingjelly-multi
 """
 
 import argparse
@@ -27,15 +27,14 @@ def forget_peak() -> None:
 
 
 def measure(network: str, weights: str | None, batch: int, timesteps: int, name: str) -> dict[str, float]:
-    from networks import network_and_images
-
-    from equispike import bench, peers
+    from benchmarks import peers, timing
+    from benchmarks.networks import network_and_images
 
     converted, images, _ = network_and_images(network, batch, 3.5, weights)
     if name == "plain torch loop":
-        run = bench.plain_loop(converted, images, timesteps)
+        run = timing.plain_loop(converted, images, timesteps)
     elif name in OURS:
-        run = bench.ours(converted, images, timesteps, name)  # type: ignore[arg-type]
+        run = timing.ours(converted, images, timesteps, name)  # type: ignore[arg-type]
     else:
         run = peers.contenders(converted, images, timesteps)[name]
     forget_peak()
@@ -64,7 +63,7 @@ def main() -> None:
         for timesteps in arguments.timesteps:
             own = ["--network", arguments.network, "--batch", str(arguments.batch), "--timesteps", str(timesteps)]
             own += ["--weights", arguments.weights] if arguments.weights else []
-            command = [sys.executable, __file__, "--child", *own, "--only", name]
+            command = [sys.executable, "-m", "benchmarks.memory", "--child", *own, "--only", name]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             result = json.loads(done.stdout.splitlines()[-1])
             found.setdefault(name, {})[timesteps] = result

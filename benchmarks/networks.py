@@ -5,7 +5,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
-from equispike.bench import with_spike_rate
+from benchmarks.timing import with_spike_rate
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.errors import DataError
@@ -20,11 +20,17 @@ NETWORKS = {
     "resnet20": ("resnet20-cifar10", "cifar10"),
     "cnn7": ("mnist-cnn", "mnist-sample"),
 }
-"""Name -> model and data set. Weights are trained where the package or --weights has them, else random, and said so."""
+"""Name -> model and data set. Weights are trained where the package or --weights has them, else random, and said so.
+
+Any other name or file is a trained network."""
 
 
 def model_and_data(name: str, weights: str | None) -> tuple[nn.Module, Dataset, str]:
     """The model, its data as it was trained on them, and where the weights come from."""
+    if name not in NETWORKS:
+        model, card = load_model(name)
+        data = load(str(card["data"]).partition("/")[0], normalised=bool(card.get("normalised")))
+        return model, data, "trained"
     model_name, data_name = NETWORKS[name]
     if weights is None and not bundled(model_name).is_file():
         return build(model_name), load(data_name), "random weights"
@@ -36,14 +42,18 @@ def model_and_data(name: str, weights: str | None) -> tuple[nn.Module, Dataset, 
 def network_and_images(
     name: str, batch: int, percent: float, weights: str | None, bits: int | None = None
 ) -> tuple[Network, Tensor, str]:
-    """A converted network whose layers spike at about this rate, real images, and where the weights come from."""
+    """A converted network whose layers spike at about this rate, real images, and where the weights come from.
+
+    A rate of 0 leaves the thresholds as they were converted.
+    """
     model, data, source = model_and_data(name, weights)
     calibration = data.train.take(32).floats()
     with torch.no_grad():
         network = convert(model, calibration, DataNorm(99.9))
     if batch > len(data.test):
         raise DataError(f"batch: {batch} is more than the {len(data.test)} test images of {data.name}")
-    network = with_spike_rate(network, calibration[:4], percent)
+    if percent:
+        network = with_spike_rate(network, calibration[:4], percent)
     if bits is not None:
         network, source = quantize(network, bits, per_channel=False), f"{bits} bits, {source}"
     return network, data.test.take(batch).floats(), source

@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from tables import write_table
-from verify import READERS, verify
 
 import equispike as es
+from benchmarks.tables import write_table
+from benchmarks.verify import READERS, verify
 from equispike.files.nir_writing import write_nir
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model

@@ -2,8 +2,8 @@
 
 The last line of each run is JSON; such lines, one for each run, are kept in benchmarks/results.jsonl.
 
-    python benchmarks/simulation.py --network resnet20 --threads 1 | tail -n 1 >> benchmarks/results.jsonl
-    python benchmarks/page.py
+    python -m benchmarks.simulation --network resnet20 --threads 1 | tail -n 1 >> benchmarks/results.jsonl
+    python -m benchmarks.page
 """
 
 import json

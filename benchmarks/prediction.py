@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from tables import write_table
 
+from benchmarks.tables import write_table
 from equispike.analysis.accuracy import evaluate, latency
 from equispike.checking import check
 from equispike.conversion import convert

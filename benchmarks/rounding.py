@@ -2,16 +2,16 @@
 
 Share of neurons whose number of spikes differs, by engine.
 
-    python benchmarks/rounding.py
+    python -m benchmarks.rounding
 """
 
 import argparse
 import json
 
 import torch
-from networks import network_and_images
 
-from equispike import bench
+from benchmarks import timing
+from benchmarks.networks import network_and_images
 from equispike.simulation.run import simulate
 
 CASES = {"cnn7": 64, "resnet20": 16, "vgg16": 4}
@@ -39,7 +39,7 @@ def main() -> None:
             row[engine] = differing / sum(counts.numel() for counts in truth.counts.values())
         print(row)
         rows.append(row)
-    known = bench.conditions(network, images, arguments.timesteps)
+    known = timing.conditions(network, images, arguments.timesteps)
     print(json.dumps({"timesteps": arguments.timesteps, "device": known["device"], "rounding": rows}))
 
 

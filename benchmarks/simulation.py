@@ -3,12 +3,12 @@
 Same converted network, thresholds and images for all; the spikes of every layer must agree before a time counts.
 Contenders take turns. Large blocks stay in the allocator, which the dense contenders gain most from.
 
-    python benchmarks/simulation.py --network vgg16 --batch 64 --rate 3.5
+    python -m benchmarks.simulation --network vgg16 --batch 64 --rate 3.5
 """
 
 import json
 
-import options
+from benchmarks import options
 
 
 def main() -> None:
@@ -21,24 +21,24 @@ def main() -> None:
     options.keep_what_is_freed()
 
     import torch
-    from networks import asked_for
 
-    from equispike import bench, peers
+    from benchmarks import peers, timing
+    from benchmarks.networks import asked_for
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     network, images, source = asked_for(arguments)
     steps = arguments.timesteps
-    everyone = {**bench.contenders(network, images, steps), **peers.contenders(network, images, steps)}
+    everyone = {**timing.contenders(network, images, steps), **peers.contenders(network, images, steps)}
     if unknown := set(arguments.only or ()) - everyone.keys():
         parser.error(f"--only: {', '.join(sorted(unknown))}: not among {', '.join(everyone)}")
     chosen = {name: everyone[name] for name in arguments.only or everyone}
-    timings = bench.in_turns(chosen, arguments.repeats, arguments.tolerance)
-    work = bench.work(network, images, steps)
+    timings = timing.in_turns(chosen, arguments.repeats, arguments.tolerance)
+    work = timing.work(network, images, steps)
     own = {"network": arguments.network, "weights": source, "peers": peers.installed()}
     print(f"{arguments.network} ({source}), batch {len(images)}, T = {steps}, spike rate {work.spike_rate:.1f} %")
-    print(bench.table(timings, work))
-    print(json.dumps(bench.summary(timings, work, {**own, **bench.conditions(network, images, steps)})))
+    print(timing.table(timings, work))
+    print(json.dumps(timing.summary(timings, work, {**own, **timing.conditions(network, images, steps)})))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from equispike.zoo.store import load_model, load_weights
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
-    *("report", "export", "sweep", "reproduce", "cite", "bench", "compare"),
+    *("report", "export", "sweep", "reproduce", "cite"),
 )
 
 
@@ -126,19 +125,6 @@ def test_evaluate_rounds_and_stops_early(capsys: pytest.CaptureFixture[str]) -> 
     assert 8 <= steps < 40
     assert "bits: 3 is not between 4 and 16" in refused(capsys, "evaluate", "mnist-cnn", "--bits", "3")
     assert "steps 0" in refused(capsys, "evaluate", "mnist-cnn", "--stop", "0", "--images", "2")
-
-
-def test_bench_prints_a_table_and_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--timesteps", "4", "--batch", "2", "--repeats", "1", "--rate", "10", "--no-peers"]
-    code, out, err = run(capsys, "bench", "mnist-cnn", *options, "--engine", "layerwise", "auto")
-    assert (code, err) == (0, "")
-    found = json.loads(out.splitlines()[-1])
-    assert list(found["measured"]) == ["plain torch loop", "layerwise", "auto"]
-    assert (found["batch"], found["timesteps"], found["n"], found["data"]) == (2, 4, 1, "mnist-sample")
-    assert 2 < found["spike_rate"] < 20
-    assert "image-steps/s" in out
-    assert "--rate: 0.0 is not between 0 and 100 percent" in refused(capsys, "bench", "mnist-cnn", "--rate", "0")
-    assert "--repeats: 0 is less than 1" in refused(capsys, "bench", "--repeats", "0")
 
 
 def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,25 +342,3 @@ def test_train_and_demo_write_what_they_promise(
     names = {path.name for path in folder.iterdir()}
     assert names == {"accuracy.png", "model.safetensors", "network.safetensors", "report.html", "results.json"}
     assert run(capsys, "evaluate", str(folder / "network.safetensors"), "--images", "10", "--timesteps", "4")[0] == 0
-
-
-@pytest.mark.skipif(find_spec("spikingjelly") is None, reason="spikingjelly is not installed")
-def test_compare_shows_both_converters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--timesteps", "32", "--images", "20", "--calibration", "32", "--json", str(tmp_path / "c.json")]
-    code, out, err = run(capsys, "compare", "mnist-cnn", *options)
-    assert (code, err) == (0, "")
-    assert "equispike 0" in out
-    assert "spikingjelly 2" in out
-    assert "with our thresholds, 0 of 659,200 neurons" in out
-    content = json.loads((tmp_path / "c.json").read_text())
-    assert (content["images"], len(content["theirs"]["accuracy"])) == (20, 32)
-
-
-@pytest.mark.skipif(find_spec("spikingjelly") is not None, reason="spikingjelly is installed")
-def test_compare_names_the_environment_where_spikingjelly_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "'nox -s compare' makes" in refused(capsys, "compare", "mnist-cnn", "--images", "2", "--timesteps", "2")
-
-
-def test_compare_refuses_options_out_of_range(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--percentile" in refused(capsys, "compare", "mnist-cnn", "--percentile", "0")
-    assert "--timesteps" in refused(capsys, "compare", "mnist-cnn", "--timesteps", "0")

@@ -25,5 +25,5 @@ def test_pages_build_without_warnings(tmp_path: Path) -> None:
 def test_files_that_pages_name_exist() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for word in page.read_text(encoding="utf-8").split("`"):
-            if word.startswith(("equispike/", "tests/", "experiments/")) and " " not in word:
+            if word.startswith(("equispike/", "tests/", "experiments/", "benchmarks/")) and " " not in word:
                 assert (ROOT / word).exists(), f"{page.name}: {word}"

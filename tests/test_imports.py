@@ -20,8 +20,7 @@ LAYERS = (
     {"simulation"},
     {"calibrate", "analysis", "files"},
     {"zoo", "conversion", "results", "points"},
-    {"report", "cluster", "demo", "diagnosis", "checking", "bench", "experiments", "sweep"},
-    {"converters", "peers"},
+    {"report", "cluster", "demo", "diagnosis", "checking", "experiments", "sweep"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""

@@ -4,9 +4,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from equispike.cli.bench import bench
 from equispike.cli.catalogue import cite, reproduce
-from equispike.cli.compare import compare
 from equispike.cli.conversion import check, convert, diagnose
 from equispike.cli.demo import demo
 from equispike.cli.evaluation import evaluate
@@ -28,7 +26,7 @@ app = App(
 )
 for command in (
     *(demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export),
-    *(sweep, reproduce, cite, bench, compare),
+    *(sweep, reproduce, cite),
 ):
     app.command(command)
 

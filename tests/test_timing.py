@@ -1,14 +1,12 @@
 """Contenders take turns, and none is timed whose spikes differ. No test here looks at a time."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 import equispike as es
-from equispike import bench
+from benchmarks import page, timing
 from equispike.analysis.operations import operations
 from equispike.graph.network import Network
 from equispike.simulation import cpu
@@ -26,49 +24,44 @@ def digits() -> tuple[Network, torch.Tensor]:
 def test_contenders_run_in_turns() -> None:
     order: list[str] = []
 
-    def contender(name: str) -> bench.Contender:
-        def run() -> bench.Spikes:
+    def contender(name: str) -> timing.Contender:
+        def run() -> timing.Spikes:
             order.append(name)
             return {"layer": 10.0}
 
         return run
 
-    timings = bench.in_turns({name: contender(name) for name in "ab"}, 3, tolerance=0.0, least=0.0)
+    timings = timing.in_turns({name: contender(name) for name in "ab"}, 3, tolerance=0.0, least=0.0)
     assert order == ["a", "b"] * 4  # once before anything is timed
     assert all(len(t.seconds) == len(t.cpu_seconds) == 3 for t in timings.values())
     order.clear()
-    bench.in_turns({"a": contender("a")}, 1, tolerance=0.0)
+    timing.in_turns({"a": contender("a")}, 1, tolerance=0.0)
     assert len(order) > 2  # again and again in a turn
 
 
 def test_whoever_spikes_differently_is_not_timed() -> None:
-    contenders: dict[str, bench.Contender] = {"a": lambda: {"layer": 100.0}, "b": lambda: {"layer": 102.0}}
+    contenders: dict[str, timing.Contender] = {"a": lambda: {"layer": 100.0}, "b": lambda: {"layer": 102.0}}
     with pytest.raises(es.SimulationError, match=r"b: its spikes differ by 2\.00% in a layer, more than 1\.00%"):
-        bench.in_turns(contenders, 1, tolerance=0.01)
-    assert bench.disagreement({"a": 1.0}, {"b": 1.0}) == float("inf")
+        timing.in_turns(contenders, 1, tolerance=0.01)
+    assert timing.disagreement({"a": 1.0}, {"b": 1.0}) == float("inf")
 
 
 def test_plain_loop_and_engines_spike_alike(digits: tuple[Network, torch.Tensor]) -> None:
     network, images = digits
-    timings = bench.in_turns(bench.contenders(network, images, 8, ("layerwise", "auto")), 1, tolerance=0.01)
-    work = bench.work(network, images, 8)
+    timings = timing.in_turns(timing.contenders(network, images, 8, ("layerwise", "auto")), 1, tolerance=0.01)
+    work = timing.work(network, images, 8)
     run = es.simulate(network, images, 8)
     assert work.image_steps == 16
     assert work.additions == pytest.approx(2 * operations(network, run.counts, 8).additions)
-    lines = bench.table(timings, work).splitlines()
+    lines = timing.table(timings, work).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["plain", "layerwise", "auto", "additions:"]
-    known = bench.conditions(network, images, 8)
-    found = json.loads(json.dumps(bench.summary(timings, work, known)))
+    known = timing.conditions(network, images, 8)
+    found = json.loads(json.dumps(timing.summary(timings, work, known)))
     assert found["measured"]["auto"]["disagreement"] <= 0.01
     assert found["spike_rate"] == float(run.spike_rate[-1])
 
 
 def test_pages_show_what_was_measured() -> None:
-    spec = importlib.util.spec_from_file_location("page", Path(__file__).parents[1] / "benchmarks" / "page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
     runs = [json.loads(line) for line in page.RESULTS.read_text().splitlines()]
     texts = [path.read_text() for path in page.PAGES]
     assert [page.page(text, runs) for text in texts] == texts
@@ -98,6 +91,6 @@ def test_numbers_are_added_up() -> None:
 
 def test_thresholds_set_the_spike_rate(digits: tuple[Network, torch.Tensor]) -> None:
     network, images = digits
-    run = es.simulate(bench.with_spike_rate(network, images, 10.0), images, 32)
+    run = es.simulate(timing.with_spike_rate(network, images, 10.0), images, 32)
     for name, layer in run.spikes.items():
         assert 100 * float(layer.sum()) / (run.neurons[name] * 2 * 32) == pytest.approx(10.0, rel=0.25)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.bench import Contender, Spikes, call, loop
+from benchmarks.timing import Contender, Spikes, call, loop
 from equispike.graph.exact import rescale
 from equispike.graph.network import Network
 

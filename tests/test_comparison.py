@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import equispike as es
-from equispike.converters import compare
+from benchmarks.comparison import compare
 from equispike.zoo.models import resnet
 
 if find_spec("spikingjelly") is None:
