@@ -22,7 +22,7 @@ from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.program import Program, check_chosen
+from equispike.graph.program import check_chosen
 from equispike.graph.trace import Traceable, trace
 from equispike.graph.verdicts import VERDICTS
 from equispike.versions import versions
@@ -49,7 +49,7 @@ def convert(
     Args:
         model: trained; any module of image tensors, one or several, that returns class scores (B, classes), or other
             values, or several such tensors (see ``output``); or a program that ``torch.export`` made of one, or what
-            ``graph.from_pt2.read`` or ``files.onnx_reading.read_onnx`` found in a file. It is not changed.
+            ``files.onnx_reading.read_onnx`` found in a file. It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory. For a model of several
             inputs, of pairs ((first, second, ...), labels); labels may be None.
@@ -171,8 +171,6 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
         return model.state_dict()
     if isinstance(model, ExportedProgram):
         return model.state_dict
-    if isinstance(model, Program):
-        return model.constants
     fields = ((node.name, field, value) for node in model.nodes for field, value in vars(node.op).items())
     return {f"{name}.{field}": value for name, field, value in fields if isinstance(value, Tensor)}
 

@@ -60,7 +60,7 @@ def check(
     from equispike.checking import HEADER
     from equispike.checking import check as run
     from equispike.graph.network import Network
-    from equispike.graph.program import Program
+    from equispike.graph.program import shapes_of
 
     asked = shapes_in(shape or ())
     if shape and data:
@@ -69,7 +69,7 @@ def check(
     if data:
         example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
     else:
-        own = [model.input.shape] if isinstance(model, Network) else model.shapes if isinstance(model, Program) else []
+        own = [model.input.shape] if isinstance(model, Network) else shapes_of(model)
         example = tuple(torch.zeros(2, *features) for features in asked or own or [(1, 28, 28)])
     report = run(model, example, lossy.passes, output)
     table = Table(*HEADER)

@@ -14,10 +14,8 @@ from rich.table import Table
 from equispike.errors import EquispikeError, FileError
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from equispike.conversion import Model
     from equispike.graph.network import Network
-    from equispike.graph.program import Program
     from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
@@ -56,8 +54,8 @@ Source = Annotated[
     str,
     Parameter(
         help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
-        "'equispike train', an ONNX file, a .pt2 file of torch.export.save, or package.module:factory, a Python "
-        "function without arguments that returns the module; package.module:factory@weights.safetensors fills it with "
+        "'equispike train', an ONNX file, or package.module:factory, a Python function without arguments that returns "
+        "the module, or a program of torch.export; package.module:factory@weights.safetensors fills it with "
         "these weights."
     ),
 ]
@@ -68,7 +66,7 @@ Device = Annotated[
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
 
-def read_model(source: str, output: int | None = None) -> "tuple[nn.Module | Network | Program, dict[str, Any]]":
+def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str, Any]]":
     """The trained model that a source names, and its card; user code is imported only for package.module:factory.
 
     An ONNX file is read for one output; of other models the output is chosen when they are traced.
@@ -80,9 +78,10 @@ def read_model(source: str, output: int | None = None) -> "tuple[nn.Module | Net
 
         return read_onnx(source, output), {}
     if source.endswith(".pt2"):
-        from equispike.graph import from_pt2
-
-        return from_pt2.read(source), {}
+        raise FileError(
+            f"{source}: a program of torch.export.save, and loading one can run code from the file. If you trust it, "
+            "write a function that returns torch.export.load(FILE), and give package.module:factory"
+        )
     if not colon:
         from equispike.zoo.store import load_model
 
@@ -90,15 +89,18 @@ def read_model(source: str, output: int | None = None) -> "tuple[nn.Module | Net
     from importlib import import_module
 
     from torch import nn
+    from torch.export import ExportedProgram
 
     sys.path.insert(0, "")
     try:
         model = getattr(import_module(module), factory)()
     except (ImportError, AttributeError, ValueError) as error:
         raise FileError(f"{source}: cannot be imported: {error}. Give package.module:factory") from error
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module | ExportedProgram):
         raise FileError(f"{source}: returned a {type(cast('object', model)).__name__}, not a torch.nn.Module")
     if weights:
+        if isinstance(model, ExportedProgram):
+            raise FileError(f"{source}: returned a program, which has its weights. Leave {weights} out")
         from equispike.zoo.store import load_weights
 
         load_weights(model, weights)

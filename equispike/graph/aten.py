@@ -64,6 +64,7 @@ REMEDIES = {
     **dict.fromkeys(("native_batch_norm_legit", "native_batch_norm_legit_functional"), NO_STATISTICS),
     **dict.fromkeys(("batch_norm", "BatchNorm1d", "BatchNorm2d"), NO_STATISTICS),
     "native_dropout": RANDOM,
+    **dict.fromkeys(("Dropout", "Dropout1d", "Dropout2d"), "drops at random. Export the model in eval mode"),
     **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d"), "is not nearest. Use nearest"),
     **dict.fromkeys(("conv3d", "Conv3d", "conv_transpose3d", "ConvTranspose3d"), THREE_DIMENSIONAL),
     "select": "takes one channel or row and drops its dimension. Keep it: x[:, 2:3] for x[:, 2]",

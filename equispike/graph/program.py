@@ -1,4 +1,4 @@
-"""Program: a model as a graph of ATen calls, in the form that is translated. ``torch.export`` or a file gives it."""
+"""Program: a model as a graph of ATen calls, in the form that is translated; ``torch.export`` gives it."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -86,3 +86,8 @@ def of(program: ExportedProgram) -> Program:
     stored: dict[str, Any] = {**program.state_dict, **program.constants}
     constants = {name: stored[source].detach().clone() for name, source in sources.items()}
     return Program(program.graph, constants, tuple(map(str, signature.user_outputs)))
+
+
+def shapes_of(model: object) -> list[Shape]:
+    """Features of each input of a program of ``torch.export``, without the batch; none of anything else."""
+    return of(model).shapes if isinstance(model, ExportedProgram) else []

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from equispike.errors import ConversionError, EquispikeError, one_line
+from equispike.errors import ConversionError, one_line
 from equispike.functional.inputs import Images, inputs_of, layout
 from equispike.graph.network import Network
 from equispike.graph.program import FREE_BATCH, Program, of
 from equispike.graph.translate import Reader
 from equispike.graph.verdicts import Finding
 
-Traceable = nn.Module | ExportedProgram | Program
+Traceable = nn.Module | ExportedProgram
 
 
 def trace(model: Traceable, example: Images, output: int | None = None) -> Network:
@@ -27,8 +27,7 @@ def trace(model: Traceable, example: Images, output: int | None = None) -> Netwo
 
     Args:
         model: any module of image tensors that returns class scores (B, classes) or other values (B, *outputs), or
-            several such tensors; or a program that ``torch.export`` made of one in eval mode, with a free batch size;
-            or one that ``graph.from_pt2.read`` found in a file.
+            several such tensors; or a program that ``torch.export`` made of one in eval mode, with a free batch size.
         example: one batch of images, (B, *features); for a model of several inputs a tuple of them. Only shapes and
             types matter.
         output: which of several tensors that the model returns, from 0, in the order of its tuples, lists and dicts.
@@ -84,19 +83,18 @@ def _told(inputs: Sequence[Tensor]) -> str:
     return f"{'an input' if len(inputs) == 1 else 'inputs'} of shape {shapes}"
 
 
-def _checked(model: ExportedProgram | Program, inputs: Sequence[Tensor]) -> Program:
+def _checked(model: ExportedProgram, inputs: Sequence[Tensor]) -> Program:
     """A program in the form that ``export`` gives. ConversionError if it takes other inputs."""
-    if isinstance(model, Program):
-        program, fixed = model, False
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = of(cast("Any", model).run_decompositions({}))
-        fixed = any(isinstance(value, Tensor) and type(value.shape[0]) is int for value in program.inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = of(cast("Any", model).run_decompositions({}))
+    fixed = any(isinstance(value, Tensor) and type(value.shape[0]) is int for value in program.inputs)
     if strange := [value for value in program.inputs if not isinstance(value, Tensor)]:
         raise ConversionError(
             f"model: a program with an input that is no tensor: {strange[0]}. Fix it, and export again"
         )
+    if any(type(n) is not int for value in program.inputs for n in value.shape[1:]):
+        raise ConversionError("model: a program for images of any size. Export it with a fixed size of the images")
     shapes, given = program.shapes, [tuple(x.shape[1:]) for x in inputs]
     if given != shapes and given != [layout(shapes)[0]]:
         raise ConversionError(f"model: a program of inputs (B, ...) of shapes {shapes}, not of {given}")
@@ -122,12 +120,6 @@ def _translated(model: Traceable, example: Images, output: int | None) -> tuple[
     if output is not None:
         program = program.choose(output)
     reader = Reader(program)
-    try:
-        for node in reader.needed:
-            reader.read(node)
-        return None if reader.refused else reader.network(), reader
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, EquispikeError) or not isinstance(model, Program):
-            raise
-        reason = one_line(error)
-        raise ConversionError(f"model: a program with arguments that do not fit: {reason}. Save it again") from error
+    for node in reader.needed:
+        reader.read(node)
+    return None if reader.refused else reader.network(), reader
