@@ -14,7 +14,6 @@ from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.errors import ConversionError
 from equispike.functional.coding import Coder, Constant, Poisson
 from equispike.graph.exact import fold_affine, fold_amplitudes, fold_thresholds, rescale, sum_pools
-from equispike.graph.grid import window_sizes
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 from equispike.simulation.run import Run, simulate
@@ -413,7 +412,7 @@ def test_one_threshold_per_layer_is_refused_where_a_ceiling_would_differ_by_chan
 @given(networks(form="any"), st.data())
 def test_sums_in_the_place_of_averages_keep_the_spikes(network: Network, data: st.DataObject) -> None:
     pools = {n.name: n for n in network if isinstance(n.op, AvgPool)}
-    sizes = [window_sizes(n.op, network.shapes[n.inputs[0]][1:]) for n in pools.values()]
+    sizes = [n.op.sizes(network.shapes[n.inputs[0]][1:]) for n in pools.values()]
     if any(len(size) > 1 or size != {math.prod(n.op.kernel)} for n, size in zip(pools.values(), sizes)):
         with pytest.raises(ConversionError, match="windows differ in size"):
             sum_pools(network)

@@ -15,7 +15,7 @@ from torch import Tensor
 import equispike as es
 from equispike.files import checkpoint
 from equispike.graph.exact import fold_amplitudes, quantize
-from equispike.graph.grid import sum_bits, to_grid, window_sizes
+from equispike.graph.grid import sum_bits, to_grid
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
 from equispike.simulation.events import installed
@@ -206,7 +206,7 @@ def test_windows_hold_what_torch_divides_by(
     op = AvgPool((kernel, width), (stride, 1), (kernel // 2, width // 2), ceil_mode, include)
     ones = torch.eye(height * 5, dtype=torch.float64).view(-1, 1, height, 5)
     averages = op(ones).amax(0).flatten()
-    assert window_sizes(op, (height, 5)) == {round(1 / float(a)) for a in averages}
+    assert op.sizes((height, 5)) == {round(1 / float(a)) for a in averages}
 
 
 def test_pools_of_other_windows_become_sums_and_keep_the_function() -> None:

@@ -32,7 +32,8 @@ from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
-from equispike.graph.ops import Input, Neuron, Readout
+from equispike.graph.ops import Input, Neuron, Node
+from equispike.graph.walk import interpret
 from equispike.simulation.run import Run
 from equispike.simulation.stepwise import initial_potentials
 
@@ -121,21 +122,21 @@ def mean_currents(
 ) -> dict[str, Tensor]:
     """Mean current that each neuron received in a step, (B, *features), float64: everything linear of mean spikes."""
     network = network.to(torch.float64)
-    values: dict[str, Tensor] = {}
     currents: dict[str, Tensor] = {}
-    for node in network.nodes:
-        op, inputs = node.op, [values[name] for name in node.inputs]
-        if isinstance(op, Input):
-            total = torch.zeros_like(images, dtype=torch.float64)
-            steps = range(1, 2) if coder.constant else range(1, run.timesteps + 1)
-            for t in steps:
-                total += coder.encode(images, indices, range(t, t + 1), seed, op.scale, op.amplitude)[0].double()
-            values[node.name] = total / len(steps)
-        elif isinstance(op, Neuron):
-            currents[node.name] = inputs[0]
-            values[node.name] = run.counts[node.name].double() / run.timesteps * calibrated(node.name, op)[1]
-        elif not isinstance(op, Readout):
-            values[node.name] = op(*inputs)
+
+    def enter(node: Node, op: Input) -> Tensor:
+        steps = range(1, 2) if coder.constant else range(1, run.timesteps + 1)
+        total = torch.zeros_like(images, dtype=torch.float64)
+        for t in steps:
+            total += coder.encode(images, indices, range(t, t + 1), seed, op.scale, op.amplitude)[0].double()
+        return total / len(steps)
+
+    def fire(node: Node, op: Neuron, current: Tensor) -> Tensor:
+        currents[node.name] = current
+        return run.counts[node.name].double() / run.timesteps * calibrated(node.name, op)[1]
+
+    for _ in interpret(network.nodes, enter, fire):
+        pass
     return currents
 
 

@@ -5,21 +5,19 @@ synapse once for every image. Synapses are counted exactly: fewer at the borders
 reaches into the padding. A weight that happens to be zero counts.
 """
 
-import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.analysis.energy import FLOAT32_45NM, Costs
-from equispike.errors import SimulationError
-from equispike.graph.network import Network, Node, not_spiking
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, WinnerPool
+from equispike.errors import ConversionError, SimulationError
+from equispike.graph.network import Network, not_spiking
+from equispike.graph.ops import Affine, AvgPool, Neuron, Node, Readout, Weighted, WinnerPool, map_tensors, reweighted
+from equispike.graph.walk import interpret
 
 NOT_COUNTED = (
     "biases, and the potential's comparison with the threshold and its reset, in every neuron and step",
@@ -196,23 +194,30 @@ def synapses(network: Network, spiking_input: bool = False) -> list[Synapses]:
     """
     origins: dict[str, Tensor] = {}
     kinds: dict[str, Kind] = {}
-    values: dict[str, Tensor] = {}
     found: list[Synapses] = []
-    for node in network.nodes:
-        op, inputs = node.op, [values[name] for name in node.inputs]
-        if isinstance(op, Conv | Linear | Neuron):
-            here = _into(node, inputs[0], origins, kinds)
-            if not isinstance(op, Neuron) or here.fan_out:
-                found.append(here)
-            still = not here.fan_out and here.analog == "constant"
-            kinds[node.name] = "spikes" if isinstance(op, Neuron) else "constant" if still else "changing"
-        if isinstance(op, Input):
-            kinds[node.name] = "spikes" if spiking_input else "constant"
-        if node.name in kinds:
-            shape = (1, *network.shapes[node.name])
-            values[node.name] = origins[node.name] = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-        elif not isinstance(op, Readout):
-            values[node.name] = _counting(node)(*inputs)
+
+    def begin(name: str, kind: Kind) -> Tensor:
+        kinds[name] = kind
+        origins[name] = torch.zeros(1, *network.shapes[name], dtype=torch.float64, requires_grad=True)
+        return origins[name]
+
+    def fire(node: Node, op: Neuron, x: Tensor) -> Tensor:
+        here = _into(node, x, origins, kinds)
+        found.extend([here] if here.fan_out else [])
+        return begin(node.name, "spikes")
+
+    def through(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        if isinstance(node.op, Readout):
+            return inputs[0]
+        if not isinstance(node.op, Weighted):
+            return _counting(node)(*inputs)
+        here = _into(node, inputs[0], origins, kinds)
+        found.append(here)
+        return begin(node.name, "constant" if not here.fan_out and here.analog == "constant" else "changing")
+
+    kind: Kind = "spikes" if spiking_input else "constant"
+    for _ in interpret(network.nodes, lambda node, op: begin(node.name, kind), fire, through):
+        pass
     return found
 
 
@@ -242,23 +247,11 @@ def _into(node: Node, x: Tensor, origins: Mapping[str, Tensor], kinds: Mapping[s
 def _counting(node: Node) -> Callable[..., Tensor]:
     """The operation with weights of one, so that it adds up how often each input counts."""
     op = node.op
-    if isinstance(op, Conv | Linear):
-        return dataclasses.replace(op, weight=torch.ones_like(op.weight, dtype=torch.float64, device="cpu"), bias=None)
-    if isinstance(op, Add | Concat):
-        return dataclasses.replace(op, coefficients=(1.0,) * len(op.coefficients))
-    if isinstance(op, AvgPool):
-        return functools.partial(sum_pool, op)
     if isinstance(op, WinnerPool) and all(d == 1 for d in op.dilation):  # as if every spike passed: an upper bound
-        return functools.partial(sum_pool, AvgPool(op.kernel, op.stride, op.padding, op.ceil_mode))
-    if isinstance(op, Flatten | Pad):
-        return op
-    raise SimulationError(not_spiking(node))
-
-
-def sum_pool(op: AvgPool, x: Tensor) -> Tensor:
-    """What an average pool divides: the sums of its windows."""
-    if len(op.kernel) == 2:
-        return F.avg_pool2d(x, op.kernel, op.stride, op.padding, op.ceil_mode, divisor_override=1)
-    return F.avg_pool2d(
-        x[..., None], (*op.kernel, 1), (*op.stride, 1), (*op.padding, 0), op.ceil_mode, divisor_override=1
-    )[..., 0]
+        op = AvgPool(op.kernel, op.stride, op.padding, op.ceil_mode)
+    if isinstance(op, WinnerPool | Affine):
+        raise SimulationError(not_spiking(node))
+    try:
+        return reweighted(map_tensors(op, lambda t: t.double().cpu()), torch.ones_like)
+    except ConversionError as error:
+        raise SimulationError(not_spiking(node)) from error

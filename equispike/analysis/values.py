@@ -14,17 +14,17 @@ It falls with 1/T. What earlier layers lose, and activations above the threshold
 ``analysis.causes``.
 """
 
-import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from equispike.analysis.operations import sum_pool
-from equispike.errors import SimulationError
+from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, WinnerPool
+from equispike.graph.ops import Neuron, Node, Readout, WinnerPool, reweighted
+from equispike.graph.walk import interpret
 from equispike.simulation.run import Run
 
 
@@ -59,29 +59,22 @@ def values(network: Network, run: Run) -> Values:
 
 def _variance(network: Network) -> Tensor:
     """Variance of the readout's sum over time that leftovers of one spike give, (*outputs), float64."""
-    exact, found = network.to(torch.float64), dict[str, Tensor]()
-    for node in exact.nodes:
-        op, inputs = node.op, [found[name] for name in node.inputs]
-        if isinstance(op, Neuron):
-            _, amplitude = calibrated(node.name, op)
-            found[node.name] = (amplitude**2 / 12).expand(1, *exact.shapes[node.name])
-        elif isinstance(op, Input):
-            found[node.name] = torch.zeros(1, *op.shape, dtype=torch.float64, device=exact.device)
-        elif isinstance(op, Conv | Linear):
-            found[node.name] = dataclasses.replace(op, weight=op.weight**2, bias=None)(*inputs)
-        elif isinstance(op, Add | Concat):
-            squares = tuple(c**2 for c in op.coefficients)
-            found[node.name] = dataclasses.replace(op, coefficients=squares)(*inputs)
-        elif isinstance(op, AvgPool):
-            ones = torch.ones_like(inputs[0])
-            divisors = sum_pool(op, ones) / op(ones)
-            found[node.name] = op(*inputs) / divisors
-        elif isinstance(op, Flatten | Pad):
-            found[node.name] = op(*inputs)
-        elif isinstance(op, Readout):
-            return (inputs[0] * op.scale**2)[0]
-        elif isinstance(op, WinnerPool):  # one of its inputs passes, and none varies more than the most variable
-            found[node.name] = op(*inputs)
-        else:
-            raise SimulationError(f"{node.name} ({type(op).__name__}): is not linear. Convert the model first")
-    raise AssertionError("a network ends with its readout")
+    exact = network.to(torch.float64)
+
+    def fire(node: Node, op: Neuron, x: Tensor) -> Tensor:
+        _, amplitude = calibrated(node.name, op)
+        return (amplitude**2 / 12).expand(1, *exact.shapes[node.name])
+
+    def through(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        if isinstance(node.op, Readout):
+            return inputs[0] * node.op.scale**2
+        if isinstance(node.op, WinnerPool):  # one of its inputs passes, and none varies more than the most variable
+            return node.op(*inputs)
+        try:
+            return reweighted(node.op, torch.square)(*inputs)
+        except ConversionError as error:
+            raise SimulationError(f"{node.name} ({one_line(error)})") from error
+
+    entrance = torch.zeros(1, *network.input.shape, dtype=torch.float64, device=exact.device)
+    *_, (_, variance) = interpret(exact.nodes, lambda node, op: entrance, fire, through)
+    return variance[0]

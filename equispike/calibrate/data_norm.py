@@ -1,6 +1,6 @@
 """Thresholds from the trained network's activations (Diehl 2015, Rueckauer 2017), or from its weights alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from equispike.errors import CalibrationError
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
 from equispike.graph.network import Network, evaluate
-from equispike.graph.ops import Conv, Input, Linear, Neuron
+from equispike.graph.ops import Neuron, Node
+from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
 
 
@@ -81,23 +82,22 @@ class ModelNorm:
         """Thresholds by layer. CalibrationError if a layer cannot be driven above zero."""
         signed = any(bool((batch.images < 0).any()) for batch in hold(batches, network.input.shape))
         thresholds = Thresholds()
-        bounds: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def fire(node: Node, op: Neuron, interval: Interval) -> Interval:
+            _, high = interval
+            largest = op(high).max()
+            if largest <= 0:
+                raise silent(node.name, "possible activation")
+            thresholds[node.name] = largest / gain(op)
+            return torch.zeros_like(high), largest.expand_as(high)
+
+        high = torch.full(
+            (1, *network.input.shape), network.input.amplitude, dtype=network.dtype, device=network.device
+        )
+        entrance = (-high if signed else torch.zeros_like(high), high)
         with torch.no_grad():
-            for node in network.nodes:
-                op, inputs = node.op, [bounds[name] for name in node.inputs]
-                if isinstance(op, Input):
-                    high = torch.full((1, *op.shape), op.amplitude, dtype=network.dtype, device=network.device)
-                    bounds[node.name] = (-high if signed else torch.zeros_like(high), high)
-                elif isinstance(op, Neuron):
-                    largest = op(inputs[0][1]).max()
-                    if largest <= 0:
-                        raise silent(node.name, "possible activation")
-                    thresholds[node.name] = largest / gain(op)
-                    bounds[node.name] = (torch.zeros_like(inputs[0][1]), largest.expand_as(inputs[0][1]))
-                elif isinstance(op, Conv | Linear):
-                    bounds[node.name] = _interval(op, *inputs[0])
-                else:  # averages, sums and moves, all monotone in their inputs but for negative coefficients
-                    bounds[node.name] = _monotone(op, inputs)
+            for _ in bounds(network.nodes, entrance, fire):
+                pass
         return thresholds
 
 
@@ -115,15 +115,3 @@ def update(name: str, statistic: Any, state: Any, value: Tensor) -> Any:
         return statistic.update(state, value)
     except CalibrationError as error:
         raise CalibrationError(f"{name}: {error}") from error
-
-
-def _interval(op: Conv | Linear, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    up = replace(op, weight=op.weight.clamp(min=0), bias=None)
-    down = replace(op, weight=op.weight.clamp(max=0))
-    return down(high) + up(low), down(low) + up(high)
-
-
-def _monotone(op: Any, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    coefficients = getattr(op, "coefficients", (1.0,) * len(inputs))
-    ends = [(a, b) if c >= 0 else (b, a) for (a, b), c in zip(inputs, coefficients, strict=True)]
-    return op(*(low for low, _ in ends)), op(*(high for _, high in ends))

@@ -19,7 +19,6 @@ from equispike.extras import extra
 from equispike.files.disk import write_bytes
 from equispike.files.module import start
 from equispike.graph.exact import calibrated
-from equispike.graph.grid import divisors
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout
 from equispike.graph.pooling import unwritable
@@ -187,7 +186,7 @@ class _Writer:
 
     def _average(self, op: AvgPool, x: str, shape: tuple[int, ...], result: str) -> None:
         """Sums over windows, divided: on windows that reach over the end, runtimes' own pools differ from torch's."""
-        sizes = divisors(op, shape[1:])
+        sizes = op.divisors(shape[1:])
         axes = zip(sizes.shape, op.stride, op.kernel, shape[1:], op.padding, strict=True)
         behind = [max(p, (n - 1) * s + k - size - p) for n, s, k, size, p in axes]
         sums = self._conv(op.sums(shape[0], self.network.dtype), x, behind)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.errors import ConversionError
-from equispike.graph.grid import sum_bits, to_grid, window_sizes
+from equispike.graph.grid import sum_bits, to_grid
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
@@ -164,7 +164,7 @@ def sum_pools(network: Network) -> Network:
     def pool(name: str, op: AvgPool, unit: float) -> tuple[Op, float]:
         channels, *space = network.shapes[network[name].inputs[0]]
         size = math.prod(op.kernel)
-        if window_sizes(op, tuple(space)) != {size}:
+        if op.sizes(tuple(space)) != {size}:
             raise ConversionError(f"{name} (AvgPool): its windows differ in size. Train without padding in the pool")
         return op.sums(channels, network.dtype, network.device), unit * size
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node, not_spiking
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
+from equispike.graph.ops import Add, AvgPool, Input, Move, Neuron, Op, Readout, Sum, Weighted, WinnerPool
 
 PIXELS = 256
 """An analog image is rounded to multiples of 1/256 of the power of two at or above its largest value."""
@@ -75,13 +75,13 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_c
         step = 2.0 ** math.ceil(math.log2(op.scale)) / PIXELS
         scale = round(op.scale / step) * step
         return Input(op.shape, scale, scale / step, step), one * (step * op.amplitude / op.scale)
-    if isinstance(op, Conv | Linear):
+    if isinstance(op, Weighted):
         readers = network.consumers[node.name]
         alone = len(readers) == 1 and isinstance(neuron := readers[0].op, Neuron) and neuron.ceiling is None
         return _rounded_weights(op, units[0], bits, per_channel and alone)
     if isinstance(op, AvgPool):
         return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], units[0])
-    if isinstance(op, Add | Concat):
+    if isinstance(op, Sum):
         return _rounded_sum(op, units, bits)
     if isinstance(op, Neuron):
         return _rounded_neuron(op, units[0], network.shapes[node.name], bits), one
@@ -89,12 +89,12 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_c
         scale = op.scale * units[0]
         digits = 2.0 ** _exponent(scale, SCORE_BITS)
         return Readout(float((scale * digits).round() / digits)), one
-    if isinstance(op, Flatten | Pad | WinnerPool):
+    if isinstance(op, Move | WinnerPool):
         return op, units[0]
     raise ConversionError(not_spiking(node))
 
 
-def _rounded_weights(op: Conv | Linear, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
+def _rounded_weights(op: Weighted, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
     weight, bias = op.weight * unit, op.bias
     largest = weight.flatten(1).abs().amax(1)
     exponent = _exponent(largest.max(), bits)
@@ -108,7 +108,7 @@ def _rounded_weights(op: Conv | Linear, unit: Tensor, bits: int, per_channel: bo
 
 def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor) -> tuple[Op, Tensor]:
     """Averages over powers of two stay; over others they become sums, and the division goes to whoever reads them."""
-    sizes = window_sizes(op, shape[1:])
+    sizes = op.sizes(shape[1:])
     if all(n & (n - 1) == 0 for n in sizes):
         return op, unit
     size = math.prod(op.kernel)
@@ -120,7 +120,7 @@ def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor) 
     )
 
 
-def _rounded_sum(op: Add | Concat, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
+def _rounded_sum(op: Sum, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
     """Weights of a sum as integers: powers of two stay what they are, others are rounded like weights.
 
     Those that are integers keep their size, even if all of them could be halved: else a network that is quantized again
@@ -161,15 +161,15 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
     op, bound, grain = node.op, max((s.bound for s in inputs), default=0.0), max((s.grain for s in inputs), default=0)
     if isinstance(op, Input):
         values = _Span(op.amplitude, ANY if op.step is None else _grain(op.step * op.amplitude / op.scale))
-    elif isinstance(op, Conv | Linear):
+    elif isinstance(op, Weighted):
         most = op.weight.double().flatten(1).abs().sum(1) * bound
         bias = torch.zeros_like(most) if op.bias is None else op.bias.double()
         values = _Span(float((most + bias.abs()).max()), max(_grain(op.weight) + grain, _grain(bias)))
     elif isinstance(op, AvgPool):
-        sizes = window_sizes(op, network.shapes[node.inputs[0]][1:])
+        sizes = op.sizes(network.shapes[node.inputs[0]][1:])
         fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else ANY
         return _Span(max(sizes) * bound, grain), _Span(bound, grain + int(fine))
-    elif isinstance(op, Add | Concat):
+    elif isinstance(op, Sum):
         parts = [_Span(abs(c) * s.bound, _grain(c) + s.grain) for c, s in zip(op.coefficients, inputs, strict=True)]
         combine = sum if isinstance(op, Add) else max
         values = _Span(combine(part.bound for part in parts), max(part.grain for part in parts))
@@ -183,31 +183,6 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
     else:
         values = _Span(bound, grain)
     return values, values
-
-
-def window_sizes(op: AvgPool, space: tuple[int, ...]) -> set[int]:
-    """What an average pool divides by somewhere (see :func:`divisors`)."""
-    return {int(n) for n in divisors(op, space).flatten()}
-
-
-def divisors(op: AvgPool, space: tuple[int, ...]) -> Tensor:
-    """What an average pool divides by at each place: the elements of the window, of the padding too where it does so.
-
-    Args:
-        op: the pool.
-        space: sizes of its input in space.
-    Returns:
-        integers, of the sizes of its output in space.
-    """
-    windows = torch.ones((), dtype=torch.int64)
-    axes = zip(op.kernel, op.stride, op.padding, space, strict=True)
-    for kernel, stride, padding, size in axes:
-        reach = size + 2 * padding - kernel
-        starts = torch.arange((-(-reach // stride) if op.ceil_mode else reach // stride) + 1) * stride - padding
-        starts = starts[starts < size]  # in ceil mode, torch drops a window that would begin behind the features
-        low, high = (0, size) if not op.count_include_pad else (-padding, size + padding)
-        windows = windows[..., None] * ((starts + kernel).clamp(max=high) - starts.clamp(min=low))
-    return windows
 
 
 def _levels(op: Neuron) -> tuple[Tensor, Tensor]:

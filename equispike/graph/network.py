@@ -14,19 +14,11 @@ from torch import Tensor
 from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, join_inputs
-from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, Op, Readout, map_tensors
+from equispike.graph.ops import Add, Conv, Input, Neuron, Node, Op, Readout, Sum, Weighted, map_tensors
+from equispike.graph.walk import interpret
 
 LARGEST = 2**28
 """Features of one image in one place; more is a file that lies, or a network that this machine could not run."""
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operation: its name (the layer's path in the model), what it does, and the nodes that feed it."""
-
-    name: str
-    op: Op
-    inputs: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -166,12 +158,12 @@ class Network:
         op, shape = node.op, self.shapes[node.name]
         size = math.prod(shape)
         tensors = [t for t in (getattr(op, "weight", None), getattr(op, "bias", None)) if isinstance(t, Tensor)]
-        macs = size * op.weight[0].numel() if isinstance(op, Conv | Linear) else 0
+        macs = size * op.weight[0].numel() if isinstance(op, Weighted) else 0
         neurons, threshold = (size, _span(op.threshold)) if isinstance(op, Neuron) else (0, "")
         return Row(node.name, type(op).__name__, shape, sum(t.numel() for t in tensors), neurons, macs, threshold)
 
-    def _weighted_ops(self) -> Iterator[Conv | Linear]:
-        return (node.op for node in self.nodes if isinstance(node.op, Conv | Linear))
+    def _weighted_ops(self) -> Iterator[Weighted]:
+        return (node.op for node in self.nodes if isinstance(node.op, Weighted))
 
 
 def evaluate(
@@ -181,18 +173,9 @@ def evaluate(
 
     ``answer`` is what neurons make of their current; by default what they do in the trained network.
     """
-    left = {name: len(readers) for name, readers in network.consumers.items()}
-    values: dict[str, Tensor] = {}
-    for node in network.nodes:
-        inputs = [values[name] for name in node.inputs] or [x]
-        value = answer(node.op, *inputs) if isinstance(node.op, Neuron) else node.op(*inputs)
+    for node, value in interpret(network.nodes, lambda node, op: op(x), lambda node, op, current: answer(op, current)):
         if node.name in keep:
             yield node.name, value
-        values[node.name] = value
-        for name in set(node.inputs):
-            left[name] -= 1
-            if not left[name]:
-                del values[name]
 
 
 _SEEN: WeakKeyDictionary[Op, tuple[list[tuple[int, ...]], tuple[int, ...]]] = WeakKeyDictionary()
@@ -231,7 +214,7 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     op = node.op
     if isinstance(op, Input):
         return op.shape
-    expected = len(op.coefficients) if isinstance(op, Add | Concat) else 1
+    expected = len(op.coefficients) if isinstance(op, Sum) else 1
     if len(inputs) != expected or expected == 0:
         raise ConversionError(f"{node.name} ({type(op).__name__}): has {len(inputs)} inputs, expected {expected}")
     if isinstance(op, Add) and len(set(inputs)) > 1:

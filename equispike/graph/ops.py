@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equispike.errors import ConversionError
 from equispike.functional.integrate import Reset
 
 
@@ -80,6 +81,34 @@ class AvgPool:
     def __call__(self, x: Tensor) -> Tensor:
         pool = F.avg_pool1d if len(self.kernel) == 1 else F.avg_pool2d
         return pool(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sums of the windows, before the division."""
+        if len(self.kernel) == 2:
+            return F.avg_pool2d(x, self.kernel, self.stride, self.padding, self.ceil_mode, divisor_override=1)
+        wide = (*self.kernel, 1), (*self.stride, 1), (*self.padding, 0)
+        return F.avg_pool2d(x[..., None], *wide, self.ceil_mode, divisor_override=1)[..., 0]
+
+    def divisors(self, space: tuple[int, ...]) -> Tensor:
+        """Elements of the window at each place, of the padding too where it counts.
+
+        Args:
+            space: sizes of the input in space.
+        Returns:
+            integers, of the sizes of the output in space.
+        """
+        windows = torch.ones((), dtype=torch.int64)
+        for kernel, stride, padding, size in zip(self.kernel, self.stride, self.padding, space, strict=True):
+            reach = size + 2 * padding - kernel
+            starts = torch.arange((-(-reach // stride) if self.ceil_mode else reach // stride) + 1) * stride - padding
+            starts = starts[starts < size]  # in ceil mode, torch drops a window that would begin behind the features
+            low, high = (0, size) if not self.count_include_pad else (-padding, size + padding)
+            windows = windows[..., None] * ((starts + kernel).clamp(max=high) - starts.clamp(min=low))
+        return windows
+
+    def sizes(self, space: tuple[int, ...]) -> set[int]:
+        """All that it divides by somewhere."""
+        return {int(n) for n in self.divisors(space).flatten()}
 
     def sums(self, channels: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Conv:
         """The sums over these windows, as a depthwise convolution; without those that only ``ceil_mode`` adds."""
@@ -233,6 +262,57 @@ Op = (
     | Neuron | Readout
 )  # fmt: skip
 AnyOp = TypeVar("AnyOp", bound=Op)
+
+Weighted = Conv | Linear
+"""Sums of many inputs with weights and a bias."""
+
+Sum = Add | Concat
+"""Several inputs, each with a coefficient."""
+
+Move = Flatten | Pad
+"""Features in other places, and zeros."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation: its name (the layer's path in the model), what it does, and the nodes that feed it."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...] = ()
+
+
+def reweighted(op: Op, change: Callable[[Tensor], Tensor], bias: bool = False) -> Callable[..., Tensor]:
+    """The linear map of an operation with each of its weights w replaced by ``change(w)``.
+
+    Weights of 0 and 1 that only say what goes where are left alone.
+
+    Args:
+        op: a weighted operation, a sum, an average pool, or a move.
+        change: element by element.
+        bias: whether the bias stays; else there is none.
+    Raises:
+        ConversionError: the operation is not linear.
+
+    >>> reweighted(Add((1.0, -2.0)), torch.square)(torch.ones(1), torch.ones(1))
+    tensor([5.])
+    """
+    if isinstance(op, Weighted):
+        return dataclasses.replace(op, weight=change(op.weight), bias=op.bias if bias else None)
+    if isinstance(op, Affine):
+        return Affine(change(op.scale), op.shift if bias else torch.zeros_like(op.shift))
+    if isinstance(op, Sum):
+        changed = change(torch.tensor(op.coefficients, dtype=torch.float64))
+        return dataclasses.replace(op, coefficients=tuple(float(c) for c in changed))
+    if isinstance(op, AvgPool):
+
+        def pool(x: Tensor) -> Tensor:
+            return op.total(x) * change(1 / op.divisors(x.shape[2:]).to(x))
+
+        return pool
+    if isinstance(op, Move):
+        return op
+    raise ConversionError(f"{type(op).__name__}: is not linear. Convert the model first")
 
 
 def map_tensors(op: AnyOp, change: Callable[[Tensor], Tensor]) -> AnyOp:

@@ -1,0 +1,91 @@
+"""Values of any kind flow through a network: activations, intervals, variances, counts of synapses, units.
+
+A walk says what three roles do: the input, neurons, and everything between them. Nothing else takes a network's
+operations apart or lets go of dead values.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from equispike.graph.ops import Affine, Input, Neuron, Node, Sum, Weighted, reweighted
+
+Value = TypeVar("Value")
+Interval = tuple[Tensor, Tensor]
+"""Lower and upper bounds, (B, *features) each."""
+
+
+def apply(node: Node, inputs: Sequence[Any]) -> Any:
+    """What the trained network does at a node between neurons."""
+    return node.op(*inputs)
+
+
+def interpret(
+    nodes: Iterable[Node],
+    enter: Callable[[Node, Input], Value],
+    fire: Callable[[Node, Neuron, Value], Value],
+    through: Callable[[Node, Sequence[Value]], Value] = apply,
+    known: Mapping[str, Value] | None = None,
+) -> Iterator[tuple[Node, Value]]:
+    """Yield each node with its value, in order; a value is held until the last node that reads it has run.
+
+    Args:
+        nodes: of a network, or those of them that run.
+        enter: gives the value of the input.
+        fire: gives what neurons make of the value that reaches them.
+        through: gives the value of any other node from those of its inputs; by default what the trained network has.
+        known: values of nodes that need not run. They are not yielded.
+    """
+    running = [node for node in nodes if node.name not in (known or {})]
+    left = Counter(name for node in running for name in set(node.inputs))
+    values = dict(known or {})
+    for node in running:
+        op, inputs = node.op, [values[name] for name in node.inputs]
+        for name in set(node.inputs):
+            left[name] -= 1
+            if not left[name]:
+                del values[name]
+        if isinstance(op, Input):
+            value = enter(node, op)
+        elif isinstance(op, Neuron):
+            value = fire(node, op, inputs[0])
+        else:
+            value = through(node, inputs)
+        del inputs
+        if left[node.name]:
+            values[node.name] = value
+        yield node, value
+        del value
+
+
+def bounds(
+    nodes: Iterable[Node], entrance: Interval, fire: Callable[[Node, Neuron, Interval], Interval]
+) -> Iterator[tuple[Node, Interval]]:
+    r"""Yield each node with the interval that its values cannot leave, in order.
+
+    .. math:: h' = W^+ h + W^- l + b, \qquad l' = W^+ l + W^- h + b
+
+    Args:
+        nodes: of a network.
+        entrance: interval of the input.
+        fire: gives what neurons make of an interval.
+    """
+
+    def through(node: Node, inputs: Sequence[Interval]) -> Interval:
+        lows, highs = [low for low, _ in inputs], [high for _, high in inputs]
+        if not isinstance(node.op, Weighted | Sum | Affine):  # monotone
+            return node.op(*lows), node.op(*highs)
+        up, down = reweighted(node.op, _positive), reweighted(node.op, _negative, bias=True)
+        return up(*lows) + down(*highs), up(*highs) + down(*lows)
+
+    return interpret(nodes, lambda node, op: entrance, fire, through)
+
+
+def _positive(weights: Tensor) -> Tensor:
+    return weights.clamp(min=0)
+
+
+def _negative(weights: Tensor) -> Tensor:
+    return weights.clamp(max=0)
