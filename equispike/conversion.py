@@ -25,6 +25,7 @@ from equispike.graph.pooling import early_max_pools
 from equispike.graph.program import check_chosen
 from equispike.graph.trace import Traceable, trace
 from equispike.graph.verdicts import VERDICTS
+from equispike.provenance import as_data
 from equispike.versions import versions
 
 Model = Traceable | Network
@@ -99,7 +100,7 @@ def convert(
     network = with_thresholds(network, thresholds, reset)
     provenance: dict[str, object] = {
         "model": type(model).__name__,
-        "method": repr(method),
+        "method": as_data(method),
         "scale": thresholds.scale,
         "reset": reset,
         "readout": readout,

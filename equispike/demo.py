@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from equispike.analysis.accuracy import evaluate
@@ -66,13 +65,11 @@ def demo(
     for method, coder, network in networks(trained.model, calibration):
         result = evaluate(network, test.batches(100), timesteps, coder, seed, label=f"simulating {method}")
         closer = look_closer(network, result, test, coder, seed)
-        results.append(Result(str(method), str(coder), network, result, closer))
+        results.append(Result(network, coder, result, closer))
     save(results[-2].network, out / "network.safetensors")
     ceiling = results[0].evaluation.trained
     content = document(
-        results, MODEL, test.name, test.classes, versions=versions(),
-        calibration={"images": CALIBRATION_IMAGES, "timesteps": CALIBRATION_STEPS}, model=told, device="cpu",
-        threads=torch.get_num_threads(),
+        results, MODEL, test.name, test.classes, model=told, device="cpu",
     )  # fmt: skip
     write_json(out / "results.json", content)
     title = f"MNIST: a trained network run as spikes, {images:,} test digits"
@@ -83,5 +80,5 @@ def demo(
 def curve(result: Result) -> Curve:
     """The line that a result draws."""
     accuracies, rates = result.evaluation.mean, result.evaluation.spike_rate.mean(0)
-    label = f"{result.method}, {result.coder.partition('(')[0].lower()}"
+    label = f"{result.method}, {type(result.coder).__name__.lower()}"
     return Curve(label, range(1, len(rates) + 1), [float(a) for a in accuracies], [float(r) for r in rates])

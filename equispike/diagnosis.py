@@ -17,6 +17,7 @@ from equispike.functional.coding import Coder
 from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.network import Network
 from equispike.progress import track
+from equispike.provenance import as_data
 from equispike.simulation.run import Run, simulate
 
 SMALL = 0.005
@@ -124,7 +125,7 @@ def diagnose(
     remedies: list[Remedy] = []
     if trained - reached > SMALL:
         used = network.provenance
-        tried = _remedies(str(used["method"]), str(used["reset"]), timesteps, options)
+        tried = _remedies(used["method"], str(used["reset"]), timesteps, options)
         for name, change in track(tried.items(), "trying remedies", len(tried)):
             steps = change.pop("timesteps", timesteps)
             _, *helped = measured(convert(**{**asked, **change}), steps)
@@ -133,7 +134,7 @@ def diagnose(
     return Diagnosis(trained, reached, rate, timesteps, len(images), layers, tuple(remedies))
 
 
-def _remedies(method: str, reset: str, timesteps: int, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _remedies(method: object, reset: str, timesteps: int, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What may help, by name: arguments that change. What is done already is left out."""
     tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
     if options.get("v_init", 0.0) == 0.0:
@@ -141,7 +142,7 @@ def _remedies(method: str, reset: str, timesteps: int, options: Mapping[str, Any
     if reset == "zero":
         tried["reset='subtract'"] = {"reset": "subtract"}
     for candidate in (DataNorm(100.0), DataNorm(99.9), DataNorm(99.9, per_channel=True)):
-        if repr(candidate) != method:
+        if as_data(candidate) != method:
             fields = f"percentile={candidate.percentile:g}" + ", per_channel=True" * candidate.per_channel
             tried[f"method=DataNorm({fields})"] = {"method": candidate}
     return tried

@@ -1,14 +1,15 @@
 """Results of evaluations as JSON, tables and figures: one shape for the demo, the command line and experiments."""
 
 import base64
+import csv
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import stdev
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -20,21 +21,30 @@ from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45
 from equispike.analysis.operations import operations
 from equispike.errors import FileError
 from equispike.files.disk import write_bytes
+from equispike.functional.coding import Coder
 from equispike.graph.network import Network
+from equispike.provenance import as_data, circumstances, in_words
+from equispike.store import Asked, Store
+from equispike.versions import versions
 
 FORMAT, VERSION = "equispike.results", 1
+_STATED = "date", "command", "processor", "threads"
 COSTS = FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """An evaluation, and what was evaluated: ``method`` and ``coder`` as a reader would write them."""
+    """An evaluation, and what was evaluated."""
 
-    method: str
-    coder: str
     network: Network
+    coder: Coder
     evaluation: Evaluation
     closer: CloserLook | None = None
+
+    @property
+    def method(self) -> str:
+        """How the network was converted, as a reader would write it."""
+        return conversion(self.network.provenance)
 
     def to_json(self) -> dict[str, Any]:
         """Accuracy (mean over seeds) and spike rate (percent) after each step, and all that they depend on.
@@ -45,6 +55,7 @@ class Result:
         timesteps = e.accuracy.shape[1]
         return {
             **self.curves,
+            "provenance": dict(self.network.provenance),
             "readout": self.network.provenance.get("readout"),
             "trained_accuracy": e.trained,
             "timesteps": list(range(1, timesteps + 1)),
@@ -65,7 +76,7 @@ class Result:
         """What a table shows of it: how it was converted and run, accuracy and spike rate after each step."""
         return {
             "method": self.method,
-            "coder": self.coder,
+            "coder": as_data(self.coder),
             "reset": self.network.provenance.get("reset"),
             "accuracy": _rounded(self.evaluation.mean, 6),
             "spike_rate": _rounded(self.evaluation.spike_rate.mean(0), 5),
@@ -120,6 +131,8 @@ def document(
         data: name of the part of a data set.
         classes: names of its classes.
         stated: anything else worth knowing, JSON-able.
+    Returns:
+        JSON-able data; versions, threads, date, command and processor are added.
     """
     first = results[0].evaluation
     return {
@@ -130,9 +143,60 @@ def document(
         "images": first.images,
         "data": data,
         "classes": list(classes),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        **circumstances(),
         **stated,
         "runs": [result.to_json() for result in results],
     }
+
+
+def documents(store: Store, wanted: Sequence[Asked] | None = None) -> list[dict[str, Any]]:
+    """Return a document for each network and images in a store; seeds of one point become one run.
+
+    Args:
+        store: whose points were found by :func:`document`, of one result each.
+        wanted: what was asked of the points, in the order of the runs; default all.
+    Raises:
+        FileError: as for ``Store.read``, or points do not hold what they should.
+    """
+    found = {_key(point.asked): point for point in store.read()}
+    chosen = found if wanted is None else [_key(asked) for asked in wanted]
+    try:
+        seeds: dict[str, list[dict[str, Any]]] = {}
+        for point in (found[key] for key in chosen):
+            seeds.setdefault(_key({**point.asked, "seed": None}), []).append(point.found)
+        together: dict[str, dict[str, Any]] = {}
+        for same in seeds.values():
+            about = _key({name: same[0].get(name) for name in ("network", "data", "images", "ann_accuracy", "classes")})
+            together.setdefault(about, {**same[0], "runs": []})["runs"].append(_over_seeds(same))
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise FileError(f"{store.path}: holds a damaged point: {error!r}. Delete the file and run again") from error
+    return list(together.values())
+
+
+def write_csv(store: Store, out: Path) -> int:
+    """Write one line for each point and step: what was asked, then accuracy and spike rate up to that step.
+
+    Returns:
+        number of lines below the header.
+    Raises:
+        FileError: as for ``Store.read``, or ``out`` cannot be written.
+    """
+    points = [(_flat(point.asked), point.found) for point in store.read()]
+    names = list(dict.fromkeys(name for asked, _ in points for name in asked))
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow([*names, *_STATED, "trained_accuracy", "t", "accuracy", "spike_rate_percent"])
+    count = 0
+    for asked, found in points:
+        run = found["runs"][0]
+        start = [*map(asked.get, names), *map(found.get, _STATED), run["trained_accuracy"]]
+        for row in zip(run["timesteps"], run["accuracy"], run["spike_rate"], strict=True):
+            lines.writerow([*start, *row])
+            count += 1
+    write_bytes(out, text.getvalue().encode())
+    return count
 
 
 def write_json(path: Path, content: object) -> None:
@@ -148,18 +212,25 @@ def read_json(path: Path) -> Any:
         raise FileError(f"{path}: is not readable JSON: {error}. Delete it, and it will be made again") from error
 
 
-def short_method(provenance: Mapping[str, object]) -> str:
-    """A network's method without the settings that have nothing to say.
+def conversion(provenance: Mapping[str, Any]) -> str:
+    """A network's method, and what of the rest is not as usual.
 
-    >>> short_method({"method": "DataNorm(percentile=99.9, per_channel=False)", "scale": 1.0})
-    'DataNorm(percentile=99.9)'
+    >>> method = {"name": "RMP", "scale": None, "timesteps": 128}
+    >>> conversion({"method": method, "scale": 0.8, "reset": "zero", "v_init": 0.5, "quantized": {"bits": 8}})
+    'RMP(scale=0.8, timesteps=128), hard reset, v_init 0.5, 8 bits'
     """
-    text = str(provenance.get("method", "thresholds as they came"))
-    settings = re.findall(r"percentile=[\d.]+|per_channel=True|residual='unity'", text)
-    if text.startswith("RMP("):
-        settings.insert(0, f"scale={provenance.get('scale')}")
-    name, bracket, _ = text.partition("(")
-    return f"{name}({', '.join(settings)})" if bracket else name
+    method: Any = provenance.get("method", "thresholds as they came")
+    if not isinstance(method, Mapping):  # of a file from another release
+        return str(method)
+    settings = cast("Mapping[str, Any]", method)
+    words = [in_words(settings, scale=provenance.get("scale"))]
+    if provenance.get("reset") != settings.get("reset", "subtract"):
+        words.append("hard reset" if provenance.get("reset") == "zero" else "soft reset")
+    if provenance.get("v_init"):
+        words.append(f"v_init {provenance['v_init']}")
+    if "quantized" in provenance:
+        words.append(f"{provenance['quantized']['bits']} bits")
+    return ", ".join(words)
 
 
 def chosen_steps(timesteps: int) -> list[int]:
@@ -179,7 +250,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = [
         [
             run["method"],
-            run["coder"].partition("(")[0].lower(),
+            run["coder"]["name"].lower(),
             {"subtract": "soft", "zero": "hard"}.get(str(run["reset"]), "-"),
             *(f"{100 * run['accuracy'][t - 1]:.1f}" for t in steps),
             f"{run['spike_rate'][-1]:.2f} %",
@@ -187,6 +258,42 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for run in runs
     ]
     return [header, *rows]
+
+
+def _key(data: object) -> str:
+    return json.dumps(data, sort_keys=True)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings as columns of their own, such as method.percentile."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            inner = cast("dict[str, Any]", value)
+            found |= {f"{prefix}{name}": inner["name"]} if "name" in inner else {}
+            found |= _flat({key: item for key, item in inner.items() if key != "name"}, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _over_seeds(same: list[dict[str, Any]]) -> dict[str, Any]:
+    runs = [document["runs"][0] for document in same]
+    if len(runs) == 1:
+        return runs[0]
+    deviations = [stdev(at) for at in zip(*(run["accuracy"] for run in runs), strict=True)]
+    return {**_mean(runs), "accuracy_std": deviations, "seeds": [seed for run in runs for seed in run["seeds"]]}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of numbers; of lists and mappings that of what they hold; of anything else the first."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {name: _mean([value[name] for value in values]) for name in cast("dict[str, Any]", first)}
+    if isinstance(first, list):
+        return [_mean(parts) for parts in zip(*values, strict=True)]
+    numbers = all(isinstance(value, int | float) for value in values)
+    return sum(values) / len(values) if numbers and any(value != first for value in values) else first
 
 
 def _closer(look: CloserLook) -> dict[str, Any]:

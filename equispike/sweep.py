@@ -1,11 +1,9 @@
 """A grid of ways to convert and run one network; each point is stored when it is done, so that nothing runs twice."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.method import Method
@@ -15,10 +13,10 @@ from equispike.functional.coding import Coder, Constant
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import check_bits, quantize
 from equispike.graph.lossy import LossyPass
-from equispike.points import Conditions, add, documents, missing
 from equispike.progress import track
-from equispike.results import Result, document, short_method
-from equispike.versions import versions
+from equispike.provenance import as_data
+from equispike.results import Result, conversion, document, documents
+from equispike.store import Asked, Found, Store
 from equispike.zoo.data import Part
 
 BATCH = 100
@@ -49,11 +47,11 @@ class Point:
             check_bits(self.bits)
 
     @property
-    def conditions(self) -> Conditions:
-        """All that tells it from other points of the same network and images."""
+    def asked(self) -> dict[str, Any]:
+        """All that tells it from other points of the same network and images, as data."""
         return {
-            "method": repr(self.method),
-            "coder": repr(self.coder),
+            "method": as_data(self.method),
+            "coder": as_data(self.coder),
             "reset": self.reset or self.method.reset,
             "v_init": self.v_init,
             "bits": self.bits,
@@ -83,13 +81,13 @@ def sweep(
         calibration: images to set thresholds with, all of them.
         judged: labelled images to simulate, all of them; validation images, if a setting is to be chosen.
         timesteps: T; every smaller T comes with it.
-        file: SQLite, made if it is not there; see ``points``.
+        file: an SQLite store, made if it is not there; other processes may fill it at the same time.
         name: of the network, for the report.
         lossy: passes that change the trained function, as for ``convert``.
         report: hears how many points there are, and how many of them the file held.
         output: as for ``convert``.
     Returns:
-        results of all the points, with seeds put together (see ``points.documents``).
+        results of all the points, with seeds put together (see ``results.documents``).
     Raises:
         EquispikeError: there are no points.
         FileError: the file is of another kind, or cannot be written.
@@ -98,7 +96,7 @@ def sweep(
     points = _distinct(points)
     if not points:
         raise EquispikeError("sweep: no points. Give at least one method")
-    about: Conditions = {
+    about: Asked = {
         "network": name,
         "weights": digest(model),
         "data": judged.name,
@@ -106,36 +104,27 @@ def sweep(
         "calibration_images": len(calibration),
         "timesteps": timesteps,
     } | ({} if output is None else {"output": output})
-    conditions = [{**about, **point.conditions} for point in points]
-    to_do = missing(file, conditions)
+    asked, store = [{**about, **point.asked} for point in points], Store(file)
+    to_do = len(store.missing(asked))
     if report is not None:
-        report(len(points), len(points) - len(to_do))
+        report(len(points), len(points) - to_do)
     convert = Converter(model, calibration.batches(BATCH), lossy, output)
-    for number in track(to_do, "points", len(to_do)):
-        result = _simulated(points[number], convert, judged, timesteps)
-        stated = {"versions": versions(), "device": "cpu", "threads": torch.get_num_threads()}
-        add(file, conditions[number], document([result], name, judged.name, judged.classes, **stated))
-    return documents(file, conditions)
+    steps = track(range(to_do), "points", to_do)
+
+    def simulated(number: int) -> Found:
+        next(steps, None)
+        return document([_simulated(points[number], convert, judged, timesteps)], name, judged.name, judged.classes)
+
+    store.fill(asked, simulated)
+    return documents(store, asked)
 
 
 def _simulated(point: Point, convert: Converter, judged: Part, timesteps: int) -> Result:
     network = convert(point.method, reset=point.reset, v_init=point.v_init)
     network = network if point.bits is None else quantize(network, point.bits)
-    label = _label(point, network.provenance)
-    found = evaluate(network, judged.batches(BATCH), timesteps, point.coder, point.seed, label=f"simulating {label}")
-    return Result(label, str(point.coder), network, found)
-
-
-def _label(point: Point, provenance: Mapping[str, object]) -> str:
-    """The method, and what of the rest is not as usual."""
-    words = [short_method(provenance)]
-    if point.reset not in (None, point.method.reset):
-        words.append("hard reset" if point.reset == "zero" else "soft reset")
-    if point.v_init:
-        words.append(f"v_init {point.v_init}")
-    if point.bits is not None:
-        words.append(f"{point.bits} bits")
-    return ", ".join(words)
+    label = f"simulating {conversion(network.provenance)}"
+    found = evaluate(network, judged.batches(BATCH), timesteps, point.coder, point.seed, label=label)
+    return Result(network, point.coder, found)
 
 
 def _distinct(points: Iterable[Point]) -> list[Point]:
@@ -143,5 +132,5 @@ def _distinct(points: Iterable[Point]) -> list[Point]:
     found: dict[str, Point] = {}
     for point in points:
         drawn = not point.coder.constant or point.v_init == "uniform"
-        found.setdefault(repr((point if drawn else replace(point, seed=0)).conditions), point)
+        found.setdefault(repr((point if drawn else replace(point, seed=0)).asked), point)
     return list(found.values())

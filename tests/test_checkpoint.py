@@ -24,6 +24,7 @@ import equispike as es
 from equispike.files import checkpoint
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, Conv, Flatten, Input, Linear, Neuron, Readout
+from equispike.provenance import as_data
 from equispike.zoo.models import build
 from equispike.zoo.store import bundled, load_model, save_model
 
@@ -110,7 +111,7 @@ def test_a_converted_model_keeps_its_provenance(tmp_path: Path) -> None:
     es.save(network, tmp_path / "n")
     loaded = es.load(str(tmp_path / "n"))
     same(loaded, network)
-    assert loaded.provenance["method"] == repr(es.DataNorm(99.0))
+    assert loaded.provenance["method"] == as_data(es.DataNorm(99.0))
     assert loaded.provenance["versions"] == network.provenance["versions"]
 
 

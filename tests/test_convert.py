@@ -12,6 +12,7 @@ import equispike as es
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.conversion import prepare
 from equispike.graph.network import Network
+from equispike.provenance import as_data
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.store import load_model
 
@@ -162,7 +163,7 @@ def test_options_override_the_methods_own_and_are_kept() -> None:
     assert list(network.neurons) == ["1", "output neurons"]
     kept = {key: network.provenance[key] for key in ("reset", "readout", "v_init", "model", "method")}
     assert kept == {
-        "reset": "zero", "readout": "spikes", "v_init": 0.5, "model": "Sequential", "method": repr(es.DataNorm()),
+        "reset": "zero", "readout": "spikes", "v_init": 0.5, "model": "Sequential", "method": as_data(es.DataNorm()),
     }  # fmt: skip
     assert network.provenance["calibration_images"] == 9
 
@@ -171,7 +172,7 @@ def test_the_default_is_the_robust_percentile() -> None:
     images = torch.rand(50, 4)
     default, robust = es.convert(mlp(), images), es.convert(mlp(), images, es.DataNorm(99.9))
     assert torch.equal(default.thresholds["1"], robust.thresholds["1"])
-    assert default.provenance["method"] == repr(es.DataNorm(99.9))
+    assert default.provenance["method"] == as_data(es.DataNorm(99.9))
 
 
 def test_a_model_that_ends_in_a_relu_has_its_output_neurons() -> None:

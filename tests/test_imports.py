@@ -12,14 +12,14 @@ import equispike
 
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
-    {"errors", "progress", "versions"},
+    {"errors", "progress", "provenance", "versions"},
     {"functional", "bibliography", "extras"},
-    {"batches"},
+    {"batches", "store"},
     {"nn"},
     {"graph"},
     {"simulation"},
     {"calibrate", "analysis", "files"},
-    {"zoo", "conversion", "results", "points"},
+    {"zoo", "conversion", "results"},
     {"report", "cluster", "demo", "diagnosis", "checking", "experiments", "sweep"},
     {"cli"},
 )

@@ -14,7 +14,6 @@ from torch import nn
 
 import equispike as es
 from equispike.analysis.closer import look_closer
-from equispike.calibrate.method import with_thresholds
 from equispike.errors import FileError
 from equispike.report.data import page_data
 from equispike.report.page import in_script, write_report
@@ -36,13 +35,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     digits = load("mnist-sample")
     test, calibration = digits.test.take(40), digits.train.take(8).floats()
-    converted = es.convert(model, calibration)
     results: list[Result] = []
     for method, coder in METHODS:
-        network = with_thresholds(converted, method(converted, [calibration]))
+        network = es.convert(model, calibration, method)
         evaluation = es.evaluate(network, test.batches(20), T, coder)
         closer = look_closer(network, evaluation, test, coder)
-        results.append(Result(str(method), str(coder), network, evaluation, closer))
+        results.append(Result(network, coder, evaluation, closer))
     path = tmp_path_factory.mktemp("report") / "results.json"
     write_json(path, document(results, NASTY, test.name, test.classes, device="cpu"))
     return path
@@ -58,7 +56,7 @@ def test_every_number_of_a_run_is_that_of_its_file(made: Path) -> None:
     page = page_data(read_runs([made]))
     filed = json.loads(made.read_text())["runs"]
     assert page["steps"] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
-    assert [run["label"] for run in page["runs"]] == ["DataNorm(99.9)", "DataNorm(80)", "DataNorm(99.9), poisson"]
+    assert [run["label"] for run in page["runs"]] == ["DataNorm(99.9)", "DataNorm(80.0)", "DataNorm(99.9), poisson"]
     for run, source in zip(page["runs"], filed, strict=True):
         for n, t in enumerate(page["steps"]):
             assert run["accuracy"][n] == source["accuracy"][t - 1]

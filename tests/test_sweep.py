@@ -18,7 +18,6 @@ from command import exit_code
 from torch import nn
 
 import equispike as es
-from equispike import points
 from equispike import sweep as module
 from equispike.conversion import Converter
 from equispike.diagnosis import diagnose
@@ -27,6 +26,8 @@ from equispike.graph.exact import quantize
 from equispike.report.data import page_data
 from equispike.report.page import write_report
 from equispike.report.read import read_runs
+from equispike.results import documents, write_csv
+from equispike.store import Store
 from equispike.sweep import Point, sweep
 from equispike.zoo.data import load
 
@@ -67,7 +68,7 @@ def swept(run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_points_are_what_convert_and_evaluate_give(model: nn.Module, swept: Path) -> None:
     digits = load("mnist-sample")
-    found = {json.dumps(conditions): document["runs"][0] for conditions, document in points.read(swept)}
+    found = {json.dumps(conditions): document["runs"][0] for conditions, document in Store(swept).read()}
     assert len(found) == len(POINTS)
     for point in POINTS:
         network = es.convert(
@@ -75,7 +76,7 @@ def test_points_are_what_convert_and_evaluate_give(model: nn.Module, swept: Path
         )
         network = network if point.bits is None else quantize(network, point.bits)
         expected = es.evaluate(network, digits.validation.take(30).batches(30), T, point.coder, point.seed)
-        (stored,) = (found[key] for key in found if point.conditions.items() <= json.loads(key).items())
+        (stored,) = (found[key] for key in found if point.asked.items() <= json.loads(key).items())
         assert stored["accuracy"] == pytest.approx(expected.mean.tolist(), abs=1e-6)
         assert stored["spike_rate"] == pytest.approx(expected.spike_rate[0].tolist(), abs=1e-5)
 
@@ -83,21 +84,21 @@ def test_points_are_what_convert_and_evaluate_give(model: nn.Module, swept: Path
 def test_what_is_there_is_not_simulated_again(
     run: Callable[..., Any], swept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = points.read(swept)
+    before = Store(swept).read()
     heard: list[tuple[int, int]] = []
     monkeypatch.setattr(module, "evaluate", None)  # cannot be called
     again = run(swept, *POINTS, *POINTS, report=lambda *counts: heard.append(counts))
     assert heard == [(len(POINTS), len(POINTS))]
     assert again == run(swept, *POINTS)
-    assert points.read(swept) == before
+    assert Store(swept).read() == before
     monkeypatch.undo()
     run(swept, Point(es.DataNorm(50.0)))
-    assert len(points.read(swept)) == len(before) + 1
+    assert len(Store(swept).read()) == len(before) + 1
 
 
 def test_a_seed_from_which_nothing_is_drawn_makes_no_point(run: Callable[..., Any], tmp_path: Path) -> None:
     run(tmp_path / "s", *(Point(es.ModelNorm(), seed=seed) for seed in (5, 6)))
-    ((conditions, _),) = points.read(tmp_path / "s")
+    ((conditions, _),) = Store(tmp_path / "s").read()
     assert conditions["seed"] == 5
     with pytest.raises(EquispikeError, match="no points"):
         run(tmp_path / "none")
@@ -105,8 +106,8 @@ def test_a_seed_from_which_nothing_is_drawn_makes_no_point(run: Callable[..., An
 
 
 def test_seeds_are_put_together(swept: Path) -> None:
-    several = [d["runs"][0] for c, d in points.read(swept) if c["coder"].startswith("Poisson")]
-    (document,) = points.documents(swept)
+    several = [d["runs"][0] for c, d in Store(swept).read() if c["coder"]["name"] == "Poisson"]
+    (document,) = documents(Store(swept))
     (merged,) = (run for run in document["runs"] if len(run["seeds"]) > 1)
     assert merged["seeds"] == [3, 4]
     for t in range(T):
@@ -117,21 +118,21 @@ def test_seeds_are_put_together(swept: Path) -> None:
 
 
 def test_a_report_and_a_csv_file_hold_every_point(swept: Path, tmp_path: Path) -> None:
-    document, *others = points.documents(swept)
+    document, *others = documents(Store(swept))
     assert not others
     page = page_data(read_runs([swept]))
     assert [run["method"] for run in page["runs"]] == [run["method"] for run in document["runs"]]
-    assert {"DataNorm(percentile=99.9), v_init 0.5, 8 bits", "RMP(scale=0.8), hard reset"} <= {
+    assert {"DataNorm(percentile=99.9), v_init 0.5, 8 bits", "RMP(scale=0.8, timesteps=8), hard reset"} <= {
         run["method"] for run in page["runs"]
     }
     assert write_report([swept], tmp_path / "r.html") == len(document["runs"])
-    stored = points.read(swept)
-    assert points.write_csv(swept, tmp_path / "s.csv") == T * len(stored)
+    stored = Store(swept).read()
+    assert write_csv(Store(swept), tmp_path / "s.csv") == T * len(stored)
     with (tmp_path / "s.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     last = [line for line in lines if line["t"] == str(T)]
     assert [float(line["accuracy"]) for line in last] == [d["runs"][0]["accuracy"][-1] for _, d in stored]
-    assert {line["method"] for line in lines} == {c["method"] for c, _ in stored}
+    assert {line["method"] for line in lines} == {c["method"]["name"] for c, _ in stored}
 
 
 def test_one_measurement_serves_all_scales(model: nn.Module) -> None:
@@ -163,7 +164,7 @@ def test_points_of_several_outputs_are_kept_apart(model: nn.Module, tmp_path: Pa
     first, second = (
         sweep(Both(), digits.train.take(20), part, POINTS[:1], T, file, "both", output=output)[0] for output in (0, 1)
     )
-    assert len(points.read(file)) == 2
+    assert len(Store(file).read()) == 2
     images = part.floats()
     for document, sign in ((first, 1), (second, -1)):
         expected = float(((sign * model(images)).argmax(1) == part.labels).double().mean())
@@ -202,18 +203,18 @@ def test_files_of_another_kind_are_refused_and_left_alone(run: Callable[..., Any
     for path, words in bad.items():
         before = path.read_bytes()
         with pytest.raises(FileError, match=words):
-            points.read(path)
+            Store(path).read()
         with pytest.raises(FileError, match=words):
             run(path, POINTS[0])
         assert path.read_bytes() == before
     for value in ("'[]'", "'{\"runs\": [{}]}'", "'{'", "5", "NULL", "'{\"runs\": 3}'"):
-        update = f"UPDATE OR IGNORE points SET document = {value}"
+        update = f"UPDATE OR IGNORE points SET found = {value}"
         path = foreign("damaged", update, base=whole)
         if value != "NULL":
             with pytest.raises(FileError, match="damaged"):
                 page_data(read_runs([path]))
     with pytest.raises(FileError, match="no such file"):
-        points.read(tmp_path / "missing")
+        Store(tmp_path / "missing").read()
 
 
 KILLED = """
@@ -238,7 +239,7 @@ def test_the_command_goes_on_after_kill_9(tmp_path: Path, capsys: pytest.Capture
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", KILLED, *call], capture_output=True, env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert len(points.read(file)) == 1
+    assert len(Store(file).read()) == 1
     assert exit_code(*call, "--csv", str(table)) == 0
     captured = capsys.readouterr()
     assert captured.err == ""

@@ -21,6 +21,7 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.graph.residual import residual_neurons
 from equispike.progress import track
+from equispike.provenance import as_data
 from equispike.simulation.layout import train_bytes
 from equispike.simulation.record import Task, upstream
 from equispike.simulation.run import default_batch, observe, simulate
@@ -233,7 +234,7 @@ def rescaled(network: Network, method: RMP) -> Network:
     assert method.scale is not None
     reset = next(iter(network.neurons.values())).reset
     changed = with_thresholds(network, scaled(Thresholds(network.thresholds), method.scale), reset)
-    provenance = {**network.provenance, "method": repr(method), "scale": method.scale}
+    provenance = {**network.provenance, "method": as_data(method), "scale": method.scale}
     return replace(changed, provenance=provenance)
 
 

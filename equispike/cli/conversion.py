@@ -129,6 +129,7 @@ def convert(
 
     from equispike.conversion import convert as run
     from equispike.files.checkpoint import save
+    from equispike.results import conversion
 
     trained, card = read_model(source, output)
     splits, stated = read_data(card, data, normalise, data_folder)
@@ -145,7 +146,7 @@ def convert(
     if thresholds.method == "rmp" and thresholds.scale is None:
         out.print(f"scale {network.provenance['scale']} chosen on validation images")
     used = network.provenance
-    out.print(f"{out_file}: {used['method']}, reset {used['reset']}, readout {used['readout']}")
+    out.print(f"{out_file}: {conversion(used)}, reset {used['reset']}, readout {used['readout']}")
 
 
 def diagnose(

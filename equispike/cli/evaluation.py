@@ -77,10 +77,9 @@ def evaluate(
     from equispike.analysis.closer import look_closer
     from equispike.functional.coding import Constant, Poisson
     from equispike.graph.exact import quantize
-    from equispike.results import Result, document, short_method, write_json
+    from equispike.results import Result, document, write_json
     from equispike.simulation.early_exit import Certain, Stable
     from equispike.simulation.run import default_batch
-    from equispike.versions import versions
 
     name = Path(source).name
     with progress():
@@ -91,8 +90,7 @@ def evaluate(
         rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
         evaluation = run(loaded, test.batches(default_batch(loaded)), timesteps, coding, seed, runs, engine, stop=rule)
         closer = None if json_file is None or rule is not None else look_closer(loaded, evaluation, test, coding, seed)
-    method = short_method(loaded.provenance) + (f", {bits} bits" if bits else "")
-    result = Result(method, str(coding), loaded, evaluation, closer)
+    result = Result(loaded, coding, evaluation, closer)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
     title = f"{name}: accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}"
     print_runs([result.curves], title)
@@ -105,9 +103,7 @@ def evaluate(
         out.print(f"stopped early: {evaluation.steps:.1f} steps on average. Later columns repeat the last prediction")
     if json_file is not None:
         trained_as = str(loaded.provenance.get("name", name))
-        write_json(
-            json_file, document([result], trained_as, test.name, test.classes, versions=versions(), device=device)
-        )
+        write_json(json_file, document([result], trained_as, test.name, test.classes, device=device))
     if plot is not None:
         from equispike.analysis.plots import accuracy_and_spike_rate
         from equispike.demo import curve

@@ -118,7 +118,8 @@ def sweep(
         if values and not set(methods) & set(OWNERS[name]):
             raise EquispikeError(f"--{name}: is for --method {' or '.join(OWNERS[name])}")
     from equispike.functional.coding import Constant, Poisson
-    from equispike.points import write_csv
+    from equispike.results import write_csv
+    from equispike.store import Store
     from equispike.sweep import Point
     from equispike.sweep import sweep as run
 
@@ -144,7 +145,7 @@ def sweep(
         )
         print_runs(document["runs"], f"{title}; trained: {document['ann_accuracy']:.2%}")
     if csv is not None:
-        out.print(f"{csv}: {write_csv(out_file, csv):,} lines")
+        out.print(f"{csv}: {write_csv(Store(out_file), csv):,} lines")
     out.print(f"{out_file}: draw it with: equispike report {out_file}")
 
 

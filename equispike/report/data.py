@@ -77,7 +77,7 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         **{name: run[name] for name in _COPIED},
-        "input": run["coder"].partition("(")[0].lower(),
+        "input": run["coder"]["name"].lower(),
         "network": document["network"],
         "data": document["data"],
         "classes": document["classes"],

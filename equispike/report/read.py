@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from equispike.errors import FileError
-from equispike.points import documents, is_points
-from equispike.results import FORMAT, VERSION
+from equispike.results import FORMAT, VERSION, documents
+from equispike.store import Store, is_store
 
 Document = dict[str, Any]
 REMEDY = "Give files that 'equispike evaluate --json', 'equispike sweep' or 'equispike demo' wrote"
@@ -24,8 +24,12 @@ def read_runs(paths: Sequence[Path]) -> list[tuple[Document, Path]]:
     if not paths:
         raise FileError(f"no run files. {REMEDY}")
     files = [path / "results.json" if path.is_dir() else path for path in paths]
-    found = [(content, file) for file in files for content in (documents(file) if is_points(file) else [_read(file)])]
+    found = [(content, file) for file in files for content in _contents(file)]
     return [(_checked(content, file), file) for content, file in found]
+
+
+def _contents(path: Path) -> Sequence[object]:
+    return documents(Store(path)) if is_store(path) else [_read(path)]
 
 
 def _read(path: Path) -> object:

@@ -1,0 +1,70 @@
+"""How a result came about, as data: settings of methods and coders, and where and when it was computed."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+UNSAID = "reset", "readout", "seed", "coder", "scales", "trial", "tolerance"
+"""Settings that have a place of their own wherever a method is shown, or by which another one was chosen."""
+
+
+def as_data(value: object) -> Any:
+    """JSON-able data that tell a setting: of a dataclass its name and fields, but for those that its repr leaves out.
+
+    >>> from equispike import DataNorm
+    >>> as_data(DataNorm(99.9))
+    {'name': 'DataNorm', 'percentile': 99.9, 'per_channel': False, 'reset': 'subtract', 'readout': 'potential'}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"name": type(value).__name__} | {
+            f.name: as_data(getattr(value, f.name)) for f in fields(value) if f.repr
+        }
+    if isinstance(value, Mapping):
+        return {str(key): as_data(item) for key, item in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, Sequence):
+        return [as_data(item) for item in cast("Sequence[object]", value)]
+    return {"name": getattr(value, "__name__", type(value).__name__)}
+
+
+def in_words(data: Mapping[str, Any], **known: object) -> str:
+    """A setting as a reader would write it, without what is off or said elsewhere.
+
+    Args:
+        data: as ``as_data`` gives it.
+        known: fields that were chosen afterwards.
+
+    >>> in_words({"name": "RMP", "scale": None, "timesteps": 100, "reset": "subtract"}, scale=0.8)
+    'RMP(scale=0.8, timesteps=100)'
+    """
+    told = {key: value for key, value in {**data, **known}.items() if key in data and key not in ("name", *UNSAID)}
+    settings = ", ".join(f"{key}={value!r}" for key, value in told.items() if value not in (None, False, "measured"))
+    return f"{data['name']}({settings})" if settings else str(data["name"])
+
+
+def circumstances() -> dict[str, object]:
+    """Date (UTC), command, processor and system of what runs now."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else "python",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
