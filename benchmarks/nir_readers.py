@@ -15,7 +15,7 @@ import torch
 import equispike as es
 from benchmarks.tables import write_table
 from benchmarks.verify import READERS, verify
-from equispike.files.nir_writing import write_nir
+from equispike.files.nir import write_nir
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 

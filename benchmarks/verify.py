@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import EquispikeError, SimulationError
-from equispike.files.nir_reading import read_nir
-from equispike.files.nir_writing import identifiers
+from equispike.files.nir import identifiers, read_nir
 from equispike.graph.network import Network
 from equispike.graph.ops import Readout
 from equispike.simulation.run import simulate
@@ -49,7 +48,7 @@ def verify(
     """Load a NIR file of this package in another tool, and compare spike counts neuron by neuron.
 
     Args:
-        path: written by ``equispike.files.nir_writing.write_nir``.
+        path: written by ``equispike.files.nir.write_nir``.
         images: (B, *features), preprocessed as in training; constant input.
         timesteps: T.
         reader: "spikingjelly", "sinabs" or, for networks that reset to zero, "norse"; it must be installed.

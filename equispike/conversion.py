@@ -50,7 +50,7 @@ def convert(
     Args:
         model: trained; any module of image tensors, one or several, that returns class scores (B, classes), or other
             values, or several such tensors (see ``output``); or a program that ``torch.export`` made of one, or what
-            ``files.onnx_reading.read_onnx`` found in a file. It is not changed.
+            ``files.onnx.read_onnx`` found in a file. It is not changed.
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory. For a model of several
             inputs, of pairs ((first, second, ...), labels); labels may be None.

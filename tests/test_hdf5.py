@@ -9,7 +9,7 @@ import pytest
 
 import equispike as es
 from equispike.files import hdf5
-from equispike.files.nir_reading import read_nir
+from equispike.files.nir import read_nir
 
 h5py = pytest.importorskip("h5py")
 

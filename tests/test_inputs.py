@@ -21,7 +21,7 @@ from equispike.conversion import prepare
 from equispike.diagnosis import diagnose
 from equispike.errors import ConversionError, DataError, EquispikeError
 from equispike.files.module import write_module
-from equispike.files.onnx_reading import read_onnx
+from equispike.files.onnx import read_onnx
 from equispike.functional.coding import Coder
 from equispike.functional.inputs import Shape, join_inputs, layout, split_inputs
 from equispike.graph.network import Network, Node

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import equispike as es
 from equispike.files.module import write_module
-from equispike.files.nir_writing import write_nir
-from equispike.files.onnx_writing import write_onnx
+from equispike.files.nir import write_nir
+from equispike.files.onnx import write_onnx
 from equispike.graph.lossy import leaky_relu_to_pairs, max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, LeakyReLU, Linear, MaxPool, Neuron, Op, Readout, WinnerPool

@@ -18,9 +18,8 @@ from strategies import EXAMPLES, SEARCH, damaged, dyadic, images_for, networks
 import equispike as es
 from equispike import extras
 from equispike.files import hdf5
+from equispike.files.nir import identifiers, read_nir, write_nir
 from equispike.files.nir_lowering import lower
-from equispike.files.nir_reading import read_nir
-from equispike.files.nir_writing import identifiers, write_nir
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
 

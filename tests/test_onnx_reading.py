@@ -16,8 +16,8 @@ from strategies import EXAMPLES, damaged
 from torch import nn
 
 import equispike as es
+from equispike.files.onnx import read_onnx
 from equispike.files.onnx_operations import CONSTANTS, OPERATIONS
-from equispike.files.onnx_reading import read_onnx
 from equispike.graph.exact import fold_affine
 from equispike.graph.ops import Conv, MaxPool, Neuron
 

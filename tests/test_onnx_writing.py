@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from strategies import images_for, networks
 
 import equispike as es
-from equispike.files.onnx_reading import read_onnx
-from equispike.files.onnx_writing import write_onnx
+from equispike.files.onnx import read_onnx, write_onnx
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, AvgPool, Conv, Input, Linear, Neuron, Readout
 from equispike.zoo.data import load

@@ -44,8 +44,8 @@ def export(
     path = out_file or Path(source).with_suffix({"nir": ".nir", "onnx": ".onnx", "torch": ".py"}[to])
     require_writable(path)
     from equispike.files.module import write_module
-    from equispike.files.nir_writing import write_nir
-    from equispike.files.onnx_writing import write_onnx
+    from equispike.files.nir import write_nir
+    from equispike.files.onnx import write_onnx
     from equispike.graph.exact import quantize
 
     network = read_network(source)

@@ -74,7 +74,7 @@ def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str
     module, colon, factory = source.partition(":")
     factory, _, weights = factory.partition("@")
     if source.endswith(".onnx"):
-        from equispike.files.onnx_reading import read_onnx
+        from equispike.files.onnx import read_onnx
 
         return read_onnx(source, output), {}
     if source.endswith(".pt2"):
@@ -115,7 +115,7 @@ def is_nir(source: str) -> bool:
 def read_network(source: str) -> "Network":
     """The converted network in a file of this package, or in a NIR file."""
     from equispike.files import checkpoint
-    from equispike.files.nir_reading import read_nir
+    from equispike.files.nir import read_nir
 
     return read_nir(source) if is_nir(source) else checkpoint.load(source)
 

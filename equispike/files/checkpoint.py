@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from equispike.errors import FileError, one_line
-from equispike.files.disk import write_bytes
+from equispike.errors import FileError
+from equispike.files.disk import DAMAGED, reading, write_bytes
 from equispike.functional.finite import all_finite
 from equispike.graph.network import LARGEST, Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
@@ -67,16 +67,13 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Network:
     """Read a converted network. FileError in one line if the file is missing, damaged or not one of these."""
     description, tensors = read_tensors(path, "equispike.network")
-    try:
+    with reading(path, "does not describe a network"):
         nodes = tuple(_node(item, tensors) for item in description["nodes"])
         network = Network(nodes, _mapping("provenance", description["provenance"]))
         for name, shape in network.shapes.items():
             if math.prod(shape) > LARGEST:
                 raise ValueError(f"{name}: features of shape {shape} are out of proportion")
         return network
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = one_line(error)
-        raise FileError(f"{path}: does not describe a network: {type(error).__name__}: {reason}") from error
 
 
 def write_tensors(
@@ -106,28 +103,24 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
 
 def read_tensors(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description and the tensors of a file of this kind. FileError, in one line, for anything else."""
-    if not Path(path).is_file():
-        raise FileError(f"{path}: no such file")
-    try:
-        opened: Any = safe_open(str(path), framework="pt")
-        with opened as file:
-            header: dict[str, str] = file.metadata() or {}
-            found, version = header.get("format"), header.get("version")
-            if found != kind:
-                raise FileError(f"{path}: is not a file of kind {kind} (it says: {found})")
-            if version != str(VERSION):
-                raise FileError(f"{path}: has version {version}; this release reads {VERSION}. Upgrade equispike")
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}
+    with reading(path, "is not a readable safetensors file, or truncated"):
+        try:
+            opened: Any = safe_open(str(path), framework="pt")
+            with opened as file:
+                header: dict[str, str] = file.metadata() or {}
+                found, version = header.get("format"), header.get("version")
+                if found != kind:
+                    raise FileError(f"{path}: is not a file of kind {kind} (it says: {found})")
+                if version != str(VERSION):
+                    raise FileError(f"{path}: has version {version}; this release reads {VERSION}. Upgrade equispike")
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
         text, digest = header["description"], header["sha256"]
-    except (SafetensorError, OSError, KeyError, UnicodeDecodeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path}: is not a readable safetensors file, or truncated: {reason}") from error
     if digest != _digest(text, tensors):
-        raise FileError(f"{path}: its contents do not match its digest: the file was altered or damaged")
-    try:
+        raise FileError(f"{path}: its contents do not match its digest: the file was altered. {DAMAGED}")
+    with reading(path, "has no readable description"):
         return _mapping("description", json.loads(text)), tensors
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{path}: has no readable description: {error}") from error
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -16,8 +16,8 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from equispike.errors import FileError
 from equispike.extras import extra
+from equispike.files.disk import DAMAGED
 
 MOST_COMPRESSED = 1032
 """Bytes that one byte can stand for in deflate; a file that claims more holds nothing behind its shapes."""
@@ -38,13 +38,11 @@ DEEPEST = 4
 REFUSED = 3
 """How the child ends when it has said what is wrong with the file."""
 
-DAMAGED = "The file is damaged: write it again, or ask for it again"
-
 Fields = dict[str, Any]
 """What a group holds, by name: a string, an array of numbers or strings, or another group."""
 
 
-def hdf5() -> Any:
+def package() -> Any:
     """The package h5py. EquispikeError if it is missing."""
     return extra("h5py", "nir", "NIR files")
 
@@ -53,12 +51,9 @@ def read_hdf5(path: Path) -> Fields:
     """What a file holds, without links to other places or other files.
 
     Raises:
-        FileError: there is no such file.
         ValueError: what is wrong with it, in one line.
     """
-    hdf5()
-    if not path.is_file():
-        raise FileError(f"{path}: no such file")
+    package()
     seconds = SECONDS + path.stat().st_size / 2**20
     command = [sys.executable, "-P", "-m", __name__, str(path), str(math.ceil(seconds))]
     paths = os.pathsep.join(sys.path)
@@ -80,7 +75,7 @@ def read_hdf5(path: Path) -> Fields:
 
 def contents(path: Path) -> Fields:
     """As ``read_hdf5``, in this process, which a damaged file may stop."""
-    with hdf5().File(path, "r") as file:
+    with package().File(path, "r") as file:
         return _Reader(most(path)).fields(file, "", DEEPEST)
 
 
@@ -94,7 +89,7 @@ class _Reader:
     """Walks an open file. ``left``: how many bytes it may still give."""
 
     def __init__(self, left: int) -> None:
-        self._h5py = hdf5()
+        self._h5py = package()
         self._left = left
 
     def fields(self, group: Any, place: str, depth: int) -> Fields:

@@ -4,52 +4,28 @@ import json
 import math
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
-from os import PathLike
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from equispike.errors import EquispikeError, FileError, one_line
-from equispike.files import hdf5
+from equispike.errors import EquispikeError
 from equispike.files.hdf5 import Fields
-from equispike.files.nir_writing import METADATA
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
 from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 
+METADATA = "equispike"
+"""Name of the metadata entry that holds, as JSON, what NIR has no field for."""
+
 NEURONS = "LIF", "CubaLIF", "LI", "CubaLI", "I", "Threshold"
 """Neurons of NIR that do not integrate and fire alone."""
 
 
-def read_nir(path: str | PathLike[str], reset: Reset | None = None) -> Network:
-    """The network in a NIR file. Spikes have size 1; a step lasts 1 / r, so that a neuron integrates its input once.
-
-    A file of this package gives back the network that was written, in the operations of its profile: spike for spike if
-    it is quantized. In a file of another tool neurons fire at their threshold, not only above it.
-
-    Args:
-        path: the file.
-        reset: "subtract" (soft) or "zero" (hard); default what this package wrote into the file, else "zero", which is
-            all that NIR can state.
-    Raises:
-        FileError: in one line, what cannot be read: the file is damaged, has cycles, shapes that do not fit, numbers
-            that are not finite, several inputs or outputs, or nodes of other kinds.
-    """
-    path = Path(path)
-    try:
-        return _network(hdf5.read_hdf5(path), reset)
-    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, EquispikeError) and str(error).startswith((str(path), "NIR files need")):
-            raise
-        reason = one_line(error)
-        raise FileError(f"{path}: cannot be read as a NIR network: {reason}") from error
-
-
-def _network(file: Fields, reset: Reset | None) -> Network:
+def network_of(file: Fields, reset: Reset | None) -> Network:
+    """The network that the fields of a NIR file describe. ValueError and others say what is in the way."""
     root = _group(file, "node")
     if root.get("type") != "NIRGraph":
         raise ValueError("it holds no graph")

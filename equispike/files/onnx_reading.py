@@ -3,15 +3,13 @@
 Nothing in a file is executed, and no other file is opened.
 """
 
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError, FileError, one_line
+from equispike.errors import ConversionError, one_line
 from equispike.extras import extra
 from equispike.files.onnx_operations import CONSTANTS, OPERATIONS, RESHAPING, shape_of_reshape
 from equispike.graph.aten import Untranslatable, Value, remedy, reshape
@@ -21,47 +19,23 @@ from equispike.graph.parts import parts
 from equispike.graph.program import check_output
 
 
-def read_onnx(path: str | PathLike[str], output: int | None = None) -> Network:
-    """The trained network in an ONNX file, without thresholds, as ``trace`` gives it for a module.
-
-    Args:
-        path: of a model in evaluation mode of images (B, *features) of a fixed shape, in one input or several, that
-            gives class scores (B, classes), or other values (B, *outputs).
-        output: which of several outputs, from 0. What no other output needs is left out.
-    Raises:
-        FileError: the file is missing, damaged or no ONNX model, or keeps weights in other files.
-        ConversionError: names the operations that cannot be translated, the reason and the remedy.
-    """
-    path = Path(path)
-    graph = _graph(path)
-    try:
-        return _Reader(graph, output).network()
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {one_line(error, None)}") from error
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        reason = one_line(error)
-        raise FileError(f"{path}: cannot be read as an ONNX network: {reason}") from error
-
-
 def _onnx(name: str) -> Any:
     return extra(name, "onnx", "ONNX files")
 
 
-def _graph(path: Path) -> Any:
+def graph_of(content: bytes) -> Any:
+    """The graph in an ONNX file. ValueError if there is none."""
     onnx = _onnx("onnx")
-    if not path.is_file():
-        raise FileError(f"{path}: no such file")
     try:
-        model: Any = onnx.load_model_from_string(path.read_bytes())
+        model: Any = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError is of a package of its own
-        reason = one_line(error, 200)
-        raise FileError(f"{path}: is not a readable ONNX file, or truncated: {reason}") from error
+        raise ValueError(one_line(error, 200)) from error
     if not model.graph.node:
-        raise FileError(f"{path}: is not a readable ONNX file, or truncated: it holds no operations")
+        raise ValueError("it holds no operations")
     return model.graph
 
 
-class _Reader:
+class GraphReader:
     """Walks the graph once. ``known`` holds what each name stands for: data of the images, or a constant."""
 
     def __init__(self, graph: Any, output: int | None) -> None:

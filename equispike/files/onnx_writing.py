@@ -7,16 +7,12 @@ which carries potentials, spike counts and scores from step to step.
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError
 from equispike.extras import extra
-from equispike.files.disk import write_bytes
 from equispike.files.module import start
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
@@ -26,47 +22,8 @@ from equispike.graph.pooling import unwritable
 OPSET, IR_VERSION = 17, 8
 """Of 2022: what runtimes from then on read."""
 
-LARGEST = 2**31 - 2**20
-"""Bytes of weights; an ONNX file with its weights inside ends at 2 GiB."""
-
 METADATA = "equispike"
 """Name of the metadata entry that holds the provenance as JSON."""
-
-
-def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
-    """Write a converted network as an ONNX file, atomically.
-
-    Its inputs are ``images``, (B, *features), preprocessed as in training, as a current in every step; and
-    ``timesteps``, T, one integer. Its outputs are ``scores``, (T, B, classes), added up over the steps as those of
-    ``simulate`` are, and for each neuron layer ``spikes.NAME``, (B, *features), its spikes over all steps. On a
-    quantized network in float32 both are exact. Runtimes have no convolutions in float64: a network that holds some is
-    written in float32, and the sentences say so.
-
-    Args:
-        network: converted.
-        path: file to write; usually named ``.onnx``.
-    Returns:
-        sentences for the user.
-    Raises:
-        ConversionError: no thresholds, potentials that start at random, an operation that does not run on spikes, or
-            weights beyond the 2 GiB of such a file.
-        FileError: the file cannot be written.
-    """
-    notes = [
-        "Needs onnxruntime alone: onnxruntime.InferenceSession(FILE).run(['scores'], {'images': images, "
-        "'timesteps': numpy.array(64)}) gives the scores after each step; outputs spikes.NAME, the spikes of a layer."
-    ]
-    if network.dtype == torch.float64 and any(isinstance(node.op, Conv | AvgPool) for node in network):
-        network = network.to(torch.float32)
-        notes.append(
-            "This network is in float64, in which runtimes have no convolutions: it was written in float32, where "
-            "its sums are rounded. Quantize with fewer bits for the same spikes."
-        )
-    tensors = [value for node in network for value in vars(node.op).values() if isinstance(value, Tensor)]
-    if sum(t.numel() * t.element_size() for t in tensors) > LARGEST:
-        raise ConversionError("its weights take more than the 2 GiB that an ONNX file holds. Export to torch instead")
-    write_bytes(Path(path), _Writer(network).model().SerializeToString())
-    return notes
 
 
 class _Carried(NamedTuple):
@@ -78,7 +35,7 @@ class _Carried(NamedTuple):
     start: str
 
 
-class _Writer:
+class GraphWriter:
     """The file as it grows. ``x3`` is the value of node 3, ``v3`` and ``n3`` are its potentials and spike counts.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""NIR files (Neuromorphic Intermediate Representation) for other tools; ``nir_reading`` reads them.
+"""NIR files (Neuromorphic Intermediate Representation) for other tools; reading them back, and those of other tools.
 
 A NIR file is a graph in HDF5. Its integrate-and-fire neuron fires above the threshold and resets to a fixed potential;
 soft reset, and a spike at the threshold itself, cannot be stated. So the file says them in its metadata, and
@@ -17,17 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.files.disk import write_bytes
-from equispike.files.hdf5 import hdf5
+from equispike.files import hdf5
+from equispike.files.disk import reading, write_bytes
 from equispike.files.nir_lowering import Profile, is_sum_pool, lower
+from equispike.files.nir_reading import METADATA, network_of
+from equispike.functional.integrate import Reset
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, Linear, Neuron, Readout
 
 VERSION = "1.0.4"
 """Of the format: what the oldest reader that opens these files calls itself."""
-
-METADATA = "equispike"
-"""Name of the metadata entry that holds, as JSON, what NIR has no field for."""
 
 
 def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "portable") -> list[str]:
@@ -48,7 +47,7 @@ def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "p
         ConversionError: the network has no thresholds, or an operation without such a form.
         FileError: the file cannot be written.
     """
-    h5py = hdf5()
+    h5py = hdf5.package()
     lowered, notes = lower(network, profile)
     notes = [*_instructions(lowered), *notes]
     names = identifiers(lowered)
@@ -68,6 +67,24 @@ def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "p
                 _write_fields(nodes.create_group(names[node.name]), _fields(lowered, node))
     write_bytes(Path(path), buffer.getvalue())
     return notes
+
+
+def read_nir(path: str | PathLike[str], reset: Reset | None = None) -> Network:
+    """The network in a NIR file. Spikes have size 1; a step lasts 1 / r, so that a neuron integrates its input once.
+
+    A file of this package gives back the network that was written, in the operations of its profile: spike for spike if
+    it is quantized. In a file of another tool neurons fire at their threshold, not only above it.
+
+    Args:
+        path: the file.
+        reset: "subtract" (soft) or "zero" (hard); default what this package wrote into the file, else "zero", which is
+            all that NIR can state.
+    Raises:
+        FileError: in one line, what cannot be read: the file is damaged, has cycles, shapes that do not fit, numbers
+            that are not finite, several inputs or outputs, or nodes of other kinds.
+    """
+    with reading(path, "cannot be read as a NIR network"):
+        return network_of(hdf5.read_hdf5(Path(path)), reset)
 
 
 def _instructions(network: Network) -> list[str]:
