@@ -311,9 +311,9 @@ def with_spike_rate(network: Network, images: Tensor, percent: float, timesteps:
         moved = dict[str, Neuron]()
         for name, op in network.neurons.items():
             rate = 100 * float(run.spikes[name].sum()) / (run.neurons[name] * run.images * timesteps)
-            threshold, amplitude = calibrated(name, op)
+            threshold, _ = calibrated(name, op)
             factor = min(2.0, max(0.5, (rate / percent) ** 0.7)) if rate else 0.5
-            moved[name] = Neuron(threshold * factor, amplitude, op.ceiling, op.reset, op.v_init)
+            moved[name] = dataclasses.replace(op, threshold=threshold * factor)
         network = network.replace_ops(moved)
     return network
 

@@ -66,7 +66,7 @@ def verify(
     except ImportError as error:
         raise EquispikeError(f"reader: {reader} is not installed here. 'nox -s nir' makes an environment") from error
     network = read_nir(path)
-    if started := [name for name, op in network.neurons.items() if op.v_init != 0.0]:
+    if started := [name for name, op in network.neurons.items() if not op.at_rest]:
         raise SimulationError(f"{started[0]}: its potential starts above zero. Convert with v_init=0 to compare")
     here = simulate(network, images, timesteps)
     soft = all(op.reset == "subtract" for op in network.neurons.values())

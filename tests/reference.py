@@ -24,21 +24,33 @@ def array(tensor: Any) -> Array:
 
 
 def if_neurons(
-    currents: Sequence[Array] | Array, threshold: Any, reset: str, v: Any = 0.0, amplitude: Any = 1.0
+    currents: Sequence[Array] | Array,
+    threshold: Any,
+    reset: str,
+    v: Any = 0.0,
+    amplitude: Any = 1.0,
+    signed: bool = False,
+    sent: Any = 0,
 ) -> tuple[Array, Array]:
-    """Integrate-and-fire neurons over T steps: spikes (T, B, *features) of size 0 or amplitude, and the potential."""
+    """Integrate-and-fire neurons over T steps: spikes (T, B, *features) of size 0 or amplitude, and the potential.
+
+    Signed neurons, which have ``sent`` so many more positive than negative spikes, take one back below zero.
+    """
     v = v + np.zeros_like(currents[0])
     trains: list[Array] = []
     for current in currents:
         v = v + current
         fires = v >= threshold
+        takes_back = (v < 0) & (sent > 0) if signed else np.zeros_like(fires)
         if reset == "subtract":
             v = np.where(fires, v - threshold, v)
         elif reset == "zero":
             v = np.where(fires, 0.0, v)
         else:
             raise AssertionError(reset)
-        trains.append(fires * amplitude)
+        v = np.where(takes_back, v + threshold, v)
+        sent = sent + fires.astype(int) - takes_back.astype(int)
+        trains.append((fires.astype(int) - takes_back.astype(int)) * amplitude)
     return np.stack(trains), v
 
 
@@ -157,12 +169,13 @@ def spiking(network: Any, currents: Array, v: dict[str, Array]) -> tuple[dict[st
         currents: what the input hands on in each step, (T, B, *features).
         v: potential of each neuron layer before the first step, in units of the current.
     Returns:
-        each neuron layer's train in {0, 1}, (T, B, *features), and the cumulative readout, (T, B, classes).
+        each neuron layer's train in {-1, 0, 1}, (T, B, *features), and the cumulative readout, (T, B, classes).
     """
     v = dict(v)
     trains: dict[str, list[Array]] = {name: [] for name in v}
     scores: list[Array] = []
-    for current in currents:
+    sent: dict[str, Any] = dict.fromkeys(v, 0)
+    for t, current in enumerate(currents):
         values: dict[str, Array] = {}
         for node in network.nodes:
             op, inputs = node.op, [values[name] for name in node.inputs]
@@ -171,7 +184,14 @@ def spiking(network: Any, currents: Array, v: dict[str, Array]) -> tuple[dict[st
                     values[node.name] = current
                 case "Neuron":
                     theta = array(op.threshold)
-                    spikes, v[node.name] = if_neurons(inputs, theta, op.reset, v[node.name])
+                    if op.drive is not None:
+                        row = array(op.drive)[min(t, len(op.drive) - 1)]
+                        inputs = [inputs[0] + row.reshape(-1, *(1,) * (inputs[0].ndim - 2))]
+                    signed = op.spikes == "signed"
+                    spikes, v[node.name] = if_neurons(
+                        inputs, theta, op.reset, v[node.name], signed=signed, sent=sent[node.name]
+                    )
+                    sent[node.name] = sent[node.name] + spikes[0]
                     trains[node.name].append(spikes[0])
                     values[node.name] = spikes[0] * array(op.amplitude)
                 case _:

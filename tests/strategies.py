@@ -10,6 +10,7 @@ float64 and, in simulations of some dozen steps, in float32. (What divides by a 
 ...     images = data.draw(images_for(network))
 """
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,6 +85,9 @@ def networks(
     v_init: bool = True,
     ceilings: bool = True,
     spike_readout: bool | None = None,
+    drives: bool = True,
+    signed: bool = True,
+    plain: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> Network:
     """A random network of one to three blocks and a linear head, on vectors or on 1d or 2d images.
@@ -97,10 +101,27 @@ def networks(
         reset: of all neurons; None: each has one of the two.
         v_init: some neurons start above 0, at a dyadic fraction of the threshold or at a random one.
         ceilings: some neurons stand for a clipped ReLU.
+        drives: some neurons have a drive, constant or by step.
+        plain: neither of these two, nor potentials of each channel.
+        signed: some neurons with soft reset send negative spikes too.
         spike_readout: the readout reads neurons rather than currents; None: either.
         dtype: of all tensors.
     """
-    b = _Builder(draw, calibrated, form, per_channel, powers_of_two, affine, reset, v_init, ceilings, dtype)
+    b = _Builder(
+        draw,
+        calibrated,
+        form,
+        per_channel,
+        powers_of_two,
+        affine,
+        reset,
+        v_init,
+        ceilings,
+        drives,
+        signed,
+        plain,
+        dtype,
+    )
     b.start()
     for _ in range(draw(st.integers(1, 3))):
         draw(st.sampled_from([b.layer, b.layer, b.residual, b.concat]))()
@@ -136,6 +157,9 @@ class _Builder:
     reset: Literal["subtract", "zero"] | None
     v_init: bool
     ceilings: bool
+    drives: bool
+    signed: bool
+    plain: bool
     dtype: torch.dtype
     nodes: list[Node] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -176,12 +200,20 @@ class _Builder:
             reset=self.reset or self.draw(st.sampled_from(["subtract", "zero"])),
             v_init=self.draw(st.sampled_from([0.0, 0.0, 0.5, 0.25, "uniform"])) if self.v_init else 0.0,
         )
+        along = (self.shape[0], *(1,) * len(self.space))
+        special = self.calibrated and not self.plain
+        if self.v_init and special and not self.draw(st.integers(0, 4)):
+            op = dataclasses.replace(op, v_init=self.tensor(*along))
+        if self.drives and special and not self.draw(st.integers(0, 3)):
+            op = dataclasses.replace(op, drive=self.tensor(self.draw(st.integers(1, 4)), self.shape[0]))
+        if self.signed and special and op.reset == "subtract" and not self.draw(st.integers(0, 2)):
+            op = dataclasses.replace(op, spikes="signed")
         if self.calibrated:
             threshold = self.levels(self.powers_of_two)
             amplitude = {"activation": threshold, "balanced": torch.ones_like(threshold)}.get(self.form)
             if amplitude is None:
                 amplitude = self.levels(powers_of_two=True)
-            op = Neuron(threshold, amplitude, op.ceiling, op.reset, op.v_init)
+            op = dataclasses.replace(op, threshold=threshold, amplitude=amplitude)
         self.add("neuron", op)
 
     def levels(self, powers_of_two: bool) -> Tensor:

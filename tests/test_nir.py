@@ -66,7 +66,7 @@ def same_spikes(a: Network, b: Network, images: torch.Tensor, timesteps: int = 8
 # Out and in
 
 
-@given(networks(form="any", ceilings=False), st.data(), st.sampled_from(["portable", "compact"]))
+@given(networks(form="any", ceilings=False, plain=True), st.data(), st.sampled_from(["portable", "compact"]))
 @settings(shared_folder, max_examples=12)
 def test_a_quantized_network_comes_back_spike_for_spike(tmp_path: Path, network: Network, data: Any, profile) -> None:
     path = tmp_path / "n.nir"

@@ -39,7 +39,7 @@ def seeded() -> None:
 
 def same(a: Run, b: Run) -> None:
     assert torch.equal(a.readout, b.readout)
-    for kept in ("counts", "spikes", "trains", "potentials"):
+    for kept in ("counts", "negative", "spikes", "trains", "potentials"):
         mine, other = getattr(a, kept), getattr(b, kept)
         assert mine.keys() == other.keys()
         assert all(torch.equal(mine[name], other[name]) for name in mine), kept
@@ -51,6 +51,7 @@ def part(run: Run, chosen: Any) -> Run:
         run,
         readout=run.readout[:, chosen],
         counts={name: count[chosen] for name, count in run.counts.items()},
+        negative={name: count[chosen] for name, count in run.negative.items()},
         spikes={name: layer[:, chosen] for name, layer in run.spikes.items()},
     )
 
@@ -127,14 +128,18 @@ def test_stepwise_is_the_literal_loop(drawn: Any, coder: Any, seed: int) -> None
     currents = coder.encode(images, indices, range(1, T + 1), seed, entrance.scale, entrance.amplitude)
     v: dict[str, Any] = {}
     for n, (name, op) in enumerate(network.neurons.items(), start=1):
+        if isinstance(op.v_init, Tensor):
+            v[name] = reference.array(op.v_init + torch.zeros(network.shapes[name]))
+            continue
         drawn_v = op.v_init if op.v_init != "uniform" else uniform(seed, indices, n, network.shapes[name]).double()
         v[name] = reference.array(op.threshold * drawn_v * torch.ones(network.shapes[name]))
     trains, readout = reference.spiking(network, reference.array(currents.expand(T, *currents.shape[1:])), v)
     run = es.simulate(network, images, T, coder, seed, engine="stepwise")
     assert np.array_equal(run.readout.numpy(), readout)
     for name, train in trains.items():
-        assert np.array_equal(run.counts[name].numpy(), train.sum(0))
-        assert np.array_equal(run.spikes[name].numpy(), train.reshape(T, len(images), -1).sum(2))
+        assert np.array_equal(run.sent(name).numpy(), train.sum(0))
+        assert np.array_equal(run.counts[name].numpy(), np.abs(train).sum(0))
+        assert np.array_equal(run.spikes[name].numpy(), np.abs(train).reshape(T, len(images), -1).sum(2))
 
 
 @given(everything, coders, seeds)

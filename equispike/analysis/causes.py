@@ -109,12 +109,23 @@ def error_parts(
         for name, op in network.neurons.items():
             threshold, amplitude = (t.double() for t in calibrated(name, op))
             wanted = trained[name].double() / amplitude
-            came = received[name].clamp(min=0.0, max=op.ceiling) / threshold
+            came = (received[name] + mean_drive(op, run.timesteps, received[name].ndim)).clamp(
+                0.0, op.ceiling
+            ) / threshold
             possible = came.clamp(max=1.0)
             even = even_counts(possible, run.timesteps, op.reset, start[name].double() / threshold) / run.timesteps
-            rate = run.counts[name].double() / run.timesteps
+            rate = run.sent(name).double() / run.timesteps
             parts[name] = Parts(wanted, wanted - came, came - possible, possible - even, even - rate)
     return parts
+
+
+def mean_drive(op: Neuron, timesteps: int, rank: int) -> Tensor:
+    """Mean of a layer's drive over the steps, broadcastable to (B, *features) of so many axes, float64."""
+    if op.drive is None:
+        return torch.zeros((), dtype=torch.float64)
+    rows = op.drive_in(range(1, timesteps + 1))
+    assert rows is not None
+    return rows.double().mean(0).view(-1, *(1,) * (rank - 2))
 
 
 def mean_currents(
@@ -133,7 +144,7 @@ def mean_currents(
 
     def fire(node: Node, op: Neuron, current: Tensor) -> Tensor:
         currents[node.name] = current
-        return run.counts[node.name].double() / run.timesteps * calibrated(node.name, op)[1]
+        return run.sent(node.name).double() / run.timesteps * calibrated(node.name, op)[1]
 
     for _ in interpret(network.nodes, enter, fire):
         pass

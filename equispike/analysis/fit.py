@@ -91,7 +91,7 @@ def misfit(network: Network, run: Run, images: Images) -> dict[str, Misfit]:
     found: dict[str, Misfit] = {}
     with torch.no_grad():
         for name, expected in trained_rates(network, images).items():
-            difference = run.counts[name].to(expected.dtype) / run.timesteps - expected
+            difference = run.sent(name).to(expected.dtype) / run.timesteps - expected
             square = expected.flatten(1).square().sum(1)
             found[name] = Misfit(difference.flatten(1).square().sum(1) / square, omega(expected))
     return {name: Misfit(k.where(o > 0, torch.nan), o) for name, (k, o) in found.items()}
@@ -103,8 +103,7 @@ def rate_counts(run: Run) -> dict[str, Tensor]:
     Divided by T, n is the rate.
     """
     return {
-        name: torch.bincount(count.flatten().long(), minlength=run.timesteps + 1).cpu()
-        for name, count in run.counts.items()
+        name: torch.bincount(run.sent(name).flatten().long(), minlength=run.timesteps + 1).cpu() for name in run.counts
     }
 
 

@@ -34,7 +34,11 @@ POSITIVE: dict[type, tuple[str, ...]] = {
     Input: ("scale", "amplitude", "step"),
     Neuron: ("threshold", "amplitude", "ceiling"),
 }
-ADDED: dict[type, dict[str, object]] = {Input: {"step": None}, Pad: {"between": []}}
+ADDED: dict[type, dict[str, object]] = {
+    Input: {"step": None},
+    Pad: {"between": []},
+    Neuron: {"drive": None, "spikes": "binary"},
+}
 """Fields that the first files of this version lack, and what they mean there."""
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]
@@ -154,7 +158,7 @@ def _node(item: Any, tensors: Mapping[str, Tensor]) -> Node:
 def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """A JSON value as the type that the field declares; ValueError if it is not of that type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if Tensor in (hint, *arguments) and value is not None:
+    if Tensor in (hint, *arguments) and isinstance(value, dict):
         tensor = tensors[_mapping(where, value)["tensor"]]
         if not tensor.is_floating_point() or not all_finite(tensor):
             raise ValueError(f"{where}: holds NaN, infinity or integers")

@@ -105,6 +105,10 @@ def start(name: str, op: Neuron) -> float:
         ConversionError: it has no threshold yet, or starts at random.
     """
     calibrated(name, op)
+    if op.drive is not None or op.signed or isinstance(op.v_init, Tensor):
+        raise ConversionError(
+            f"{name}: has a drive, signed spikes or potentials per channel, which no module is written for"
+        )
     if op.v_init == "uniform":
         raise ConversionError(f"{name}: its potentials start at random. Convert with a fixed v_init")
     return float(op.v_init)

@@ -119,7 +119,7 @@ def _instructions(network: Network) -> list[str]:
         "Neurons fire at their threshold, as in SpikingJelly and sinabs. NIR says above it, and so does Norse: take "
         "the next smaller number for v_th on every IAFCell."
     )
-    if any(neuron.v_init != 0.0 for neuron in network.neurons.values()):
+    if not all(neuron.at_rest for neuron in network.neurons.values()):
         notes.append("Potentials start above zero here (v_init), and at zero in every reader: set them before the run.")
     return notes
 

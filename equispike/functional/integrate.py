@@ -6,6 +6,10 @@ With :math:`u` the potential before the reset, :math:`\theta` the threshold and 
 
 soft reset ("subtract"): :math:`V(t) = u - \theta z`; hard reset ("zero"): :math:`V(t) = u (1 - z)`.
 There is neither leak nor refractory time, and :math:`H(0) = 1`: a neuron at its threshold fires.
+
+Signed neurons take spikes back: with :math:`n` the spikes sent before, less the negative ones,
+
+.. math:: z = [u \ge \theta] - [u < 0 \text{ and } n > 0], \qquad V(t) = u - \theta z, \qquad n \leftarrow n + z
 """
 
 from typing import Literal
@@ -43,6 +47,30 @@ def if_step(
     return spikes * amplitude, v
 
 
+def signed_step(
+    current: Tensor, v: Tensor, sent: Tensor, threshold: Tensor | float, amplitude: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""One step of a neuron that takes spikes back (Wang et al., "Signed Neuron with Memory", 2022).
+
+    .. math:: u = v + I, \quad z = [u \ge \theta] - [u < 0 \text{ and } n > 0]
+
+    .. math:: v' = u - \theta z, \quad n' = n + z
+
+    Args:
+        current, v, threshold, amplitude: as in :func:`if_step`.
+        sent: n, spikes sent so far less the negative ones, (B, *features).
+    Returns:
+        spikes in {-a, 0, a}, the new potential and the new n, all (B, *features).
+
+    >>> spikes, v, sent = signed_step(torch.tensor([-0.5, -0.5]), torch.zeros(2), torch.tensor([1.0, 0.0]), 1.0)
+    >>> spikes, v, sent
+    (tensor([-1.,  0.]), tensor([ 0.5000, -0.5000]), tensor([0., 0.]))
+    """
+    u = v + current
+    spikes = (u >= threshold).to(u.dtype) - ((u < 0) & (sent > 0)).to(u.dtype)
+    return spikes * amplitude, u - threshold * spikes, sent + spikes
+
+
 def if_scan(
     currents: Tensor,
     threshold: Tensor | float,
@@ -50,6 +78,8 @@ def if_scan(
     v_init: Tensor | float = 0.0,
     amplitude: Tensor | float = 1.0,
     potentials: Tensor | None = None,
+    drive: Tensor | None = None,
+    sent: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Integrate-and-fire neurons over T steps: :func:`if_step` applied T times, with less memory traffic.
 
@@ -60,8 +90,12 @@ def if_scan(
         v_init: potential before the first step, a number or broadcastable to (B, *features).
         amplitude: a, the size of one spike.
         potentials: receives the potential after each step, (T, B, *features), if given.
+        drive: added to the current of each step, (T or 1, 1, ...), broadcastable to (T, B, *features), if given.
+        sent: of signed neurons, the spikes sent before less the negative ones, (B, *features); brought up to date in
+            place. None for neurons whose spikes are all positive.
     Returns:
-        spikes in {0, a}, (T, B, *features), and the potential after the last step, (B, *features).
+        spikes in {0, a}, of signed neurons in {-a, 0, a}, (T, B, *features), and the potential after the last step,
+        (B, *features).
 
     Han's example (2020, section 3.2): inputs of 1.5, 1.2 and 0.3 thresholds.
 
@@ -73,9 +107,14 @@ def if_scan(
     # every step in the memory format of v, also where the currents are one step expanded over time
     spikes = torch.empty_strided((len(currents), *v.shape), (v.numel(), *v.stride()), dtype=v.dtype, device=v.device)
     theta = torch.as_tensor(threshold, dtype=v.dtype, device=v.device)
+    drives = None if drive is None else drive.expand(len(currents), *drive.shape[1:])
+    below, ahead = (torch.empty_like(v), torch.empty_like(v)) if sent is not None else (v, v)
     for t, (current, out) in enumerate(zip(currents, spikes, strict=True)):
-        v.add_(current)
+        v.add_(current if drives is None else current + drives[t])
         torch.ge(v, theta, out=out)
+        if sent is not None:
+            out.addcmul_(torch.lt(v, 0.0, out=below), torch.gt(sent, 0.0, out=ahead), value=-1)
+            sent.add_(out)
         if reset == "subtract":
             v.addcmul_(out, theta, value=-1)
         else:

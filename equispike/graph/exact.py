@@ -84,8 +84,7 @@ def change_units(
             weights = (c * (common / u) for c, u in zip(op.coefficients, incoming, strict=True))
             ops[node.name] = dataclasses.replace(op, coefficients=tuple(weights))
         elif isinstance(op, Neuron):
-            ceiling = None if op.ceiling is None else op.ceiling * incoming[0]
-            ops[node.name], units[node.name] = change(node.name, dataclasses.replace(op, ceiling=ceiling), incoming[0])
+            ops[node.name], units[node.name] = change(node.name, _driven_in_unit(op, incoming[0]), incoming[0])
         elif isinstance(op, AvgPool):
             ops[node.name], units[node.name] = pool(node.name, op, incoming[0])
         else:
@@ -145,6 +144,7 @@ def fold_thresholds(network: Network) -> Network:
                     )
                 scale = largest / threshold
                 nodes.append(Node(f"{node.name}.threshold", Affine(scale, torch.zeros_like(scale)), node.inputs))
+                op = _in_channel_units(op, scale, network.shapes[node.name])
                 node = dataclasses.replace(node, inputs=(nodes[-1].name,))
             node = dataclasses.replace(node, op=dataclasses.replace(op, threshold=largest))
         nodes.append(node)
@@ -240,6 +240,45 @@ def calibrated(name: str, op: Neuron) -> tuple[Tensor, Tensor]:
     if op.threshold is None or op.amplitude is None:
         raise ConversionError(f"{name}: has no threshold yet. Calibrate first: es.convert(model, batches, method=...)")
     return op.threshold, op.amplitude
+
+
+def _driven_in_unit(op: Neuron, unit: float) -> Neuron:
+    """Neurons whose ceiling, drive and potentials count in another unit; thresholds stay."""
+    return dataclasses.replace(
+        op,
+        ceiling=None if op.ceiling is None else op.ceiling * unit,
+        drive=None if op.drive is None else op.drive * unit,
+        v_init=op.v_init * unit if isinstance(op.v_init, Tensor) else op.v_init,
+    )
+
+
+def _in_channel_units(op: Neuron, units: Tensor, shape: tuple[int, ...]) -> Neuron:
+    """Neurons of a layer of this shape whose drive and potentials count in a unit of each channel, (C,)."""
+    drive = None if op.drive is None else op.drive * units
+    along = units.view(-1, *(1 for _ in shape[1:]))
+    return dataclasses.replace(
+        op, drive=drive, v_init=op.v_init * along if isinstance(op.v_init, Tensor) else op.v_init
+    )
+
+
+def fold_drives(network: Network) -> Network:
+    """Constant drives as biases of the layers in front, so that neurons have none; the trained function changes.
+
+    Where no weights drive the layer alone (a sum), a depthwise 1x1 convolution is added.
+
+    Raises:
+        ConversionError: a drive changes from step to step.
+    """
+    nodes: list[Node] = []
+    for node in network.nodes:
+        if isinstance(node.op, Neuron) and node.op.drive is not None:
+            if len(node.op.drive) > 1:
+                raise ConversionError(f"{node.name}: its drive changes from step to step, and a bias does not")
+            shift = node.op.drive[0]
+            nodes.append(Node(f"{node.name}.drive", Affine(torch.ones_like(shift), shift), node.inputs))
+            node = Node(node.name, dataclasses.replace(node.op, drive=None), (nodes[-1].name,))
+        nodes.append(node)
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
 
 
 def _in_unit(op: Op, unit: float) -> Op:

@@ -140,8 +140,18 @@ def _rounded_neuron(op: Neuron, unit: Tensor, shape: tuple[int, ...], bits: int)
     exponent = _exponent(threshold, bits).clamp(0, bits)
     threshold = (threshold * 2.0**exponent).round().clamp(min=1.0) * 2.0**-exponent
     ceiling = None if op.ceiling is None else op.ceiling / float(unit)
-    v_init = op.v_init if op.v_init == "uniform" else min(round(op.v_init * STARTS), STARTS - 1) / STARTS
-    return Neuron(threshold, amplitude, ceiling, op.reset, v_init)
+    drive = None if op.drive is None else _on(exponent.flatten(), op.drive / unit)
+    v_init = op.v_init
+    if isinstance(v_init, Tensor):
+        v_init = _on(exponent, v_init / _along(unit, len(shape)))
+    elif v_init != "uniform":
+        v_init = min(round(v_init * STARTS), STARTS - 1) / STARTS
+    return Neuron(threshold, amplitude, ceiling, op.reset, v_init, drive, op.spikes)
+
+
+def _on(exponent: Tensor, values: Tensor) -> Tensor:
+    """Rounded to multiples of 2**-exponent."""
+    return (values * 2.0**exponent).round() * 2.0**-exponent
 
 
 @dataclass(frozen=True)
@@ -175,8 +185,14 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
         values = _Span(combine(part.bound for part in parts), max(part.grain for part in parts))
     elif isinstance(op, Neuron):
         threshold, amplitude = _levels(op)
-        start = UNIFORM_BITS if op.v_init == "uniform" else _grain(op.v_init)
-        sums = _Span(float(threshold.max()) + timesteps * bound, max(grain, _grain(threshold) + start))
+        drive = torch.zeros(()) if op.drive is None else op.drive
+        highest = float(threshold.max())
+        if isinstance(op.v_init, Tensor):
+            highest, start = max(highest, float(op.v_init.abs().max())), _grain(op.v_init)
+        else:
+            start = _grain(threshold) + (UNIFORM_BITS if op.v_init == "uniform" else _grain(op.v_init))
+        arriving = bound + float(drive.abs().max())
+        sums = _Span(highest + timesteps * arriving, max(grain, start, _grain(threshold), _grain(drive)))
         return sums, _Span(float(amplitude.max()), _grain(amplitude))
     elif isinstance(op, Readout):
         values = _Span(timesteps * bound * op.scale, grain + _grain(op.scale))

@@ -230,9 +230,27 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     shape = tuple(result.shape[1:])
     if 0 in shape:
         raise ConversionError(f"{node.name} ({type(op).__name__}): leaves nothing of its input {inputs}")
+    if isinstance(op, Neuron):
+        _check_neurons(node.name, op, inputs[0])
     if isinstance(op, Neuron) and shape != inputs[0]:
         raise ConversionError(f"{node.name} (Neuron): threshold or amplitude does not fit a layer of shape {inputs[0]}")
     return shape
+
+
+def _check_neurons(name: str, op: Neuron, shape: tuple[int, ...]) -> None:
+    """ConversionError if drive, potentials or kind of spikes do not fit a layer of this shape."""
+    channels, *space = shape
+    along = (channels, *(1 for _ in space))
+    if op.drive is not None and (op.drive.ndim != 2 or op.drive.shape[1] != channels or not len(op.drive)):
+        raise ConversionError(
+            f"{name} (Neuron): a drive of shape {tuple(op.drive.shape)}. Give rows of {channels} channels, at least one"
+        )
+    if isinstance(op.v_init, Tensor) and tuple(op.v_init.shape) != along:
+        raise ConversionError(f"{name} (Neuron): v_init of shape {tuple(op.v_init.shape)}, where {along} is expected")
+    if op.signed and op.reset == "zero":
+        raise ConversionError(
+            f"{name} (Neuron): signed spikes give charge back, which a hard reset has forgotten. Use reset='subtract'"
+        )
 
 
 def not_spiking(node: Node) -> str:

@@ -225,17 +225,39 @@ class Neuron:
         amplitude: a, the size of one spike, shape () or (C, 1, ...); None before calibration.
         ceiling: upper bound of the trained activation in units of the current (ReLU6: 6), or None.
         reset: "subtract" (soft) or "zero" (hard).
-        v_init: potential before the first step as a fraction of the threshold, or "uniform": drawn in [0, theta).
+        v_init: potential before the first step: a number is a fraction of the threshold, "uniform" draws in [0, theta),
+            a tensor (C, 1, ...) is the potential of each channel, in units of the current.
+        drive: current of each channel that is added in every step, (S, C): step t = 1, 2, ... uses row min(t, S).
+        spikes: "binary", or "signed": a negative spike takes one back when the potential falls below zero.
 
     Called on a current I it gives what the spikes stand for, a I / theta clipped at zero and at the ceiling: the rate
-    times the amplitude, were rates continuous and unbounded. In the activation form (a = theta) that is the ReLU.
+    times the amplitude, were rates continuous and unbounded. In the activation form (a = theta) that is the ReLU. The
+    drive is no part of it: it corrects what spikes make of the ReLU, and the trained function stays what it was.
     """
 
     threshold: Tensor | None = None
     amplitude: Tensor | None = None
     ceiling: float | None = None
     reset: Reset = "subtract"
-    v_init: float | Literal["uniform"] = 0.0
+    v_init: float | Literal["uniform"] | Tensor = 0.0
+    drive: Tensor | None = None
+    spikes: Literal["binary", "signed"] = "binary"
+
+    @property
+    def signed(self) -> bool:
+        """Negative spikes are sent too."""
+        return self.spikes == "signed"
+
+    @property
+    def at_rest(self) -> bool:
+        """Every potential is zero before the first step."""
+        return not bool(self.v_init.any()) if isinstance(self.v_init, Tensor) else self.v_init == 0.0
+
+    def drive_in(self, steps: range) -> Tensor | None:
+        """Rows of the drive for some steps, (T', C), or one row where all are the same; None without a drive."""
+        if self.drive is None or len(self.drive) == 1:
+            return self.drive
+        return self.drive[[min(t, len(self.drive)) - 1 for t in steps]]
 
     def __call__(self, x: Tensor) -> Tensor:
         y = x.clamp(min=0.0, max=self.ceiling)

@@ -103,7 +103,8 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
     readout = images.new_zeros(timesteps, batch, *shapes[network.nodes[-1].name])
     counts = {name: images.new_zeros(batch, *shapes[name], dtype=torch.int32) for name in network.neurons}
     spikes = {name: images.new_zeros(timesteps, batch, dtype=torch.int32) for name in counts}
-    trains = task.every_step(task.trains, timesteps, torch.bool)
+    trains = task.trains_of(timesteps)
+    negative = {name: torch.zeros_like(counts[name]) for name, op in network.neurons.items() if op.signed}
     potentials = task.every_step(task.potentials, timesteps, network.dtype)
     steps = torch.zeros(batch, dtype=torch.int64, device=images.device)
     running, start = torch.arange(batch, device=images.device), None
@@ -116,6 +117,8 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
         for name in counts:
             counts[name][running] += record.counts[name]
             spikes[name][done:end, running] = record.spikes[name]
+        for name, own in record.negative.items():
+            negative[name][running] += own
         for name in trains:
             trains[name][done:end, running] = record.trains[name]
         for name, own in record.potentials.items():
@@ -125,14 +128,14 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
         running, start = running[going], moment().of(going)
         if not len(running):
             break
-    return Record(readout, counts, spikes, trains, potentials), steps
+    return Record(readout, counts, spikes, trains, potentials, negative), steps
 
 
 @lru_cache(maxsize=4)
 def largest_gains(network: Network) -> Tensor:
     r"""The most by which class j can gain on class i in one step, (classes j, classes i), float64.
 
-    Every neuron gives a spike or none. So for scores :math:`W x + b` with :math:`x \in [m - r, m + r]`
+    Every neuron gives a spike or none (or a negative one). For scores :math:`W x + b` with :math:`x \in [m - r, m + r]`
 
     .. math:: G_{ji} = (w_j - w_i) \cdot m + |w_j - w_i| \cdot r + b_j - b_i
 
@@ -164,8 +167,8 @@ def _bounds(network: Network, node: Node) -> tuple[Tensor, Tensor]:
     op = node.op
     if isinstance(op, Neuron):
         _, amplitude = calibrated(node.name, op)
-        half = (amplitude / 2).expand(1, *network.shapes[node.name])
-        return half, half
+        most = amplitude.expand(1, *network.shapes[node.name])
+        return (torch.zeros_like(most), most) if op.signed else (most / 2, most / 2)
     if isinstance(op, Input):
         raise SimulationError(
             f"{node.name}: the scores depend on pixels without a neuron in between, so no lead is safe. "

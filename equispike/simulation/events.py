@@ -30,8 +30,9 @@ def installed() -> bool:
 
 
 def suits(network: Network) -> bool:
-    """Whether the core knows the network's device and type."""
-    return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
+    """Whether the core knows the network's device, type and neurons."""
+    known = all(op.drive is None and not op.signed for op in network.neurons.values())
+    return known and network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 
 def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> tuple[Record, Resume]:
@@ -46,7 +47,8 @@ def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = F
     """
     if not (installed() and suits(task.network)):
         raise SimulationError(
-            "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
+            "engine: 'events' needs a network in float32 or float64 on the CPU, whose neurons have no drive and no "
+            "signed spikes, and its compiled core. "
             "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
         )
     crowded = _crowded if adapt else None

@@ -21,8 +21,8 @@ from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
 from equispike.simulation.fixed import fixed_values
 from equispike.simulation.layout import fastest, pack, unpack
 from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record, Resume, Task, upstream
-from equispike.simulation.stepwise import beginning, initial_potentials
+from equispike.simulation.record import Moment, Record, Resume, Task, negative_spikes, upstream
+from equispike.simulation.stepwise import beginning, drive_in
 
 Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
 
@@ -31,14 +31,14 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
     """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
     network, images, timesteps = task.network, task.images, task.timesteps
     start = start or beginning(task)
-    v = dict(start.potentials)
+    v, sent = dict(start.potentials), {name: n.clone() for name, n in start.sent.items()}
     counts: dict[str, Tensor] = {}
     last, steps = network.nodes[-1], timesteps - start.step
     assert isinstance(last.op, Readout)
     # All steps at once, as in the event-driven engine: what stays between the values of two chunks would break the hole
     # that the first leaves, and memory would grow with every chunk.
     spikes = {name: start.scores.new_empty(steps, len(images), dtype=torch.int32) for name in network.neurons}
-    trains = task.every_step(task.trains, steps, torch.bool)
+    trains = task.trains_of(steps)
     potentials = task.every_step(task.potentials, steps, network.dtype)
     scores = start.scores.new_empty(steps + 1, *start.scores.shape)
     scores[0] = start.scores
@@ -50,7 +50,7 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
         done[name] += len(value)
         if name in spikes:
             # in float32, which holds these counts exactly, also where the spikes are of half precision
-            fired = _blocks(value)
+            fired = _blocks(value.abs() if name in sent else value)
             spikes[name][first : done[name]] = fired.sum(2, dtype=torch.float32)
             count = fired.sum(0, dtype=torch.float32)
             # chunks may lie otherwise in memory
@@ -62,10 +62,11 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
             scores[first + 1 : done[name] + 1] = value.double().cumsum(0) + scores[first]
 
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
-    propagate(task, chunk, record, v=v, done=start.step, potentials=potentials)
+    propagate(task, chunk, record, v=v, done=start.step, potentials=potentials, sent=sent)
     whole = {name: count.to(torch.int32) for name, count in counts.items()}
     readout = (scores[1:] * last.op.scale).to(images.dtype)
-    return Record(readout, whole, spikes, trains, potentials), lambda: Moment(timesteps, v, scores[-1])
+    negative = negative_spikes(whole, start.sent, sent)
+    return Record(readout, whole, spikes, trains, potentials, negative), lambda: Moment(timesteps, v, scores[-1], sent)
 
 
 def propagate(
@@ -76,20 +77,23 @@ def propagate(
     v: dict[str, Tensor] | None = None,
     done: int = 0,
     potentials: Mapping[str, Tensor] | None = None,
+    sent: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Run up to step T in chunks and show every value to ``visit(name, value)``, chunk by chunk.
 
-    A value is (T', B, *features): currents of linear nodes, spikes in {0, 1} of neurons, of the readout what it reads,
-    before its scale. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of layers that
-    need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
-    Potentials ``v`` after the ``done`` steps before are brought up to date on the way; ``potentials`` are filled with
-    those after each step behind, (T - done, B, *features), by layer.
+    A value is (T', B, *features): currents of linear nodes, spikes in {-1, 0, 1} of neurons, of the readout what it
+    reads, before its scale. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of
+    layers that need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
+    Potentials ``v`` after the ``done`` steps before, and what signed neurons have ``sent``, are brought up to date on
+    the way; ``potentials`` are filled with those after each step behind, (T - done, B, *features), by layer.
     """
     network, images, given = _channels_last(task.network), task.images.contiguous(), given or {}
     potentials = potentials or {}
     task = replace(task, network=network, images=images)
     needed, scan = upstream(network, given), _scan(network.device.type, network.dtype)
-    v = initial_potentials(network, task.indices, task.seed) if v is None else v
+    first = beginning(task) if v is None or sent is None else None
+    v = dict(first.potentials) if v is None and first else v or {}
+    sent = first.sent if sent is None and first else sent or {}
     fixed = fixed_values(task)
     for name, value in fixed.items():
         visit(name, value)
@@ -110,9 +114,17 @@ def propagate(
                 elif isinstance(op, Neuron):
                     threshold, _ = calibrated(node.name, op)
                     current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
-                    if node.name in potentials:
-                        out = potentials[node.name][start - done - 1 : steps.stop - done - 1]
-                        value, v[node.name] = if_scan(current, threshold, op.reset, v[node.name], potentials=out)
+                    if node.name in potentials or op.drive is not None or op.signed:
+                        rows = slice(start - done - 1, steps.stop - done - 1)
+                        value, v[node.name] = if_scan(
+                            current,
+                            threshold,
+                            op.reset,
+                            v[node.name],
+                            potentials=potentials[node.name][rows] if node.name in potentials else None,
+                            drive=None if op.drive is None else drive_in(op, steps, current.ndim - 1)[:, None],
+                            sent=sent.get(node.name),
+                        )
                     else:
                         value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
                 elif isinstance(op, WinnerPool):

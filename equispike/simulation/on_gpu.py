@@ -28,7 +28,8 @@ OLDEST = (8, 0)
 
 def suits(network: Network) -> bool:
     """Whether the kernels can run this network: in float32, on an NVIDIA GPU that is not too old, with Triton."""
-    return network.dtype == torch.float32 and network.device.type == "cuda" and _able(network.device)
+    plain = all(op.drive is None and not op.signed for op in network.neurons.values())
+    return plain and network.dtype == torch.float32 and network.device.type == "cuda" and _able(network.device)
 
 
 @cache
@@ -44,7 +45,8 @@ def _able(device: torch.device) -> bool:
 def _machine(task: Task) -> Generator[Machine]:
     if not suits(task.network):
         raise SimulationError(
-            "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and Triton. "
+            "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and Triton; "
+            "its neurons have no drive and no signed spikes. "
             "Choose 'auto' or 'layerwise', or move the network: network.to('cuda')"
         )
     _check_batch(task.network, len(task.images))

@@ -44,6 +44,11 @@ class Task:
         """The same up to another step."""
         return replace(self, timesteps=timesteps)
 
+    def trains_of(self, steps: int) -> dict[str, Tensor]:
+        """Room for the trains that are kept, in so many steps: zeros."""
+        kinds = {name: torch.int8 if op.signed else torch.bool for name, op in self.network.neurons.items()}
+        return {name: self.every_step((name,), steps, kinds[name])[name] for name in self.trains}
+
     def every_step(self, layers: Collection[str], steps: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """Room for what these layers do in so many steps, (T, B, *features): zeros."""
         batch, shapes = len(self.images), self.network.shapes
@@ -58,15 +63,18 @@ class Moment:
         step: the step before; 0 at the beginning.
         potentials: V of every neuron layer that runs, (B, *features); and of every winner pool the sums of its inputs.
         scores: sums of what the readout read, (B, classes), float64; before its scale, so that they are exact.
+        sent: of signed neuron layers, the spikes sent less the negative ones, (B, *features), of the network's type.
     """
 
     step: int
     potentials: Mapping[str, Tensor]
     scores: Tensor
+    sent: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def of(self, chosen: Tensor) -> "Moment":
         """The same moment of some of the images: a mask (B,) or their places."""
-        return Moment(self.step, {name: v[chosen] for name, v in self.potentials.items()}, self.scores[chosen])
+        potentials, sent = ({name: x[chosen] for name, x in own.items()} for own in (self.potentials, self.sent))
+        return Moment(self.step, potentials, self.scores[chosen], sent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +83,12 @@ class Record:
 
     Attributes:
         readout: cumulative class score after each step, (T, B, classes).
-        counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
-        spikes: spikes of each layer in each step, by layer, (T, B), int32.
-        trains: which neurons spike in each step, (T, B, *features), bool, of the layers that the task names.
+        counts: spikes of each neuron over all steps, by layer, (B, *features), int32; negative ones count as well.
+        spikes: spikes of each layer in each step, by layer, (T, B), int32; likewise.
+        trains: which neurons spike in each step, (T, B, *features), bool, of the layers that the task names; of signed
+            layers int8, 1 or -1.
         potentials: V after each step, (T, B, *features), of the layers that the task names.
+        negative: of ``counts``, the negative spikes of signed layers.
     """
 
     readout: Tensor
@@ -86,6 +96,7 @@ class Record:
     spikes: Mapping[str, Tensor]
     trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    negative: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 Resume = Callable[[], Moment]
@@ -147,7 +158,15 @@ def join(records: Sequence[Record]) -> Record:
         layers(lambda record: record.spikes, 1),
         layers(lambda record: record.trains, 1),
         layers(lambda record: record.potentials, 1),
+        layers(lambda record: record.negative, 0),
     )
+
+
+def negative_spikes(
+    counts: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Negative ones among the spikes of signed layers, (B, *features), int32, from what they had sent in all."""
+    return {name: (counts[name] - (after[name] - before[name]).to(torch.int32)) // 2 for name in after}
 
 
 def upstream(network: Network, given: Collection[str]) -> set[str]:

@@ -48,15 +48,17 @@ class Run:
     Attributes:
         readout: cumulative class score after each step, (T, B, classes); divided by the step's number it estimates the
             trained network's output. Of a network with other outputs (T, B, *outputs), see ``analysis.values``.
-        counts: spikes of each neuron over all steps, by layer, (B, *features), int32.
-        spikes: spikes of each layer in each step, by layer, (T, B), int32.
+        counts: spikes of each neuron over all steps, by layer, (B, *features), int32; negative ones count as well.
+        spikes: spikes of each layer in each step, by layer, (T, B), int32; likewise.
         neurons: number of neurons, by layer.
         steps: that each image was run for, (B,), int64: all T, unless ``stop`` ended it before.
         seconds: duration of the simulation.
         mismatch: share of neurons whose count differs from the specification's (``stepwise``), over the images that
             ``verify`` asked for; None if it asked for none.
-        trains: which neurons spike in each step, by layer, (T, B, *features), bool; of the layers asked for.
+        trains: which neurons spike in each step, by layer, (T, B, *features), bool, of signed layers 1 or -1, int8; of
+            the layers asked for.
         potentials: of each neuron after each step, by layer, (T, B, *features); of the layers asked for.
+        negative: of ``counts``, the negative spikes of layers whose neurons are signed, (B, *features), int32.
     """
 
     readout: Tensor
@@ -68,6 +70,12 @@ class Run:
     mismatch: float | None = None
     trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    negative: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def sent(self, layer: str) -> Tensor:
+        """Spikes of each neuron over all steps less twice the negative ones: what the layer told those behind it."""
+        counts = self.counts[layer]
+        return counts - 2 * self.negative[layer] if layer in self.negative else counts
 
     @cached_property
     def _decision(self) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
 from equispike.functional.precision import full_precision
 from equispike.graph.network import Network
-from equispike.simulation.record import Moment, Task
+from equispike.simulation.record import Moment, Task, negative_spikes
 from equispike.simulation.run import Run, automatic, check_arguments, default_memory
 
 
@@ -63,4 +63,5 @@ def stages(
             neurons,
             torch.full_like(indices, end),
             seconds,
+            negative=negative_spikes(total, dict.fromkeys(start.sent, torch.zeros(())), start.sent),
         )

@@ -80,7 +80,7 @@ class State:
         self.potentials = task.every_step(task.potentials, steps, network.dtype)
         classes = network.shapes[network.nodes[-1].name]
         self.readout = images.new_empty(steps * scored, batch, *classes)
-        if start is None and any(network.neurons[name].v_init for name in shapes):
+        if start is None and not all(network.neurons[name].at_rest for name in shapes):
             start = beginning(task)
         if start is None:
             self.pools = sums_of_pools(network, batch, needed)
