@@ -4,6 +4,7 @@ Operations read the fields of a network's nodes and nothing else of it; all arit
 papers' own algorithms have size one, those at the input +1 or -1.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
@@ -385,16 +386,55 @@ def rate_norm_stage_1(layers: Sequence[Dense], running_max: list[float], momentu
     return x @ weight.T + bias
 
 
-def rate_norm_stage_2(layers: Sequence[Dense], running_max: Sequence[float], p: float, x: Array) -> list[Array]:
-    """A pass with locked maxima: the rates of each layer, and last the scores."""
+def rate_norm_stage_2(
+    layers: Sequence[Dense], running_max: list[float], momentum: float, p: float, x: Array
+) -> list[Array]:
+    """Algorithm 1, lines 26 to 30, one batch: the rates of each layer, and last the scores.
+
+    ``running_max`` moves along; with momentum 0 it rests, which with p = 1 makes the teacher of lines 21 to 25.
+    """
     values: list[Array] = []
-    for (weight, bias), largest in zip(layers[:-1], running_max, strict=True):
+    for number, (weight, bias) in enumerate(layers[:-1]):
         x = x @ weight.T + bias
-        threshold = p * largest
+        running_max[number] = (1 - momentum) * running_max[number] + momentum * x.max()
+        threshold = p * running_max[number]
         x = np.clip(x, 0, threshold) / threshold
         values.append(x)
     weight, bias = layers[-1]
     return [*values, x @ weight.T + bias]
+
+
+def stage_2(
+    layers: Sequence[Dense],
+    running_max: list[float],
+    momentum: float,
+    raw: float,
+    lambda_: float,
+    rate: float,
+    batches: Sequence[Array],
+) -> list[float]:
+    """Algorithm 1, lines 16 to 35, by plain gradient descent on p' (``raw``): p after each batch.
+
+    The teacher is the network of stage 1. Gradients are differences of the whole loss, maxima of the batch included.
+    """
+    as_trained, found = list(running_max), []
+    for x in batches:
+        teacher = rate_norm_stage_2(layers, list(as_trained), 0.0, 1.0, x)
+        losses: list[float] = []
+        for step in (-1e-6, 1e-6):
+            p = 1 / (1 + math.exp(-(raw + step)))
+            student = rate_norm_stage_2(layers, list(running_max), momentum, p, x)
+            losses.append(rate_inference_loss(teacher, student, lambda_))
+        rate_norm_stage_2(layers, running_max, momentum, 1 / (1 + math.exp(-raw)), x)
+        raw -= rate * (losses[1] - losses[0]) / 2e-6
+        found.append(1 / (1 + math.exp(-raw)))
+    return found
+
+
+def expected_maximum(largest: Sequence[float], batch: int) -> float:
+    """Mean over all batches, one by one."""
+    drawn = [max(chosen) for chosen in itertools.combinations(largest, min(batch, len(largest)))]
+    return sum(drawn) / len(drawn)
 
 
 def omega(rates: Array) -> float:

@@ -205,9 +205,9 @@ def test_imagenet_entries_run_from_a_folder_of_pictures(tmp_path: Path, monkeypa
 def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for way in (ding.STAGE_2, ding.RESCALED):
-        monkeypatch.setitem(ding.LEARNT, way.label, ((0.01,), Settings(steps=1, rescale=way is ding.RESCALED)))
-    monkeypatch.setattr(ding_tables, "WAYS", (ding.MAX_NORM, ding.STAGE_1, ding.STAGE_2, ding.RESCALED))
+    for way in (ding.STAGE_2, ding.LOCKED):
+        monkeypatch.setitem(ding.LEARNT, way.label, ((0.01,), Settings(steps=1, maxima_move=way is ding.STAGE_2)))
+    monkeypatch.setattr(ding_tables, "WAYS", (ding.MAX_NORM, ding.STAGE_1, ding.STAGE_2, ding.LOCKED))
     monkeypatch.setattr(ding, "TOLERANCE", 1.0)  # any accuracy will do, so the lowest thresholds are taken
     digits = load("mnist-sample")
     few = Dataset(digits.name, digits.train.take(256), digits.validation.take(100), digits.test.take(50))
@@ -220,16 +220,16 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     first, *_, last = content["lines"]
     assert first["published"]["T=16"] == 10.07
     assert [name for name in last["ours"] if name.startswith("T=")] == ["T=16"]
-    assert content["conditions"]["RNL + RIL, rescaled"]["lambda chosen"] == 0.01
+    assert content["conditions"]["RNL + RIL, locked maxima"]["lambda chosen"] == 0.01
     monkeypatch.setattr(ding, "lower_thresholds", None)
     monkeypatch.setattr(rows, "evaluate", None)
     power, _ = result(CATALOGUE["ding-figure-7"], setting)
     assert power["lines"]
     assert power["lines"][-1]["published"] in ({}, {"times sooner": 8.6, "energy": 0.265})
     measured = content["numbers"]["rows"]
-    for label in ("RNL + RIL", "RNL + RIL, rescaled"):
-        lowered = measured[label]["thresholds"]
-        assert all(lowered[name] < threshold for name, threshold in measured["RNL"]["thresholds"].items())
+    lowered = measured["RNL + RIL, locked maxima"]["thresholds"]
+    assert all(lowered[name] < threshold for name, threshold in measured["RNL"]["thresholds"].items())
+    assert measured["RNL + RIL"]["thresholds"] != measured["RNL"]["thresholds"]
 
 
 @pytest.mark.usefixtures("undrawn")

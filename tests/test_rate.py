@@ -13,7 +13,7 @@ from strategies import seeds
 from torch import Tensor
 
 from equispike.errors import EquispikeError
-from equispike.functional.rate import OPERATOR, omega, rate_inference_loss, rate_norm
+from equispike.functional.rate import OPERATOR, expected_maximum, omega, rate_inference_loss, rate_norm
 
 
 def plain(x: Tensor, theta: Tensor) -> Tensor:
@@ -170,3 +170,12 @@ def test_the_loss_is_equation_13(seed: int, lambda_: float) -> None:
     )
     assert found.shape == ()
     assert float(found) == pytest.approx(expected, rel=1e-10)
+
+
+@given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=7), st.integers(1, 9))
+@settings(max_examples=40)
+def test_the_expected_maximum_is_the_mean_over_all_batches_in_whatever_order(values: list[float], batch: int) -> None:
+    largest = torch.tensor(values, dtype=torch.float64)
+    found = expected_maximum(largest, batch)
+    assert float(found) == pytest.approx(reference.expected_maximum(values, batch), rel=1e-12, abs=1e-12)
+    assert torch.equal(found, expected_maximum(largest.flip(0), batch))

@@ -151,20 +151,24 @@ def lower_thresholds(
     lambdas: Annotated[
         tuple[float, ...],
         Parameter(consume_multiple=True, negative="", help="Weights of speed against accuracy; one model for each."),
-    ] = (0.003, 0.01, 0.03, 0.1),
+    ] = (0.03, 0.1, 0.5),
     steps: Annotated[int, Parameter(help="Steps of learning, of 128 images each.")] = 200,
     shared: Annotated[bool, Parameter(help="One factor for all layers, or one for each.")] = True,
-    rescale: Annotated[
+    maxima_move: Annotated[
         bool,
         Parameter(
-            help="Let the weights that read a layer follow its threshold, so that only clipping changes; without, as "
-            "in the paper, weights stay as they are. Not for networks whose sums read rates."
+            help="The layers' largest inputs follow what the lowered thresholds make of them, as in the paper, or stay "
+            "as trained."
         ),
+    ] = True,
+    batch_norm_moves: Annotated[
+        bool, Parameter(help="Batch norm follows the lowered thresholds too, or stays as trained.")
     ] = False,
     tolerance: Annotated[
         float, Parameter(help="Validation accuracy that speed may cost, e.g. 0.005 for half a point.")
     ] = 0.005,
     data: DataSet = None,
+    bfloat16: Annotated[bool, Parameter(help="Learn in mixed precision.")] = False,
     seed: Seed = 0,
     data_folder: Folder = None,
 ) -> None:
@@ -172,7 +176,7 @@ def lower_thresholds(
 
     Writes a model for each lambda and trade_off.json, and marks the fastest one within the tolerance.
 
-    Example: equispike lower-thresholds mnist-cnn-rnl --rescale --out lowered
+    Example: equispike lower-thresholds mnist-cnn-rnl --out lowered
     """
     require_positive(steps=steps)
     require_writable(out_folder / "trade_off.json")
@@ -196,8 +200,8 @@ def lower_thresholds(
         )
     splits, stated = read_data(card, data, None, data_folder)
     with progress():
-        settings = Settings(steps=steps, shared=shared, rescale=rescale)
-        curve = run(model, splits.train, splits.validation, lambdas, settings, seed)
+        settings = Settings(steps=steps, shared=shared, maxima_move=maxima_move, batch_norm_moves=batch_norm_moves)
+        curve = run(model, splits.train, splits.validation, lambdas, settings, seed, bfloat16)
     chosen = curve.choose(tolerance)
     table = Table("lambda", "validation", "mean Omega", "p", "model")
     points: list[dict[str, object]] = []
@@ -211,8 +215,7 @@ def lower_thresholds(
         mark = "  (chosen)" if point is chosen else ""
         numbers = (f"{point.lambda_:g}", f"{point.validation_accuracy:.2%}", f"{point.omega:.2f}", span)
         table.add_row(*numbers, f"{path}{mark}")
-    content = {"model": source, **stated, "seed": seed, "steps": steps, "shared": shared}
-    content |= {"rescale": rescale, "tolerance": tolerance}
+    content = {"model": source, **stated, "seed": seed, "settings": asdict(settings), "tolerance": tolerance}
     write_json(out_folder / "trade_off.json", {**content, "points": points, "versions": versions()})
     out.print(table)
 

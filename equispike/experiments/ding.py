@@ -1,9 +1,9 @@
 """What the experiments of Ding et al. (2021) share: a Rate Norm network, its lowered thresholds, and the baselines.
 
 Stage 1 is the network as it was trained; stage 2 has its thresholds lowered by the rate inference loss: of several
-lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. RESCALED is our own form of
-it. The baselines take their thresholds from the activations of stage 1, so that all rows are of the same network.
-Constant input, soft reset.
+lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. In LOCKED the maxima stay
+as trained. The baselines take their thresholds from the activations of stage 1, so that all rows are of the same
+network. Constant input, soft reset.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ PREACT = Wanted("preact18-rnl-cifar10", SMALL_NETWORK, AMOUNT)
 TOLERANCE = 0.01
 
 STAGE_1, STAGE_2 = Way("RNL", es.RateNorm()), Way("RNL + RIL", es.RateNorm())
-RESCALED = Way("RNL + RIL, rescaled", es.RateNorm())
+LOCKED = Way("RNL + RIL, locked maxima", es.RateNorm())
 MAX_NORM, ROBUST_NORM = Way("Max Norm", es.DataNorm()), Way("Robust Norm", es.DataNorm(99.9))
 RMP_STYLE = Way("RMP-style, scale 0.8", es.RMP(0.8))
 
 LEARNT: dict[str, tuple[tuple[float, ...], Settings]] = {
-    STAGE_2.label: ((0.003, 0.01, 0.03), Settings(steps=200)),
-    RESCALED.label: ((0.01, 0.03, 0.1, 0.3), Settings(steps=100, lr=0.2, rescale=True)),
+    STAGE_2.label: ((0.03, 0.1, 0.5), Settings()),
+    LOCKED.label: ((0.003, 0.01, 0.03), Settings(maxima_move=False)),
 }
-"""Lambdas and settings of the second stage: weights at rest, as in the paper, and rescaled with the thresholds."""
+"""Lambdas and settings of the second stage."""
 MOST_SMALL = 60
 """Steps of learning for networks of size small."""
 
@@ -98,6 +98,7 @@ def _lowered(trained: Ready, way: Way, setting: Setting) -> Lowered:
         write_json(path, [asdict(point) for point in (learnt.trained, *learnt.points)])
     kept: list[dict[str, Any]] = read_json(path)
     first, *others = (Point(**point) for point in kept)
-    curve = TradeOff(trained.model, first, tuple(others), settings.rescale)
+    images = data.train.sample(min(settings.measured, len(data.train))).floats()
+    curve = TradeOff(trained.model, first, tuple(others), images, settings)
     chosen = curve.choose(TOLERANCE)
     return Lowered(replace(trained, model=curve.at(chosen)), (first, *others), chosen)

@@ -11,12 +11,12 @@ from equispike.analysis.accuracy import latency
 from equispike.analysis.fit import RateFit, rate_fit
 from equispike.analysis.plots import Panel, Series
 from equispike.experiments.compare import column, curves, told
-from equispike.experiments.ding import MAX_NORM, RESCALED, RMP_STYLE, ROBUST_NORM, STAGE_2, VGG, stages
+from equispike.experiments.ding import LOCKED, MAX_NORM, RMP_STYLE, ROBUST_NORM, STAGE_2, VGG, stages
 from equispike.experiments.entry import Entry, Figures, Line, Outcome, numbers
 from equispike.experiments.networks import Setting
 from equispike.experiments.rows import BATCH, converted, mean
 
-WAYS = (MAX_NORM, ROBUST_NORM, RMP_STYLE, STAGE_2, RESCALED)
+WAYS = (MAX_NORM, ROBUST_NORM, RMP_STYLE, STAGE_2, LOCKED)
 LEVEL = 0.03
 IMAGES = 16  # for K and Omega
 SHOWN = 4  # layers whose K is drawn

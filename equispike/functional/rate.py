@@ -94,6 +94,11 @@ def omega(rate: Tensor) -> Tensor:
     return flat.sum(1) / square.where(square > 0, 1.0)
 
 
+def rate_inference(rates: Sequence[Tensor]) -> Tensor:
+    r"""Mean of :math:`\Omega_l` over L layers and the images (Ding et al., 2021, eq. 9), shape ()."""
+    return torch.stack([omega(rate).mean() for rate in rates]).mean()
+
+
 def rate_inference_loss(teacher: Tensor, student: Tensor, rates: Sequence[Tensor], lambda_: float) -> Tensor:
     r"""Loss of the second stage (Ding et al., 2021, eq. 13), by which thresholds are lowered while weights rest.
 
@@ -110,4 +115,29 @@ def rate_inference_loss(teacher: Tensor, student: Tensor, rates: Sequence[Tensor
         shape ().
     """
     distance = 1 - F.cosine_similarity(teacher, student, dim=1).mean()
-    return distance + lambda_ * torch.stack([omega(rate).mean() for rate in rates]).mean()
+    return distance + lambda_ * rate_inference(rates)
+
+
+def expected_maximum(largest: Tensor, batch: int) -> Tensor:
+    r"""Mean of the largest value over all batches of that many images that can be drawn from these without repetition.
+
+    With the images' own maxima in ascending order, :math:`m_{(1)} \le \dots \le m_{(N)}`,
+
+    .. math:: \sum_{i=B}^{N} \binom{i-1}{B-1} m_{(i)} \Big/ \binom{N}{B}
+
+    A running maximum with momentum (Ding et al., 2021, algorithm 1) wanders about this number when nothing else moves.
+
+    Args:
+        largest: of each image, (N,), N > 0.
+        batch: B; all images, if there are no more.
+    Returns:
+        shape (), in the type of ``largest``, summed in float64.
+
+    >>> expected_maximum(torch.tensor([1.0, 4.0, 2.0]), 2)  # of 1 and 4, 1 and 2, 4 and 2
+    tensor(3.3333)
+    """
+    values = largest.double().sort(descending=True).values
+    n, batch = len(values), min(batch, len(values))
+    later = torch.arange(n, n - len(values) + 1, -1, dtype=torch.float64, device=values.device)  # i = N, ..., 2
+    ratios = torch.cat([later.new_full((1,), batch / n), (later - batch).clamp(min=0) / (later - 1)])
+    return (values * ratios.cumprod(0)).sum().to(largest.dtype)

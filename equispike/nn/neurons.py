@@ -64,7 +64,7 @@ class RateNorm(nn.Module):
 
     .. math:: \theta = p \cdot r_{max}, \qquad \hat r = \mathrm{clip}(x, 0, \theta) / \theta
 
-    The network is trained with p = 1; ``zoo.rate_inference`` then lowers p with the weights at rest. In training,
+    The network is trained with p = 1; ``zoo.rate_inference`` then lowers p with the weights at rest. In training mode,
     :math:`r_{max}` follows the batches, and gradients flow through the share that the batch has in it:
 
     - ``momentum`` m: :math:`r_{max} \leftarrow (1 - m) \, r_{max} + m \max x`, the paper's form, from 1 on. It
