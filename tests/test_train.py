@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from equispike.errors import DataError, EquispikeError
+from equispike.functional.rate import rate_inference
+from equispike.nn import rate_norms
 from equispike.zoo.data import load
 from equispike.zoo.models import mnist_cnn
+from equispike.zoo.rate_inference import scores_and_rates
 from equispike.zoo.recipes import RECIPES, Cosine, Recipe, Steps
+from equispike.zoo.store import load_model
 from equispike.zoo.train import accuracy, train
 
 SHORT = Recipe(epochs=3, batch=50, lr=0.1, shift=1, label_smoothing=0.05)
@@ -139,6 +143,25 @@ def test_early_epochs_see_smaller_images_and_validation_never_does(small):
     train(Probe(), *small, Recipe(epochs=4, batch=500, sizes=((2, 14), (1, 21))))
     assert [side for training, side in seen if training] == [14, 14, 21, 28]
     assert {side for training, side in seen if not training} == {28}
+
+
+def test_the_joint_loss_lowers_p_and_omega_while_weights_learn(small):
+    """Equation 11: with a lambda above zero p and the mean Omega fall, and the loss holds Omega beside the entropy."""
+    model, recipe = load_model("mnist-cnn-rnl")[0], replace(SHORT, epochs=1, lr=0.02)
+    apart, joint = (train(model, *small, replace(recipe, rate_inference=value)) for value in (0.0, 0.5))
+    p = [float(layer.p) for _, layer in rate_norms(joint.model)]
+    assert len(set(p)) == 1
+    assert 0 < p[0] < torch.tensor(4.0).sigmoid()
+    assert all(float(layer.p) == 1 for _, layer in rate_norms(apart.model))
+    images = small[1].floats()
+    before, after = (rate_inference(scores_and_rates(t.model, images)[1]).item() for t in (apart, joint))
+    assert after < before
+    assert joint.history[-1].loss > apart.history[-1].loss + 0.5 * after / 2
+    assert accuracy(joint.model, small[1]) == joint.best.validation_accuracy > 0.9
+    assert [type(m) for m in joint.model.modules()] == [type(m) for m in model.modules()]
+    assert joint.model.state_dict().keys() == model.state_dict().keys()
+    with pytest.raises(EquispikeError, match="has no equispike"):
+        train(narrow(), *small, replace(recipe, rate_inference=1.0))
 
 
 def test_weight_decay_spares_biases(small):

@@ -63,6 +63,8 @@ class Recipe:
         standardise: train with standardised weights (``standardise.py``), for networks without batch norm.
         sizes: (epochs, pixels) in turn: for so many epochs images are shrunk to that many pixels a side; afterwards
             they keep their own. Early epochs then cost a fraction (Touvron et al., 2019, train on small images too).
+        rate_inference: lambda of the joint loss, cross-entropy + lambda sum Omega / L (Ding et al., 2021, eq. 9, 11):
+            weights and the p that all Rate Norm layers then share learn together. 0 leaves p alone.
     """
 
     epochs: int
@@ -80,6 +82,7 @@ class Recipe:
     dropout: float | None = None
     standardise: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
+    rate_inference: float = 0.0
 
     def pixels(self, epoch: int) -> int | None:
         """Side to which images are shrunk in that epoch, counted from 1; None where they keep their own.
@@ -114,6 +117,8 @@ RECIPES: dict[str, Recipe] = {
     "demo": Recipe(epochs=15, batch=64, lr=0.2, weight_decay=5e-4, shift=2),
     "mnist": Recipe(epochs=15, batch=128, lr=0.2, weight_decay=1e-4, shift=2),
     "mnist-again": Recipe(epochs=5, batch=128, lr=0.05, weight_decay=1e-4, shift=2, dropout=0.0),
+    # Ding et al. (2021), equations 9 and 11: for networks with Rate Norm layers
+    "mnist-joint": Recipe(epochs=5, batch=128, lr=0.05, weight_decay=1e-4, shift=2, dropout=0.0, rate_inference=0.03),
     # Sengupta et al. (2019), section 7.1; moves and mirroring as in the ResNet code that they name
     "sengupta-cifar": Recipe(
         epochs=200, batch=256, lr=0.05, weight_decay=1e-4, schedule=Steps((81, 122)), shift=4, flip=True, normalise=True

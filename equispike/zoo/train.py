@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from equispike.errors import DataError, EquispikeError, FileError, one_line
 from equispike.functional.finite import all_finite
+from equispike.functional.rate import rate_inference
 from equispike.nn import restart_maxima
 from equispike.zoo.data import Dataset, Part
 from equispike.zoo.parallel import from_first, rank, share_buffers, total, world, wrapped
+from equispike.zoo.rate_inference import learning_p, learnt_p, rates_of
 from equispike.zoo.recipes import Recipe
 from equispike.zoo.standardise import plain, standardised
 from equispike.zoo.training_state import Epoch, State
@@ -107,9 +109,10 @@ def train(
             state.restore(checkpoint)
         _train(state, recipe, seed, train, validation, machine, report or (lambda _: None), checkpoint)
     # not the model that moved, which synchronised batch norm and memory formats have changed
-    trained = standardised(model) if recipe.standardise else copy.deepcopy(model)
+    trained = _parametrised(model, recipe)
     trained.load_state_dict(state.best_weights)
     trained = plain(trained) if recipe.standardise else trained
+    trained = learnt_p(trained) if recipe.rate_inference else trained
     assert state.best is not None
     return Trained(trained.eval(), tuple(state.history), state.best)
 
@@ -157,11 +160,17 @@ def accuracy(model: nn.Module, images: Part, batch: int = 500) -> float:
 
 def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
     """A copy of the model, to be trained as the recipe says."""
-    copied = standardised(model) if recipe.standardise else copy.deepcopy(model)
+    copied = _parametrised(model, recipe)
     for layer in copied.modules():
         if isinstance(layer, nn.Dropout) and recipe.dropout is not None:
             layer.p = recipe.dropout
     return copied
+
+
+def _parametrised(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """A copy of the model that learns what the recipe says, by the names that a state has."""
+    copied = standardised(model) if recipe.standardise else copy.deepcopy(model)
+    return learning_p(copied) if recipe.rate_inference else copied
 
 
 def _train(
@@ -176,6 +185,8 @@ def _train(
 ) -> None:
     forward = wrapped(state.model)
     if machine.compile:
+        if recipe.rate_inference:
+            raise EquispikeError("rate_inference: rates are read on the way, which torch.compile does not see")
         _require_compiler()
         forward = torch.compile(forward)
     per_epoch = _steps(len(train), recipe)
@@ -226,8 +237,7 @@ def _one_epoch(
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         images = images.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=machine.bfloat16):
-            scores = forward(images)
-            loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+            scores, loss = _scores_and_loss(state.model, forward, images, labels, recipe)
         value = loss.item()
         if not math.isfinite(value):
             raise EquispikeError(f"training: the loss is {value} in epoch {number}, step {k}. Lower lr ({recipe.lr})")
@@ -243,6 +253,19 @@ def _one_epoch(
         tell(epoch, k)
     loss_sum, hits, seen = total([loss_sum, hits, seen], device)
     return replace(epoch, loss=loss_sum / seen, train_accuracy=hits / seen)
+
+
+def _scores_and_loss(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, and what early answers count beside it (Ding et al., 2021, eq. 11)."""
+    if not recipe.rate_inference:
+        scores = forward(images)
+        return scores, F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+    with rates_of(model) as rates:
+        scores = forward(images)
+    loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+    return scores, loss + recipe.rate_inference * rate_inference(rates)
 
 
 def _steps(images: int, recipe: Recipe) -> int:
