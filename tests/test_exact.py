@@ -13,7 +13,7 @@ from torch import Tensor
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.errors import ConversionError
 from equispike.functional.coding import Coder, Constant, Poisson
-from equispike.graph.exact import fold_affine, fold_amplitudes, fold_thresholds, rescale, sum_pools
+from equispike.graph.exact import fold_affine, fold_amplitudes, fold_thresholds, normalise_weights, rescale, sum_pools
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 from equispike.simulation.run import Run, simulate
@@ -34,6 +34,25 @@ def assert_same_spikes(a: Network, b: Network, images: Tensor) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- fold_affine
+
+
+def test_maps_per_channel_in_a_row_become_one() -> None:
+    network = chain((3,), Neuron(), affine(3, seed=1), affine(3, seed=2), affine(3, seed=3), Neuron(), linear(3, 2))
+    folded = fold_affine(network)
+    assert [type(node.op) for node in folded] == [Input, Neuron, Linear, Neuron, Linear, Readout]
+    images = dyadic(0, 2, 3)
+    assert torch.equal(folded(images), network(images))
+
+
+def test_folding_twice_finds_names_of_its_own() -> None:
+    """A shift that a padded convolution cannot take stays behind the pool, and so does what is folded after it."""
+    pool, padded = AvgPool((2, 2), (2, 2), (0, 0)), conv(2, 2, padding=1)
+    network = fold_affine(chain((2, 4, 4), neuron(0.5, 0.5), affine(2), pool, padded, neuron(1.0, 1.0)))
+    assert "2.affine" in [node.name for node in network]
+    folded = fold_amplitudes(network)
+    images = dyadic(0, 2, 2, 4, 4)
+    assert torch.equal(folded(images), network(images))
+    assert_same_spikes(network, folded, images)
 
 
 @settings(max_examples=50)
@@ -73,6 +92,10 @@ def chain(shape: tuple[int, ...], *ops: Op) -> Network:
     for i, op in enumerate(ops):
         nodes.append(Node(str(i), op, (nodes[-1].name,)))
     return Network((*nodes, Node("readout", Readout(), (nodes[-1].name,))))
+
+
+def neuron(threshold: float, amplitude: float) -> Neuron:
+    return Neuron(torch.tensor(threshold).double(), torch.tensor(amplitude).double())
 
 
 def affine(channels: int, shift: bool = True, seed: int = 1) -> Affine:
@@ -387,6 +410,24 @@ def test_the_inputs_amplitude_goes_into_the_first_weights() -> None:
 
 
 # ---------------------------------------------------------------------------------- thresholds and pools of tool chains
+
+
+@settings(max_examples=10)
+@given(networks(form="any", powers_of_two=True, ceilings=False), st.data())
+def test_normalised_weights_fire_the_same_spikes_at_thresholds_of_one(network: Network, data: st.DataObject) -> None:
+    normalised = normalise_weights(network)
+    assert all(bool((op.threshold == 1).all() and (op.amplitude == 1).all()) for op in normalised.neurons.values())
+    assert_same_spikes(network, normalised, data.draw(images_for(network)))
+
+
+def test_normalised_weights_are_those_of_the_thresholds() -> None:
+    network = chain((2,), linear(2, 3), neuron(4.0, 0.5), linear(3, 1), neuron(0.25, 2.0))
+    normalised = normalise_weights(network)
+    for name, factor in {"0": 1 / 4, "2": 0.5 / 0.25}.items():
+        before, after = network[name].op, normalised[name].op
+        assert isinstance(before, Linear)
+        assert isinstance(after, Linear)
+        assert torch.equal(after.weight, before.weight * factor)
 
 
 @settings(max_examples=10)

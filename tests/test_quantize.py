@@ -15,9 +15,9 @@ from torch import Tensor
 import equispike as es
 from equispike.files import checkpoint
 from equispike.graph.exact import fold_amplitudes, quantize
-from equispike.graph.grid import sum_bits, to_grid
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
+from equispike.graph.quantize import sum_bits, to_grid
 from equispike.simulation.events import installed
 from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.record import Task

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -109,6 +110,10 @@ class Network:
     def device(self) -> torch.device:
         return next((op.weight.device for op in self._weighted_ops()), torch.device("cpu"))
 
+    def free(self, name: str) -> str:
+        """The name, or if a node has it, "name:2" and so on."""
+        return free(name, self._by_name)
+
     def to(self, target: torch.device | torch.dtype | str) -> "Network":
         """The same network with its tensors on another device or in another floating-point type."""
         return self.rewrite(lambda node: dataclasses.replace(node, op=map_tensors(node.op, lambda t: t.to(target))))
@@ -164,6 +169,11 @@ class Network:
 
     def _weighted_ops(self) -> Iterator[Weighted]:
         return (node.op for node in self.nodes if isinstance(node.op, Weighted))
+
+
+def free(name: str, taken: Container[str]) -> str:
+    """The name, or if it is taken, "name:2" and so on."""
+    return next(found for n in count(1) if (found := name if n == 1 else f"{name}:{n}") not in taken)
 
 
 def evaluate(

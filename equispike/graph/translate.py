@@ -105,13 +105,11 @@ class Reader:
             return self.known[n]
 
         target = cast("Callable[..., Any]", node.target)
-        value = node.meta["val"]
         arguments = cast("list[Any]", torch.fx.map_arg(list(node.args), lookup))
-        symbolic = isinstance(value, torch.SymInt | torch.SymBool | torch.SymFloat)
-        alone = not any(isinstance(self.known[n], Value) for n in node.all_input_nodes)
-        if target is torch.ops.aten.sym_size.int or (symbolic and alone):  # for a reshape, or an assertion
-            self.known[node] = BATCH_SIZE
-        elif alone:
+        sources = [self.known[n] for n in node.all_input_nodes]
+        if any(isinstance(x, Value) for x in sources) and target is torch.ops.aten.sym_size.int:
+            self.known[node] = BATCH_SIZE  # for a reshape, or an assertion
+        elif not any(isinstance(x, Value) for x in sources):
             # weights that the model computes from its parameters (weight norm, transposes, ...)
             fixed = BATCH_SIZE not in flat(arguments)
             self.known[node] = target(*arguments, **torch.fx.map_arg(node.kwargs, lookup)) if fixed else BATCH_SIZE

@@ -14,6 +14,7 @@ from torch import Tensor
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node, not_spiking
 from equispike.graph.ops import Add, AvgPool, Input, Move, Neuron, Op, Readout, Sum, Weighted, WinnerPool
+from equispike.graph.units import fold_amplitudes, fold_thresholds
 
 PIXELS = 256
 """An analog image is rounded to multiples of 1/256 of the power of two at or above its largest value."""
@@ -29,6 +30,58 @@ UNIFORM_BITS = 24
 
 ANY = 1074
 """Grain of any float64."""
+
+
+def check_bits(bits: int) -> None:
+    """ConversionError for a number of bits that :func:`quantize` does not take."""
+    if not 4 <= bits <= 16:
+        raise ConversionError(f"bits: {bits} is not between 4 and 16. 12 keep the accuracy of most networks")
+
+
+def quantize(network: Network, bits: int = 12, timesteps: int = 1, per_channel: bool = True) -> Network:
+    r"""The network on integer grids, where every engine gives the same spikes and scores to the last bit.
+
+    Spikes get size 1 (:func:`fold_amplitudes`). With :math:`2^{k-1} \le \max |w| < 2^k` over a channel whose currents
+    neurons alone read, else over the layer, :math:`e = b - 1 - k` and b bits,
+
+    .. math:: w' = \mathrm{round}(2^e w), \quad |w'| < 2^{b-1}, \qquad \beta' = \mathrm{round}(2^e \beta), \qquad
+        \theta' \approx 2^e \theta
+
+    The factors go into the thresholds, the weights of sums (integers too) and the scale of the readout, so that they
+    move no spike; only rounding does. Thresholds are integers, or keep b bits where they would be small ones; average
+    pools of a power of two elements stay, others become sums whose divisor goes into what reads them. Images are
+    rounded to 1/256 of the power of two at or above the largest pixel of the calibration, and saturate at that pixel;
+    a fixed initial potential becomes a multiple of 1/16 of the threshold. A network that is on such grids already
+    keeps every spike.
+
+    All sums of one step are then exact in any order. That is proved from the numbers (``sum_bits``) and decides
+    the type: float32 where 24 bits hold every sum, else float64.
+
+    Args:
+        network: calibrated.
+        bits: of a weight with its sign, 4 to 16.
+        timesteps: steps T for which potentials are proved exact too, whatever the spikes; that often takes float64.
+            Past it, potentials of more than 2**24 grid steps, thousands of thresholds from firing, could be rounded.
+        per_channel: channels have grids of their own, which is finer. False gives one threshold per layer
+            (:func:`fold_thresholds`), which many tools and chips need.
+    Raises:
+        ConversionError: bits out of range, no thresholds, an average pool of windows that differ in size, or sums that
+            not even float64 holds.
+    """
+    check_bits(bits)
+    unit = fold_amplitudes(network.to(torch.float64))
+    rounded = to_grid(unit if per_channel else fold_thresholds(unit), bits, per_channel)
+    needed = sum_bits(rounded, timesteps)
+    worst = max(needed, key=lambda name: needed[name])
+    if needed[worst] > 53:
+        raise ConversionError(
+            f"{worst} ({type(rounded[worst].op).__name__}): its sums need {needed[worst]} bits over {timesteps} steps, "
+            "and float64 holds 53. Give fewer bits or timesteps"
+        )
+    # every engine adds up scores in float64, whatever the type of the network
+    dtype = torch.float32 if max(n for name, n in needed.items() if name != rounded.nodes[-1].name) <= 24 else None
+    provenance = {**network.provenance, "quantized": {"bits": bits, "timesteps": timesteps, "sum_bits": needed}}
+    return dataclasses.replace(rounded.to(dtype or torch.float64), provenance=provenance)
 
 
 def to_grid(network: Network, bits: int, per_channel: bool = True) -> Network:

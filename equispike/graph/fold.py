@@ -1,0 +1,134 @@
+"""Per-channel affine maps folded into the weights next to them: the network computes the same without them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Affine, AvgPool, Conv, Flatten, Linear, Op, Pad, Readout, Sum, Weighted
+
+
+def fold_affine(network: Network) -> Network:
+    """Fold every per-channel affine map (batch norm in eval mode) into the weights next to it.
+
+    Backward into the convolution or linear layer that feeds it alone; else forward into what reads it, across average
+    pools, flattening and padding, where that is exact (a shift does not cross zeros in space); else it becomes a
+    depthwise 1x1 convolution (on vectors, a diagonal linear layer), which is a weighted current like any other.
+    """
+    while affine := next((node for node in network.nodes if isinstance(node.op, Affine)), None):
+        network = _fold_backward(network, affine) or _fold_forward(network, affine)
+    return network
+
+
+def _fold_backward(network: Network, node: Node) -> Network | None:
+    affine, before = node.op, network[node.inputs[0]]
+    assert isinstance(affine, Affine)
+    if len(network.consumers[before.name]) > 1:
+        return None
+    if isinstance(before.op, Weighted):
+        op = before.op
+        weight = op.weight * affine.scale.view(-1, *(1,) * (op.weight.ndim - 1))
+        bias = affine.shift if op.bias is None else op.bias * affine.scale + affine.shift
+        bias = None if op.bias is None and not bool(affine.shift.any()) else bias
+        merged = dataclasses.replace(op, weight=weight, bias=bias)
+        return _rewire(network.replace_ops({before.name: merged}), {node.name: before.name})
+    return None
+
+
+def _fold_forward(network: Network, node: Node) -> Network:
+    """Give the affine map to each node that reads it; if one cannot take it, make it a weighted current for those."""
+    affine = node.op
+    assert isinstance(affine, Affine)
+    source, ops, behind = node.inputs[0], dict[str, Op](), dict[str, Affine]()
+    readers = network.consumers[node.name]
+    for reader in readers:
+        op = reader.op
+        if (moved := _behind(op, affine, network.shapes[node.name])) is not None:
+            behind[reader.name] = moved
+        elif (taken := _take(op, [name == node.name for name in reader.inputs], affine)) is not None:
+            ops[reader.name] = taken
+    left = [reader for reader in readers if reader.name not in ops and reader.name not in behind]
+    nodes: list[Node] = []
+    names = {reader.name: network.free(f"{reader.name}.affine") for reader in readers if reader.name in behind}
+    for old in network.nodes:
+        inputs = tuple(names.get(name, name) for name in old.inputs)
+        if old.name in ops or old.name in behind:
+            inputs = tuple(source if name == node.name else name for name in inputs)
+        if old is node:
+            if left:
+                nodes.append(Node(node.name, _as_weights(affine, network.shapes[node.name]), inputs))
+            continue
+        nodes.append(Node(old.name, ops.get(old.name, old.op), inputs))
+        if old.name in behind:
+            nodes.append(Node(names[old.name], behind[old.name], (old.name,)))
+    return dataclasses.replace(network, nodes=tuple(nodes))
+
+
+def _take(op: Op, mine: list[bool], affine: Affine) -> Op | None:
+    """The operation with the affine map of its inputs (those that are ``mine``) absorbed, or None if it cannot be."""
+    shifts = bool(affine.shift.any())
+    if isinstance(op, Conv) and (not shifts or not any(op.padding)):
+        scale, shift = (_per_group(t, op) for t in (affine.scale, affine.shift))
+        return _absorbed(op, op.weight * scale, (op.weight * shift).flatten(1).sum(1), shifts)
+    if isinstance(op, Linear):
+        return _absorbed(op, op.weight * affine.scale, op.weight @ affine.shift, shifts)
+    if isinstance(op, Affine):
+        return Affine(affine.scale * op.scale, affine.shift * op.scale + op.shift)
+    if shifts or bool((affine.scale != affine.scale[0]).any()):
+        return None
+    factor = float(affine.scale[0])
+    if isinstance(op, Readout):
+        return Readout(op.scale * factor)
+    if isinstance(op, Sum):
+        weights = (c * factor if m else c for c, m in zip(op.coefficients, mine, strict=True))
+        return dataclasses.replace(op, coefficients=tuple(weights))
+    return None
+
+
+def _absorbed(op: Weighted, weight: Tensor, added: Tensor, shifts: bool) -> Weighted:
+    bias = op.bias if not shifts else added if op.bias is None else op.bias + added
+    return dataclasses.replace(op, weight=weight, bias=bias)
+
+
+def _per_group(values: Tensor, op: Conv) -> Tensor:
+    """Values per input channel, laid along the weight: (out, in / groups, 1, ...)."""
+    out = op.weight.shape[0]
+    grouped = values.view(op.groups, 1, -1).expand(op.groups, out // op.groups, -1)
+    return grouped.reshape(out, -1, *(1,) * (op.weight.ndim - 2))
+
+
+def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
+    """The affine map that does behind the operation what this one, on features of this shape, does in front of it."""
+    if isinstance(op, AvgPool):
+        moved, zeros_between = affine, any(op.padding) and op.count_include_pad
+    elif isinstance(op, Flatten):
+        positions = math.prod(shape[1:])
+        moved = Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions))
+        zeros_between = False
+    elif isinstance(op, Pad) and not any(op.between[:1]):
+        ends = op.before[0], op.after[0]  # zeros that are channels of their own may be multiplied by anything
+        moved = Affine(F.pad(affine.scale, ends, value=float(affine.scale[0])), F.pad(affine.shift, ends))
+        zeros_between = any(n > 0 for n in op.before[1:] + op.after[1:] + op.between[1:])
+    else:
+        return None
+    return None if zeros_between and bool(affine.shift.any()) else moved
+
+
+def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Weighted:
+    bias = affine.shift if bool(affine.shift.any()) else None
+    space = len(shape) - 1
+    if not space:
+        return Linear(torch.diag(affine.scale), bias)
+    ones, zeros = (1,) * space, (0,) * space
+    return Conv(affine.scale.view(-1, 1, *ones), bias, ones, zeros, ones, groups=shape[0])
+
+
+def _rewire(network: Network, renamed: Mapping[str, str]) -> Network:
+    """Drop the nodes that are keys; whoever read them reads the nodes named by the values."""
+    kept = (node for node in network.nodes if node.name not in renamed)
+    nodes = (dataclasses.replace(n, inputs=tuple(renamed.get(name, name) for name in n.inputs)) for n in kept)
+    return dataclasses.replace(network, nodes=tuple(nodes))

@@ -1,0 +1,260 @@
+"""Units in which the layers of a network count: passes that change them, and no spike.
+
+``rescale`` changes the form of a network; ``fold_amplitudes`` gives unit spikes, ``fold_thresholds`` one threshold per
+layer. On dyadic numbers nothing changes at all; on others, results agree to rounding.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equispike.errors import ConversionError
+from equispike.graph.fold import fold_affine
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Readout, Sum, Weighted
+
+Form = Literal["activation", "balanced"]
+
+
+def rescale(network: Network, form: Form) -> Network:
+    r"""The same network, spike for spike, in another form (threshold balancing and weight normalisation are one).
+
+    Every layer may count in a unit of its own: multiplying a layer's amplitude by c, and everything downstream that is
+    added to its spikes (biases, thresholds) by c too, changes no spike.
+
+    - "balanced": unit spikes. Thresholds are in units of the weighted spike input, as the papers print them.
+    - "activation": a = theta, so that a x rate estimates the trained ReLU and biases stay as trained.
+
+    Raises:
+        ConversionError: the network is not calibrated, or a layer has an amplitude per channel, for which no common
+            unit exists (use :func:`fold_amplitudes`).
+    """
+
+    def change(name: str, op: Neuron, unit: float) -> tuple[Neuron, float]:
+        threshold, amplitude = calibrated(name, op)
+        reference = amplitude if form == "balanced" else amplitude / threshold / unit
+        if reference.numel() > 1 and bool((reference != reference.flatten()[0]).any()):
+            raise ConversionError(
+                f"{name}: has an amplitude per channel, which no unit of the layer makes equal. "
+                "Use exact.fold_amplitudes, or calibrate with one threshold per layer"
+            )
+        factor = 1 / float(reference.flatten()[0])
+        if form == "activation":  # taken over, not computed: equal to the last bit
+            return dataclasses.replace(op, threshold=threshold * unit, amplitude=threshold * unit), factor
+        return dataclasses.replace(op, threshold=threshold * unit, amplitude=torch.ones_like(amplitude)), factor
+
+    amplitude = 1.0 if form == "balanced" else network.input.scale
+    entrance = dataclasses.replace(network.input, amplitude=amplitude)
+    # sums count in the unit of their first input: its coefficient stays, so that the way back finds the same units
+    return change_units(network, entrance, amplitude / network.input.amplitude, change, join=itemgetter(0))
+
+
+def change_units(
+    network: Network,
+    entrance: Input,
+    unit: float,
+    change: Callable[[str, Neuron, float], tuple[Neuron, float]],
+    join: Callable[[list[float]], float] = max,
+    pool: Callable[[str, AvgPool, float], tuple[Op, float]] = lambda _, op, unit: (op, unit),
+) -> Network:
+    """Let every layer count in a new unit, and carry the units through to the readout.
+
+    Args:
+        entrance: the new input operation.
+        unit: factor by which it multiplies what the network's values mean: new value = old value x unit.
+        change: (name, neuron layer, unit of its input) -> (new layer, unit of its output).
+        join: unit of a sum or concatenation, from those of its inputs.
+        pool: as ``change``, for average pools; by default they stay.
+    """
+    units: dict[str, float] = {}
+    ops: dict[str, Op] = {}
+    for node in network.nodes:
+        op, incoming = node.op, [units[name] for name in node.inputs]
+        if isinstance(op, Input):
+            ops[node.name], units[node.name] = entrance, unit
+        elif isinstance(op, Sum):
+            units[node.name] = common = join(incoming)
+            weights = (c * (common / u) for c, u in zip(op.coefficients, incoming, strict=True))
+            ops[node.name] = dataclasses.replace(op, coefficients=tuple(weights))
+        elif isinstance(op, Neuron):
+            ops[node.name], units[node.name] = change(node.name, _driven_in_unit(op, incoming[0]), incoming[0])
+        elif isinstance(op, AvgPool):
+            ops[node.name], units[node.name] = pool(node.name, op, incoming[0])
+        else:
+            units[node.name] = incoming[0]
+            ops[node.name] = _in_unit(op, incoming[0])
+    return network.replace_ops(ops)
+
+
+def fold_amplitudes(network: Network) -> Network:
+    """Unit spikes with thresholds unchanged: amplitudes go into the weights that the spikes meet, per channel too.
+
+    Where spikes meet no weights (an identity shortcut), the sum is weighted, or a depthwise 1x1 convolution added.
+    The input's amplitude is folded as well, so that an input spike is 1.
+    """
+    nodes: list[Node] = []
+    renamed: dict[str, str] = {}
+    for node in network.nodes:
+        op = node.op
+        node = dataclasses.replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        scale = None
+        channels = network.shapes[node.name][0]
+        if isinstance(op, Neuron):
+            amplitude = calibrated(node.name, op)[1]
+            if bool((amplitude != 1).any()):
+                scale = amplitude.flatten().expand(channels).clone()
+                node = dataclasses.replace(node, op=dataclasses.replace(op, amplitude=torch.ones_like(amplitude)))
+        elif isinstance(op, Input) and op.amplitude != 1.0:
+            scale = torch.full((channels,), op.amplitude, dtype=network.dtype, device=network.device)
+            node = dataclasses.replace(node, op=dataclasses.replace(op, amplitude=1.0))
+        nodes.append(node)
+        if scale is not None:
+            renamed[node.name] = network.free(f"{node.name}.amplitude")
+            nodes.append(Node(renamed[node.name], Affine(scale, torch.zeros_like(scale)), (node.name,)))
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def fold_thresholds(network: Network) -> Network:
+    r"""One threshold per layer: those per channel go into the weights that drive the channel, with the bias.
+
+    Threshold and current are multiplied by :math:`\max_c \theta_c / \theta_c`, which moves no spike but by rounding.
+    Where no weights drive the layer alone (a sum), a depthwise 1x1 convolution is added.
+
+    Raises:
+        ConversionError: the network is not calibrated, or a layer with thresholds per channel has a ceiling.
+    """
+    nodes: list[Node] = []
+    for node in network.nodes:
+        op = node.op
+        if isinstance(op, Neuron):
+            threshold = calibrated(node.name, op)[0].flatten()
+            largest = threshold.max()
+            if bool((threshold != largest).any()):
+                _one(node.name, None if op.ceiling is None else op.ceiling / threshold)
+                scale = largest / threshold
+                nodes.append(
+                    Node(network.free(f"{node.name}.threshold"), Affine(scale, torch.zeros_like(scale)), node.inputs)
+                )
+                op = _in_channel_units(op, scale, network.shapes[node.name])
+                node = dataclasses.replace(node, inputs=(nodes[-1].name,))
+            node = dataclasses.replace(node, op=dataclasses.replace(op, threshold=largest))
+        nodes.append(node)
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def sum_pools(network: Network) -> Network:
+    """Average pools as depthwise convolutions with weights of one; whoever reads them counts in the unit of the sum.
+
+    Raises:
+        ConversionError: the windows of a pool differ in size.
+    """
+
+    def change(name: str, op: Neuron, unit: float) -> tuple[Neuron, float]:
+        return dataclasses.replace(op, threshold=calibrated(name, op)[0] * unit), 1.0
+
+    def pool(name: str, op: AvgPool, unit: float) -> tuple[Op, float]:
+        channels, *space = network.shapes[network[name].inputs[0]]
+        size = math.prod(op.kernel)
+        if op.sizes(tuple(space)) != {size}:
+            raise ConversionError(f"{name} (AvgPool): its windows differ in size. Train without padding in the pool")
+        return op.sums(channels, network.dtype, network.device), unit * size
+
+    return change_units(network, network.input, 1.0, change, pool=pool)
+
+
+def fold_drives(network: Network) -> Network:
+    """Constant drives as biases of the layers in front, so that neurons have none; the trained function changes.
+
+    Where no weights drive the layer alone (a sum), a depthwise 1x1 convolution is added.
+
+    Raises:
+        ConversionError: a drive changes from step to step.
+    """
+    nodes: list[Node] = []
+    for node in network.nodes:
+        if isinstance(node.op, Neuron) and node.op.drive is not None:
+            if len(node.op.drive) > 1:
+                raise ConversionError(f"{node.name}: its drive changes from step to step, and a bias does not")
+            shift = node.op.drive[0]
+            nodes.append(Node(network.free(f"{node.name}.drive"), Affine(torch.ones_like(shift), shift), node.inputs))
+            node = Node(node.name, dataclasses.replace(node.op, drive=None), (nodes[-1].name,))
+        nodes.append(node)
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def normalise_weights(network: Network) -> Network:
+    r"""Thresholds of 1, spike for spike: weights and biases are divided by the thresholds (Sengupta et al., 2019).
+
+    .. math:: w' = \frac{a_{in}}{\theta} w, \qquad b' = \frac{b}{\theta}, \qquad \theta' = 1, \qquad a' = 1
+
+    This is weight normalisation (Diehl et al., 2015), the other side of threshold balancing: spikes of size 1 drive
+    neurons that all fire at 1. Where no weights drive a layer alone (a sum), a depthwise 1x1 convolution is added.
+
+    Raises:
+        ConversionError: the network is not calibrated.
+    """
+    network = fold_amplitudes(network)
+    nodes: list[Node] = []
+    for node in network.nodes:
+        op = node.op
+        if isinstance(op, Neuron) and bool((calibrated(node.name, op)[0] != 1).any()):
+            threshold = calibrated(node.name, op)[0]
+            scale = 1 / threshold.flatten().expand(network.shapes[node.name][0])
+            nodes.append(
+                Node(network.free(f"{node.name}.threshold"), Affine(scale, torch.zeros_like(scale)), node.inputs)
+            )
+            ceiling = None if op.ceiling is None else op.ceiling / threshold
+            op = _in_channel_units(op, scale, network.shapes[node.name])
+            op = dataclasses.replace(op, threshold=torch.ones_like(threshold), ceiling=_one(node.name, ceiling))
+            node = Node(node.name, op, (nodes[-1].name,))
+        nodes.append(node)
+    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def _one(name: str, ceiling: Tensor | None) -> float | None:
+    """A ceiling that is one for the layer; ConversionError if thresholds per channel make it differ."""
+    if ceiling is None or bool((ceiling == ceiling.flatten()[0]).all()):
+        return None if ceiling is None else float(ceiling.flatten()[0])
+    raise ConversionError(
+        f"{name}: a clipped ReLU with a threshold per channel cannot have one for the layer. "
+        "Calibrate with one threshold per layer"
+    )
+
+
+def calibrated(name: str, op: Neuron) -> tuple[Tensor, Tensor]:
+    """Threshold and amplitude of a neuron layer; ConversionError if it has none yet."""
+    if op.threshold is None or op.amplitude is None:
+        raise ConversionError(f"{name}: has no threshold yet. Calibrate first: es.convert(model, batches, method=...)")
+    return op.threshold, op.amplitude
+
+
+def _driven_in_unit(op: Neuron, unit: float) -> Neuron:
+    """Neurons whose ceiling, drive and potentials count in another unit; thresholds stay."""
+    return dataclasses.replace(
+        op,
+        ceiling=None if op.ceiling is None else op.ceiling * unit,
+        drive=None if op.drive is None else op.drive * unit,
+        v_init=op.v_init * unit if isinstance(op.v_init, Tensor) else op.v_init,
+    )
+
+
+def _in_channel_units(op: Neuron, units: Tensor, shape: tuple[int, ...]) -> Neuron:
+    """Neurons of a layer of this shape whose drive and potentials count in a unit of each channel, (C,)."""
+    drive = None if op.drive is None else op.drive * units
+    along = units.view(-1, *(1 for _ in shape[1:]))
+    return dataclasses.replace(
+        op, drive=drive, v_init=op.v_init * along if isinstance(op.v_init, Tensor) else op.v_init
+    )
+
+
+def _in_unit(op: Op, unit: float) -> Op:
+    if isinstance(op, Weighted) and op.bias is not None:
+        return dataclasses.replace(op, bias=op.bias * unit)
+    if isinstance(op, Affine):
+        return dataclasses.replace(op, shift=op.shift * unit)
+    return dataclasses.replace(op, scale=op.scale / unit) if isinstance(op, Readout) else op
