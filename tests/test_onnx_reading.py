@@ -17,7 +17,8 @@ from torch import nn
 
 import equispike as es
 from equispike.files.onnx import read_onnx
-from equispike.files.onnx_operations import CONSTANTS, OPERATIONS
+from equispike.files.onnx.constants import CONSTANTS
+from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, SPLITS
 from equispike.graph.exact import fold_affine
 from equispike.graph.ops import Conv, MaxPool, Neuron
 
@@ -135,6 +136,87 @@ def test_each_operation_computes_what_it_should(tmp_path: Path, name: str) -> No
     assert torch.allclose(network(images), scores, atol=1e-4)
 
 
+def floats(name: str, *values: float) -> Any:
+    return numpy_helper.from_array(np.array(values, dtype=np.float32), name)
+
+
+def resize(sizes: str, *stored: Any, **attributes: Any) -> tuple[list[Any], list[Any]]:
+    inputs = ["x", "", *(["s"] if sizes == "scales" else ["", "s"])]
+    return [helper.make_node("Resize", inputs, ["f"], **attributes)], [*stored]
+
+
+ASYMMETRIC = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+RUN: dict[str, tuple[list[Any], list[Any]]] = {
+    "zeros around": ([node("Pad", "x p", "f")], [numbers("p", 0, 0, 1, 2, 0, 0, 0, 3)]),
+    "zeros around some axes": (
+        [helper.make_node("Pad", ["x", "p", "", "a"], ["f"])], [numbers("p", 1, 2), numbers("a", -1)]),
+    "channels of zeros": ([node("Pad", "x p", "f")], [numbers("p", 0, 2, 0, 0, 0, 1, 0, 0)]),
+    "margins cut off": ([node("Pad", "x p", "f")], [numbers("p", 0, 0, -1, 0, 0, 0, 0, -2)]),
+    "every second pixel": (
+        [node("Slice", "x s e a t", "f")],
+        [numbers("s", 1, 0), numbers("e", 2**62, -1), numbers("a", 2, -1), numbers("t", 2, 3)]),
+    "some channels": ([node("Slice", "x s e a", "f")], [numbers("s", -2), numbers("e", 3), numbers("a", 1)]),
+    "parts": (
+        [helper.make_node("Split", ["x", "s"], ["a", "b"], axis=1), node("Concat", "b a", "f", axis=1)],
+        [numbers("s", 1, 2)]),
+    "parts of one size": (
+        [helper.make_node("Split", ["x"], ["a", "b", "c"], axis=-1, num_outputs=3), node("Add", "a b", "f")], []),
+    "a sum of three": ([node("Relu", "x", "a"), node("Sum", "x a x", "f")], []),
+    "a sum with a constant": ([node("Sum", "k x x", "f")], [weights("k", 3, 1, 1)]),
+    "the larger of x and 0": ([node("Max", "x z", "f")], [scalar("z", 0)]),
+    "a hard sigmoid": ([node("HardSigmoid", "x", "f", alpha=0.3, beta=0.6)], []),
+    "a transposed convolution": (
+        [node("ConvTranspose", "x k b", "f", strides=[2, 3], output_padding=[1, 0], pads=[1, 0, 0, 2],
+              dilations=[1, 2])], [weights("k", 3, 4, 3, 2), weights("b", 4)]),
+    "a transposed convolution of groups to a size": (
+        [node("ConvTranspose", "x k", "f", strides=[2, 2], group=3, output_shape=[17, 17])],
+        [weights("k", 3, 2, 3, 3)]),
+    "a transposed convolution of the same size": (
+        [node("ConvTranspose", "x k", "f", strides=[2, 2], auto_pad="SAME_UPPER")], [weights("k", 3, 2, 3, 3)]),
+    "twice as large": resize("scales", floats("s", 1, 1, 2, 2), **ASYMMETRIC),
+    "three times as wide": resize("sizes", numbers("s", 3, 3, 8, 24), mode="nearest"),
+    "half as large": resize("scales", floats("s", 1, 1, 0.5, 0.5), **ASYMMETRIC),
+    "twice as large, as of old": (
+        [node("Upsample", "x s", "f", mode="nearest")], [floats("s", 1, 1, 2, 2)]),
+    "pixels out of channels": ([node("DepthToSpace", "x", "f", blocksize=2)], []),
+    "pixels out of channels, by rows": ([node("DepthToSpace", "x", "f", blocksize=2, mode="CRD")], []),
+    "channels out of pixels": ([node("SpaceToDepth", "x", "f", blocksize=2)], []),
+    "maxima of windows of the same size": (
+        [node("MaxPool", "x", "f", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")], []),
+    "averages of windows of the same size": (
+        [node("AveragePool", "x", "f", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])], []),
+    "the largest of all": ([node("GlobalMaxPool", "x", "f")], []),
+    "sums over space": ([node("ReduceSum", "x a", "f")], [numbers("a", 2, 3)]),
+    "a scale that is computed": (
+        [node("Sqrt", "v", "d"), node("Div", "g d", "s"), node("Unsqueeze", "s a", "u"), node("Mul", "x u", "f")],
+        [floats("v", 1, 2, 3), floats("g", 3, 2, 1), numbers("a", 1, 2)]),
+    "weights that are computed": (
+        [node("Mul", "k g", "s"), node("Conv", "x s", "f")], [weights("k", 4, 3, 3, 3), weights("g", 4, 1, 1, 1)]),
+    "weights stored as integers": (
+        [node("DequantizeLinear", "k s z", "w8", axis=0), node("Conv", "x w8", "f")],
+        [numpy_helper.from_array(np.arange(-54, 54, dtype=np.int8).reshape(4, 3, 3, 3), "k"), floats("s", 1, 2, 3, 4),
+         numpy_helper.from_array(np.array([0, 1, 2, -3], dtype=np.int8), "z")]),
+    "another dimension, and back": (
+        [node("Unsqueeze", "x a", "u"), node("Squeeze", "u a", "f")], [numbers("a", 4)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_file_computes_what_a_runtime_makes_of_it(tmp_path: Path, name: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    nodes, stored = RUN[name]
+    opset = 9 if nodes[0].op_type == "Upsample" else 18
+    shape = (12, 4, 4) if nodes[0].op_type == "DepthToSpace" else IMAGE
+    given = helper.make_tensor_value_info("x", 1, ["batch", *shape])
+    graph = helper.make_graph([*nodes, node("Flatten", "f", "y")], "g", [given],
+                              [helper.make_tensor_value_info("y", 1, ["batch", None])], stored)  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    (expected,) = runtime.InferenceSession(tmp_path / "m.onnx").run(None, {"x": images.numpy()})
+    torch.testing.assert_close(read_onnx(tmp_path / "m.onnx")(images), torch.from_numpy(expected), atol=1e-4, rtol=1e-4)
+
+
 def test_layers_on_vectors_and_shapes_computed_in_the_graph(tmp_path: Path) -> None:
     nodes = [
         *(node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Unsqueeze", "n axis", "u")),
@@ -172,11 +254,26 @@ def layer(kind: str, inputs: str = "x", *stored: Any, **attributes: Any) -> tupl
 
 REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
     "sigmoid": (layer("Sigmoid"), "Sigmoid: not piecewise linear, so no firing rate equals it. Train with ReLU"),
-    "a loop": (layer("Loop"), "Loop: no translation"),
+    "a loop": (layer("Loop"), "Loop: is not known to the reader of ONNX files. Convert the PyTorch module"),
     "all that is unknown at once": (
         ([node("Tanh", "x", "a"), node("Erf", "a", "f"), *HEAD], [weights("w", 5, 192)]), "Erf: .*; Tanh: "),
     "softmax inside": (layer("Softmax"), "Softmax.*only at the end"),
-    "transposed images": (layer("Transpose", perm=[0, 2, 3, 1]), "not as it can be read here"),
+    "images that change places": (layer("Transpose", perm=[1, 0, 2, 3]), "moves the images of a batch"),
+    "some images of the batch": (
+        layer("Slice", "x s e a", numbers("s", 1), numbers("e", 2), numbers("a", 0)), "takes some images of a batch"),
+    "parts of the batch": (layer("Split", axis=0), "acts across the images of a batch"),
+    "more images": (layer("Pad", "x p", numbers("p", 1, *[0] * 7)), "adds images to the batch"),
+    "pixels between pixels": (
+        layer("Resize", "x r s", floats("r"), floats("s", 1, 1, 1.5, 1.5), mode="nearest"), "Resize by a whole number"),
+    "a constant without end": (
+        ([node("Tile", "k s", "t"), node("Add", "x t", "f"), *HEAD],
+         [weights("k", 1), numbers("s", 2**40), weights("w", 5, 192)]), "out of proportion"),
+    "constants that fill the memory": (
+        ([node("Expand", "k s", "t"), node("Add", "x t", "f"), *HEAD],
+         [scalar("k", 1), numbers("s", 2**20, 2**20), weights("w", 5, 192)]), "out of proportion"),
+    "constants that grow": (
+        ([node("Concat", "k k", "a0", axis=0), *(node("Concat", f"a{n} a{n}", f"a{n + 1}", axis=0) for n in range(30)),
+          node("Add", "x a30", "f"), *HEAD], [weights("k", 64), weights("w", 5, 192)]), "out of proportion"),
     "a gate": (layer("Mul", "x x"), "multiplies two data-dependent"),
     "clipping from below zero": (layer("Clip", "x l", scalar("l", -1)), "lower bound of 0"),
     "a constant per pixel": (layer("Add", "x k", weights("k", 3, 8, 8)), "one value per channel"),
@@ -282,7 +379,7 @@ ATTRIBUTES = st.dictionaries(
     max_size=3,
 )
 OF_A_GRAPH = st.tuples(
-    st.sampled_from([*sorted(OPERATIONS), *sorted(CONSTANTS), "Softmax", "Loop"]),
+    st.sampled_from([*sorted(OPERATIONS), *sorted(CONSTANTS), *SPLITS, *AT_THE_END, "Loop"]),
     st.lists(NAMES, max_size=3),
     st.sampled_from(["a", "b", "c", "x"]),
     ATTRIBUTES,

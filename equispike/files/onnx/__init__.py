@@ -8,8 +8,8 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.files.disk import reading, write_bytes
-from equispike.files.onnx_reading import GraphReader, graph_of
-from equispike.files.onnx_writing import GraphWriter
+from equispike.files.onnx.reader import GraphReader, graph_of
+from equispike.files.onnx.writer import GraphWriter
 from equispike.graph.network import Network
 from equispike.graph.ops import AvgPool, Conv
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, one_line
 from equispike.extras import extra
-from equispike.files.onnx_operations import CONSTANTS, OPERATIONS, RESHAPING, shape_of_reshape
-from equispike.graph.aten import Untranslatable, Value, remedy, reshape
+from equispike.files.onnx.arguments import refusal
+from equispike.files.onnx.constants import CONSTANTS, fold
+from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITS, shape_of_reshape
+from equispike.graph.aten import Untranslatable, Value, reshape
 from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Op, Readout
 from equispike.graph.parts import parts
@@ -49,15 +51,16 @@ class GraphReader:
         self.nodes: list[Node] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.known: dict[str, Value | Tensor] = {"": torch.empty(0)}
+        self.left = LARGEST
         for stored in graph.initializer:
             self.known[str(stored.name)] = _constant(stored)
 
     def network(self) -> Network:
         """The graph as a Network; ConversionError or ValueError name what is in the way."""
         self._read_input()
-        unknown = {str(n.op_type) for n in self.calls.values()} - OPERATIONS.keys() - CONSTANTS.keys() - {"Softmax"}
-        if unknown:
-            listed = "; ".join(f"{kind}: {remedy(kind.lower())}" for kind in sorted(unknown))
+        known = OPERATIONS.keys() | SPLITS.keys() | CONSTANTS | set(AT_THE_END)
+        if unknown := {str(n.op_type) for n in self.calls.values()} - known:
+            listed = "; ".join(f"{kind}: {refusal(kind)}" for kind in sorted(unknown))
             raise ConversionError(f"holds operations that do not convert. {listed}")
         for number, node in self.calls.items():
             self._read(node, number)
@@ -97,33 +100,51 @@ class GraphReader:
         if missing := [name for name in node.input if name not in self.known]:
             raise ValueError(f"{layer} ({kind}): reads {missing[0]}, which does not come before it")
         inputs = [self.known[name] for name in node.input]
-        values = [x for x in inputs if isinstance(x, Value)]
         try:
-            if kind in CONSTANTS and (kind == "Shape" or not values):
-                self.known[str(node.output[0])] = CONSTANTS[kind](attributes, *inputs)
-                return
-            if not values or (kind not in OPERATIONS and kind != "Softmax"):
-                raise Untranslatable("computes with constants alone, or not as it can be read here. Simplify the file")
-            if kind == "Softmax":
-                if str(node.output[0]) != self.output or len(values[0].shape) != 1:
-                    raise Untranslatable(remedy("softmax"))
-                self.known[str(node.output[0])] = values[0]
-                return
-            if kind not in RESHAPING and (viewed := [x.shape for x in values if x.viewed]):
-                raise Untranslatable(f"follows a reshape to {viewed[0]}. Only a reshape to a vector converts")
-            shape = shape_of_reshape(kind, attributes, inputs) if kind in RESHAPING else None
-            ops = reshape(values[0], shape) if shape is not None else OPERATIONS[kind](attributes, *inputs)
-        except Untranslatable as refusal:
-            raise ConversionError(f"{layer} ({kind}): {refusal}") from refusal
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            results = self._results(node, kind, attributes, inputs, layer)
+        except Untranslatable as refused:
+            raise ConversionError(f"{layer} ({kind}): {refused}") from refused
+        except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise ValueError(f"{layer} ({kind}): {error}") from error
-        found = values
+        self.known.update(zip(map(str, node.output), results, strict=False))
+
+    def _results(
+        self, node: Any, kind: str, attributes: dict[str, Any], inputs: list[Value | Tensor], layer: str
+    ) -> list[Value | Tensor]:
+        values = [x for x in inputs if isinstance(x, Value)]
+        if kind == "Shape" or not values:
+            if kind not in CONSTANTS:
+                raise Untranslatable("computes with constants alone. Simplify the file, so that it holds the result")
+            return [self._kept(fold(kind, attributes, inputs))]
+        if kind in AT_THE_END:
+            if str(node.output[0]) != self.output or len(values[0].shape) != 1:
+                raise Untranslatable(refusal("softmax"))
+            return [values[0]]
+        if kind not in OPERATIONS and kind not in SPLITS:
+            raise Untranslatable(refusal(kind))
+        if kind not in RESHAPING and (viewed := [x.shape for x in values if x.viewed]):
+            raise Untranslatable(f"follows a reshape to {viewed[0]}. Only a reshape to a vector converts")
+        if kind in SPLITS:
+            parts = SPLITS[kind](attributes, len(node.output), *inputs)
+            return [self._appended(layer, ops, values) for ops in parts]
+        if kind not in RESHAPING:
+            return [self._appended(layer, OPERATIONS[kind](attributes, *inputs), values)]
+        x, shape = values[0], shape_of_reshape(kind, attributes, inputs)
+        ops = reshape(x, shape)
+        return [self._appended(layer, ops, values) if ops else Value(x.node, shape, x.viewed or shape != x.shape)]
+
+    def _appended(self, layer: str, ops: list[Op], values: list[Value]) -> Value:
+        """What operations one after the other make of values."""
         for op in ops:
-            found = [self._add(self._free(layer), op, tuple(x.node for x in found))]
-        result = found[0]
-        if shape is not None and not ops:
-            result = Value(result.node, shape, result.viewed or shape != result.shape)
-        self.known[str(node.output[0])] = result
+            values = [self._add(self._free(layer), op, tuple(x.node for x in values))]
+        return values[0]
+
+    def _kept(self, constant: Tensor) -> Tensor:
+        """A constant that was computed, as long as there is room for such."""
+        self.left -= constant.numel()
+        if self.left < 0:
+            raise Untranslatable("computes constants that are out of proportion. Simplify the file")
+        return constant
 
     def _add(self, name: str, op: Op, inputs: tuple[str, ...]) -> Value:
         self.nodes.append(Node(name, op, inputs))
