@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
-from strategies import EXAMPLES, damaged, dyadic, images_for, networks
+from strategies import EXAMPLES, damaged, dyadic, images_for, networks, seeds
 from torch import Tensor
 
 import equispike as es
@@ -26,7 +26,7 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, Conv, Flatten, Input, Linear, Neuron, Readout
 from equispike.provenance import as_data
 from equispike.zoo.models import build
-from equispike.zoo.store import bundled, load_model, save_model
+from equispike.zoo.store import bundled, in_8_bits, load_model, save_model
 
 shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -453,6 +453,26 @@ def test_models_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert not loaded.training
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+@given(st.sampled_from(["mnist-cnn-bn", "mnist-resnet8"]), seeds)
+@settings(shared_folder, max_examples=10)
+def test_models_in_8_bits_come_back_exactly_and_each_weight_moves_by_half_a_step_at_most(
+    tmp_path: Path, name: str, seed: int
+) -> None:
+    model = build(name, seed)
+    next(model.parameters()).data[0] = 0
+    save_model(tmp_path / "m", name, model, {}, rounded=True)
+    found = load_model(tmp_path / "m")[0].state_dict()
+    expected = in_8_bits(model).state_dict()
+    for path, value in model.state_dict().items():
+        assert torch.equal(found[path], expected[path])
+        if value.ndim < 2:
+            assert torch.equal(found[path], value)
+        for before, after in zip(value, found[path], strict=True) if value.ndim > 1 else ():
+            assert float((before - after).abs().max()) <= float(before.abs().max()) / 254 * (1 + 1e-5)
+    again = in_8_bits(in_8_bits(model)).state_dict()
+    assert all(torch.allclose(again[path], value, rtol=1e-6) for path, value in expected.items())
 
 
 @given(st.data())

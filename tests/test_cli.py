@@ -16,11 +16,15 @@ from safetensors.torch import save_file
 import equispike.demo
 from equispike.cli.shared import read_model
 from equispike.errors import FileError
+from equispike.zoo import store
+from equispike.zoo.data import load
+from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES, Recipe
-from equispike.zoo.store import load_model, load_weights
+from equispike.zoo.store import in_8_bits, load_model, load_weights, save_model
+from equispike.zoo.train import accuracy
 
 VERBS = (
-    *("demo", "train", "lower-thresholds", "models", "check", "convert", "evaluate", "diagnose"),
+    *("demo", "train", "lower-thresholds", "keep", "models", "check", "convert", "evaluate", "diagnose"),
     *("report", "export", "sweep", "reproduce", "cite"),
 )
 
@@ -193,6 +197,29 @@ def test_rate_norm_from_training_to_spikes(tmp_path: Path, capsys: pytest.Captur
         rates.append(result["spike_rate"][-1])
     assert rates[0] < rates[1]
     assert "RateNorm" in refused(capsys, "lower-thresholds", "mnist-cnn", "--out", str(tmp_path / "none"))
+
+
+def test_trained_weights_are_kept_by_name_in_8_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CHECKOUT", tmp_path / "weights")
+    assert "equispike train --model mnist-resnet8 --data mnist" in refused(capsys, "convert", "mnist-resnet8")
+    assert refused(capsys, "keep", str(tmp_path / "none")).endswith("no such file\n")
+    trained = tmp_path / "trained.safetensors"
+    model = in_8_bits(build("mnist-resnet8"))  # so that its accuracy, which is chance, stays the same
+    save_model(trained, "mnist-resnet8", model, {"data": "mnist-sample", "test_accuracy": 0.5})
+    code, out, _ = run(capsys, "keep", str(trained))
+    assert code == 0
+    assert "after rounding" in out
+    found, card = load_model("mnist-resnet8")
+    assert card["rounded"]["validation_accuracy"] == card["rounded"]["validation_accuracy_before"]
+    assert card["test_accuracy"] == accuracy(found, load("mnist-sample").test)
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(found.parameters(), model.parameters(), strict=True))
+    assert (tmp_path / "weights" / "mnist-resnet8.safetensors").stat().st_size < trained.stat().st_size / 2
+    monkeypatch.setattr(store, "MOST_LOST", -1.0)
+    assert "rounding costs" in refused(capsys, "keep", str(trained))
+    code, out, _ = run(capsys, "models")
+    assert "in the checkout" in out
 
 
 def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_convert(

@@ -12,7 +12,7 @@ from equispike.cli.export import export
 from equispike.cli.report import report
 from equispike.cli.shared import err
 from equispike.cli.sweep import sweep
-from equispike.cli.training import lower_thresholds, models, train
+from equispike.cli.training import keep, lower_thresholds, models, train
 from equispike.errors import EquispikeError, one_line
 
 app = App(
@@ -25,7 +25,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
 for command in (
-    *(demo, check, train, lower_thresholds, models, convert, evaluate, diagnose, report, export),
+    *(demo, check, train, lower_thresholds, keep, models, convert, evaluate, diagnose, report, export),
     *(sweep, reproduce, cite),
 ):
     app.command(command)

@@ -1,5 +1,8 @@
 """Trained models in files: weights with a card that tells how they came about."""
+# pyright: reportUnknownMemberType=false
+# (some of torch's own signatures lack types)
 
+import copy
 import os
 import subprocess
 from collections.abc import Mapping
@@ -7,27 +10,89 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from equispike.errors import EquispikeError, FileError, one_line
 from equispike.files.checkpoint import read_tensors, write_tensors
 from equispike.versions import versions
+from equispike.zoo.data import load as load_data
 from equispike.zoo.models import MODELS, build
+from equispike.zoo.train import accuracy
+
+CHECKOUT = root / "weights" if ((root := Path(__file__).parents[2]) / "pyproject.toml").is_file() else None
+"""Weights that are too large for the package lie here, in a checkout."""
+MOST_LOST = 0.001
+"""Share of the validation images that rounding may cost."""
+SCALES = ":scales"
+"""Ending of the names of what integers are multiplied by; no module has such a name."""
 
 
-def save_model(path: str | os.PathLike[str], name: str, model: nn.Module, card: Mapping[str, Any]) -> None:
+def save_model(
+    path: str | os.PathLike[str], name: str, model: nn.Module, card: Mapping[str, Any], rounded: bool = False
+) -> None:
     """Write the weights of a zoo network, atomically.
 
     Args:
         name: of the network in the zoo.
         card: data, recipe, seed, accuracies, ...; JSON-able. "versions" are added, and "commit" in a
             checkout of equispike.
+        rounded: write weights as integers of 8 bits, a quarter of the size; they come back as of :func:`in_8_bits`.
     """
     commit = _commit()
     card = {**({"commit": commit} if commit else {}), "versions": versions(), **card}
-    write_tensors(path, "equispike.model", {"name": name, "card": card}, model.state_dict())
+    state = model.state_dict()
+    tensors = _packed(state) if rounded else state
+    write_tensors(path, "equispike.model", {"name": name, "card": card}, tensors)
+
+
+def in_8_bits(model: nn.Module) -> nn.Module:
+    r"""A copy whose weights are rounded to 8 bits per output channel; biases, batch norm and thresholds stay.
+
+    .. math:: s_c = \max |w_c| / 127, \qquad w_c \leftarrow s_c \, \mathrm{round}(w_c / s_c)
+    """
+    model = copy.deepcopy(model)
+    model.load_state_dict(_unpacked(_packed(model.state_dict())))
+    return model
+
+
+def keep(source: str | os.PathLike[str], folder: Path | None = None, data_folder: Path | None = None) -> Path:
+    """Write the weights of a trained zoo network in 8 bits where :func:`load_model` finds them by name.
+
+    The card then tells the accuracy on the validation part before and after rounding, and of the rounded weights the
+    accuracy on the test images, which are read once, after that decision.
+
+    Args:
+        source: a file that ``equispike train`` wrote; its card names data and network.
+        folder: where to; in a checkout of equispike by default its ``weights``.
+        data_folder: of the data set that the network was trained on.
+    Returns:
+        the file written.
+    Raises:
+        FileError: the file is not readable, or its card names no data; there is no checkout and no folder given.
+        EquispikeError: rounding costs more than MOST_LOST of the validation accuracy.
+    """
+    folder = folder or CHECKOUT
+    if folder is None:
+        raise FileError("weights: there is no checkout of equispike to keep them in. Name a folder")
+    model, card = load_model(source)
+    if "data" not in card:
+        raise FileError(f"{source}: does not say what it was trained on. Keep a file that 'equispike train' wrote")
+    data = load_data(str(card["data"]), data_folder, bool(card.get("normalised", False)))
+    after = in_8_bits(model)
+    was, now = accuracy(model, data.validation), accuracy(after, data.validation)
+    if now < was - MOST_LOST - 1e-9:
+        raise EquispikeError(
+            f"{source}: rounding costs {was - now:.2%} of the accuracy on {len(data.validation):,} validation images, "
+            f"and at most {MOST_LOST:.1%} are allowed. Keep the file as it is"
+        )
+    name, told = str(card.pop("name")), {"bits": 8, "validation_accuracy_before": was, "validation_accuracy": now}
+    card |= {"rounded": told, "test_accuracy": accuracy(after, data.test), "test_images": len(data.test)}
+    path = folder / f"{name}.safetensors"
+    save_model(path, name, model, card, rounded=True)
+    return path
 
 
 def _commit() -> str:
@@ -61,26 +126,65 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def bundled(name: str) -> Path:
-    """Where the package holds the weights of that network, if it does."""
-    return Path(str(files("equispike.zoo") / "weights" / f"{name}.safetensors"))
+    """Where the weights of that network are, if they come with equispike: in the package, or else in the checkout."""
+    packaged = Path(str(files("equispike.zoo") / "weights" / f"{name}.safetensors"))
+    return packaged if packaged.is_file() or CHECKOUT is None else CHECKOUT / packaged.name
+
+
+def how_to_train(name: str) -> str:
+    """The command that trains this network."""
+    data = next((part for part in ("cifar100", "cifar10", "imagenet") if name.endswith(part)), "mnist")
+    normed = any(part in name for part in ("-bn-", "-rnl-", "preact"))
+    recipe = {
+        "mnist": "mnist",
+        "imagenet": "sengupta-imagenet-fast",
+    }.get(data, ("cifar-resnet" if "resnet" in name else "cifar-grow") if normed else "sengupta-cifar-fast")
+    folder = " --data-folder FOLDER" if data == "imagenet" else ""
+    return f"equispike train --model {name} --data {data}{folder} --recipe {recipe} --out {name}.safetensors"
+
+
+def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of two or more dimensions as integers of 8 bits, each with the scales of its channels beside it."""
+    packed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if value.ndim < 2 or not value.is_floating_point():
+            packed[name] = value
+            continue
+        scales = value.abs().flatten(1).amax(1).view(-1, *[1] * (value.ndim - 1)) / 127
+        scales = scales.where(scales > 0, 1.0)
+        packed[name] = (value / scales).round().clamp(-127, 127).to(torch.int8)
+        packed[name + SCALES] = scales
+    return packed
+
+
+def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that such integers stand for, to the last bit the same wherever they are read."""
+    return {
+        name: value.to(tensors[name + SCALES].dtype) * tensors[name + SCALES] if name + SCALES in tensors else value
+        for name, value in tensors.items()
+        if not name.endswith(SCALES)
+    }
 
 
 def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """A trained network in eval mode, and its card, with the network's name in it.
 
     Args:
-        source: a file that :func:`save_model` wrote, or the name of a network whose weights the package holds:
-            "mnist-cnn", "mnist-cnn-bn" and "mnist-cnn-rnl", trained on 55,000 MNIST training images (so the validation
-            part of mnist-sample is not held out for them; test digits are), and "resnet20-cifar10", on 45,000 of
-            CIFAR-10.
+        source: a file that :func:`save_model` wrote, or the name of a network whose weights come with equispike: in
+            the package "mnist-cnn", "mnist-cnn-bn" and "mnist-cnn-rnl", trained on 55,000 MNIST training images (so the
+            validation part of mnist-sample is not held out for them; test digits are), and "resnet20-cifar10", on
+            45,000 of CIFAR-10; in a checkout also those in its folder ``weights``.
     Raises:
-        FileError: the file is missing, damaged, or does not fit the network that it names.
+        FileError: the file is missing, damaged, or does not fit the network that it names; or there are no weights of
+            that name: the message has the command that trains it.
     """
     path = bundled(str(source)) if str(source) in MODELS and bundled(str(source)).is_file() else Path(source)
+    if str(source) in MODELS and not path.is_file():
+        raise FileError(f"{source}: no trained weights come with it. Train it: {how_to_train(str(source))}")
     description, tensors = read_tensors(path, "equispike.model")
     try:
         model = build(str(description["name"]))
-        model.load_state_dict(tensors)
+        model.load_state_dict(_unpacked(tensors))
         return model.eval(), {**cast("dict[str, Any]", description["card"]), "name": str(description["name"])}
     except (KeyError, RuntimeError, EquispikeError) as error:
         reason = one_line(error, 200)
