@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from equispike.experiments.entry import markdown
 from equispike.files.disk import write_bytes
+from experiments.entry import markdown
 
 
 def write_table(out: Path, conditions: str, rows: Sequence[Sequence[str]], words: int = 1) -> None:

@@ -25,7 +25,7 @@ from equispike.zoo.train import accuracy
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "keep", "models", "check", "convert", "evaluate", "diagnose"),
-    *("report", "export", "sweep", "reproduce", "cite"),
+    *("report", "export", "sweep", "cite"),
 )
 
 

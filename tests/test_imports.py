@@ -20,7 +20,7 @@ LAYERS = (
     {"simulation"},
     {"calibrate", "analysis", "files"},
     {"zoo", "conversion", "results"},
-    {"report", "cluster", "demo", "diagnosis", "checking", "experiments", "sweep"},
+    {"report", "cluster", "demo", "diagnosis", "checking", "sweep"},
     {"cli"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""

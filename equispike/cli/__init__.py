@@ -4,7 +4,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from equispike.cli.catalogue import cite, reproduce
+from equispike.cli.cite import cite
 from equispike.cli.conversion import check, convert, diagnose
 from equispike.cli.demo import demo
 from equispike.cli.evaluation import evaluate
@@ -26,7 +26,7 @@ app = App(
 )
 for command in (
     *(demo, check, train, lower_thresholds, keep, models, convert, evaluate, diagnose, report, export),
-    *(sweep, reproduce, cite),
+    *(sweep, cite),
 ):
     app.command(command)
 

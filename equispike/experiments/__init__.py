@@ -1,1 +1,0 @@
-"""The tables and figures of the papers, one file each: recomputed here, beside the published numbers."""

@@ -1,0 +1,172 @@
+"""The papers' claims, judged by stored results: one table for a reader in a hurry."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Content = Mapping[str, Any]
+Verdict = tuple[str, bool | None]
+"""Our figure, and whether it bears the claim out; None: it cannot be told from what was stored."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper, and how a result is judged.
+
+    Fields:
+        entries: beginnings of the names of the entries that bear on it.
+        words, paper: the claim, and the paper's figure.
+        judge: from the result's rows by label, and the result, to the verdict; KeyError where it does not apply.
+    """
+
+    entries: tuple[str, ...]
+    words: str
+    paper: str
+    judge: Callable[[Mapping[str, Any], Content], Verdict]
+
+
+def _last(row: Any) -> float:
+    return 100 * row["accuracy"][-1]
+
+
+def _trained(row: Any) -> float:
+    return 100 * row["trained_accuracy"]
+
+
+def _at(row: Any, t: int) -> float:
+    if len(row["accuracy"]) < t:
+        raise KeyError(t)
+    return 100 * row["accuracy"][t - 1]
+
+
+def _ours(content: Content, label: str, column: str) -> Any:
+    value = {line["label"]: line["ours"] for line in content["lines"]}[label][column]
+    if value is None:
+        raise KeyError(column)
+    return value
+
+
+def _no_loss(rows: Mapping[str, Any], _: Content) -> Verdict:
+    full, low = _last(rows["RMP, scale 1.0"]), _last(rows["RMP, scale 0.6"])
+    best = max(full, low)
+    return (
+        f"scale 1.0: {full:.1f} %, 0.6: {low:.1f} %, trained {_trained(rows['RMP, scale 0.6']):.1f} %",
+        low > best - 1,
+    )
+
+
+def _collapse(rows: Mapping[str, Any], _: Content) -> Verdict:
+    low = rows["RMP, scale 0.2"]
+    return f"{_last(low):.1f} % of {_trained(low):.1f} %", _last(low) < _trained(low) - 5
+
+
+def _sparse(rows: Mapping[str, Any], _: Content) -> Verdict:
+    rate = rows["RMP, scale 0.6"]["spike_rate"][-1]
+    return f"{rate:.1f} %", rate < 2.5
+
+
+def _sooner(scale: str, least: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
+    def judge(_: Mapping[str, Any], content: Content) -> Verdict:
+        times, level = (_ours(content, f"RMP, scale {scale}", name) for name in ("times sooner", "level"))
+        return f"{times:.1f} times, at {level}", times >= least
+
+    return judge
+
+
+def _loss(label: str, most: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
+    def judge(rows: Mapping[str, Any], _: Content) -> Verdict:
+        row = rows[label]
+        loss = _trained(row) - _last(row)
+        return f"{loss:.2f} points, of {_trained(row):.1f} %", loss <= most
+
+    return judge
+
+
+def _plain_sums(rows: Mapping[str, Any], _: Content) -> Verdict:
+    unity, plain = _last(rows["SPIKE-NORM, all constraints"]), _last(rows["SPIKE-NORM, unit spikes added as they are"])
+    return f"unity {unity:.1f} %, unit spikes added as they are {plain:.1f} %", unity > plain + 1
+
+
+def _decay(_: Mapping[str, Any], content: Content) -> Verdict:
+    found = content["numbers"]
+    later = [found["thresholds"][name] for name in found["junctions"]]
+    return f"junctions {later[0]:.2f} ... {later[-1]:.2f}, later half {found['later junctions']:.2f}", later[-1] < 1.3
+
+
+def _sparser(rows: Mapping[str, Any], _: Content) -> Verdict:
+    (row,) = rows.values()
+    rates = [spikes / row["neurons"][name] for name, spikes in row["spikes_per_image"].items()]
+    third = len(rates) // 3
+    first, last = sum(rates[:third]) / third, sum(rates[-third - 1 : -1]) / third
+    return f"first third {first:.1f}, last third {last:.1f} spikes per neuron", last < first
+
+
+def _ratio(most: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
+    def judge(_: Mapping[str, Any], content: Content) -> Verdict:
+        ratio = content["lines"][0]["ours"]["additions per MAC"]
+        return f"{ratio:.2f}", ratio <= 2 * most
+
+    return judge
+
+
+def _fast(rows: Mapping[str, Any], _: Content) -> Verdict:
+    ours, robust, most = (_at(rows[label], 32) for label in ("RNL + RIL", "Robust Norm", "Max Norm"))
+    return f"{ours:.1f} % against {robust:.1f} and {most:.1f} %", ours > max(robust, most) + 1
+
+
+def _energy(_: Mapping[str, Any], content: Content) -> Verdict:
+    last = content["lines"][-1]["ours"]
+    if last.get("energy") is None:
+        raise KeyError("energy")
+    return f"{last['energy']:.2f} of it, {last['times sooner']:.1f} times sooner", last["energy"] < 1
+
+
+def _bound(_: Mapping[str, Any], content: Content) -> Verdict:
+    share = content["numbers"]["first layer within"]
+    return f"first layer: {share:.0f} % of the images, in every step", share == 100
+
+
+def _formula(_: Mapping[str, Any], content: Content) -> Verdict:
+    unlike = sum(line["ours"]["unlike the formula"] for line in content["lines"])
+    return f"{unlike} of {sum(line['ours']['points'] for line in content['lines']):,} points differ", unlike == 0
+
+
+SCALES = ("han-figure-5", "han-figure-6", "han-figure-7", "han-figure-9")
+CLAIMS = (
+    Claim(("han-figures-3d-4c",), "Han: rates follow equations 3 and 4", "curves", _formula),
+    Claim(SCALES, "Han: thresholds at 0.6 lose nothing", "91.36 % both", _no_loss),
+    Claim(SCALES, "Han: at 0.2 accuracy drops", "in words", _collapse),
+    Claim(SCALES, "Han: 0.6 takes few spikes", "about 2 % of neurons", _sparse),
+    Claim(SCALES, "Han: soft reset is sooner than hard", "2 to 8 times", _sooner("1.0", 2)),
+    Claim(SCALES, "Han: lowered thresholds are sooner still", "8 times (2 for VGG-16, CIFAR-100)", _sooner("0.6", 8)),
+    Claim(("sengupta-table-1",), "Sengupta: VGG-16 loses little", "0.15 points", _loss("SPIKE-NORM", 0.5)),
+    Claim(("sengupta-table-3",), "Sengupta: ResNet-20 converts", "1.64", _loss("SPIKE-NORM, all constraints", 2)),
+    Claim(
+        *(("sengupta-table-3",), "Sengupta: front thresholds from activations do as well", "1.97 points"),
+        _loss("all constraints, front from activations", 2.3),
+    ),
+    Claim(("sengupta-table-3",), "Sengupta: unity cures sums of unlike spikes", "a curve", _plain_sums),
+    Claim(("sengupta-figure-2c",), "Sengupta: the largest input decays to about one", "about 1", _decay),
+    Claim(("sengupta-figure-5",), "Sengupta: spikes become fewer with depth", "a figure", _sparser),
+    Claim(("sengupta-operations-vgg",), "Sengupta: additions per MAC", "1.975", _ratio(1.975)),
+    Claim(("sengupta-operations-resnet",), "Sengupta: additions per MAC", "2.4", _ratio(2.4)),
+    Claim(("ding-table-1",), "Ding: learnt thresholds lose little", "low or negative", _loss("RNL", 0.5)),
+    Claim(("ding-table-2",), "Ding: RNL + RIL after 32 steps", "85.40 % against 43.03 and 10.00", _fast),
+    Claim(("ding-figure-7",), "Ding: less energy at equal accuracy", "0.265 of it, 8.6 times sooner", _energy),
+    Claim(("ding-theorem-2",), "Ding: K < 2 Omega / t", "a theorem", _bound),
+)
+
+
+def judged(results: Iterable[Content]) -> list[list[str]]:
+    """Rows of the table: claim, the paper's figure, ours, whether it holds, and the network with its images."""
+    held = list(results)
+    found: list[list[str]] = []
+    for claim in CLAIMS:
+        for content in (content for content in held if content["name"].startswith(claim.entries)):
+            try:
+                ours, holds = claim.judge(content["numbers"].get("rows", {}), content)
+            except KeyError:
+                continue
+            where = f"{content['note']}, T = {content['conditions']['timesteps']:,}"
+            found.append([claim.words, claim.paper, ours, "holds" if holds else "does not hold", where])
+    return found

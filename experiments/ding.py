@@ -1,0 +1,67 @@
+"""Shared by the experiments of Ding et al. (2021): a Rate Norm network, its lowered thresholds, and the baselines.
+
+Stage 1 is the network as it was trained; stage 2 has its thresholds lowered by the rate inference loss: of several
+lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. In LOCKED the maxima
+stay as trained. The baselines take their thresholds from the activations of stage 1, so that all rows are of the same
+network. Constant input, soft reset, the potential read out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import equispike as es
+from equispike.conversion import digest
+from equispike.provenance import as_data
+from equispike.store import Store
+from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds
+from experiments.compare import rows_of
+from experiments.entry import Conditions, Job
+from experiments.networks import Trained, find
+from experiments.rows import Row, Way
+
+CONDITIONS = Conditions("constant", "potential", 256, observed_steps=256)
+VGG, PREACT = "vgg16-rnl-cifar10", "preact18-rnl-cifar10"
+TOLERANCE = 0.01
+
+STAGE_1, STAGE_2 = Way("RNL", es.RateNorm()), Way("RNL + RIL", es.RateNorm())
+LOCKED = Way("RNL + RIL, locked maxima", es.RateNorm())
+MAX_NORM, ROBUST_NORM = Way("Max Norm", es.DataNorm()), Way("Robust Norm", es.DataNorm(99.9))
+RMP = Way("RMP-SNN, scale 0.8", es.RMP(0.8))
+
+LEARNT: dict[str, tuple[tuple[float, ...], Settings]] = {
+    STAGE_2.label: ((0.03, 0.1, 0.5), Settings()),
+    LOCKED.label: ((0.003, 0.01, 0.03), Settings(maxima_move=False)),
+}
+"""Lambdas and settings of the second stage."""
+
+
+def stages(ways: Sequence[Way], job: Job) -> tuple[Trained, dict[str, Row], dict[str, Any]]:
+    """The network as trained, the rows of all ways, and for the record what stage 2 led to."""
+    trained = find(job.networks[0], job.data, job.data_folder)
+    told: dict[str, Any] = {"network": trained.told}
+    rows: dict[str, Row] = {}
+    for way in ways:
+        network = trained
+        if way.label in LEARNT:
+            network, told[way.label] = lowered(trained, way, job)
+        rows |= rows_of([way], network, job)
+    return trained, rows, told
+
+
+def lowered(trained: Trained, way: Way, job: Job) -> tuple[Trained, dict[str, Any]]:
+    """The network with lowered thresholds, and all points. The second stage is learnt once and stored."""
+    lambdas, settings = LEARNT[way.label]
+    asked = {"weights": digest(trained.model), "data": trained.data.name, "lambdas": lambdas, **as_data(settings)}
+
+    def learn() -> dict[str, Any]:
+        learnt = lower_thresholds(trained.model, trained.data.train, trained.data.validation, lambdas, settings)
+        return {"points": [asdict(point) for point in (learnt.trained, *learnt.points)]}
+
+    first, *others = (Point(**point) for point in Store(job.out / "rows.sqlite").point(asked, learn)["points"])
+    train = trained.data.train
+    images = train.sample(min(settings.measured, len(train))).floats()
+    curve = TradeOff(trained.model, first, tuple(others), images, settings)
+    chosen = curve.choose(TOLERANCE)
+    told = {"points": [asdict(point) for point in (first, *others)], "lambda chosen": chosen.lambda_}
+    return replace(trained, model=curve.at(chosen)), told

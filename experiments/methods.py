@@ -1,0 +1,33 @@
+"""Every method on one network, under the same conditions: accuracy and spike rate against T. No paper has these tables.
+
+Constant input, soft reset but for SPIKE-NORM, the potential read out. "MNIST" is the constrained 7-layer network,
+"CIFAR-10" the constrained ResNet-20; weights of both are in the package.
+"""
+
+import equispike as es
+from experiments.compare import Case, comparison
+from experiments.entry import Conditions
+from experiments.rows import Way
+
+WAYS = (
+    Way("DataNorm(99.9)", es.DataNorm(99.9)),
+    Way("DataNorm(99.9), half a threshold at the start", es.DataNorm(99.9), v_init=0.5),
+    Way("DataNorm(99.9, per_channel=True)", es.DataNorm(99.9, per_channel=True)),
+    Way("DataNorm(100)", es.DataNorm()),
+    Way("ModelNorm", es.ModelNorm()),
+    Way("SpikeNorm, hard reset", es.SpikeNorm()),
+    *(Way(f"RMP({scale})", es.RMP(scale)) for scale in (1.0, 0.8, 0.6, 0.4)),
+)
+COLUMNS = ("trained", *(f"T={2**k}" for k in range(3, 10)), "spike rate")
+CITES = ("diehl2015", "rueckauer2017", "kim2020", "sengupta2019", "han2020")
+ENTRIES = tuple(
+    comparison(
+        f"{data.lower().replace('-1', '1')}-methods",
+        f"{data}: every method on one network",
+        [Case(network, network, WAYS)],
+        COLUMNS,
+        Conditions("constant", "potential", timesteps, observed_steps=256),
+        cites=CITES,
+    )
+    for data, network, timesteps in (("MNIST", "mnist-cnn", 512), ("CIFAR-10", "resnet20-cifar10", 256))
+)

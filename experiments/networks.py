@@ -1,0 +1,87 @@
+"""The networks that experiments convert: trained ones of the zoo, files, and ResNets that others trained."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import equispike as es
+from equispike.conversion import digest
+from equispike.zoo.data import Dataset, default_folder, load
+from equispike.zoo.models import MODELS
+from equispike.zoo.store import load_model, load_weights
+from experiments.he import MEAN, SOURCE, STD, resnet
+
+STRANGERS = {"he-resnet20": (20, "he_resnet20_cifar10"), "he-resnet56": (56, "he_resnet56_cifar10")}
+"""Depth and name of the file, by name."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with its data."""
+
+    name: str
+    model: nn.Module
+    data: Dataset
+    card: dict[str, Any]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For the record."""
+        training = {name: self.card[name] for name in ("seed", "test_accuracy", "recipe") if name in self.card}
+        return {"network": self.name, "weights": digest(self.model), "data": self.data.name, "training": training}
+
+
+def find(source: str, data: str | None = None, folder: Path | None = None) -> Trained:
+    """The trained network and its data.
+
+    Args:
+        source: a name of the zoo whose weights are in the package or the checkout; a file of ``equispike train``; or
+            "he-resnet20", "he-resnet56", with "=FILE" if the file is not in the folder models of the data folder.
+        data: another data set than the network's card names.
+        folder: of data sets, as for ``zoo.data.load``.
+    Raises:
+        EquispikeError: there are no weights; the message says how to come by them.
+        DataError: the data set is missing.
+    """
+    name, _, path = source.partition("=")
+    if name in STRANGERS:
+        return _strangers(name, path, folder)
+    try:
+        model, card = load_model(source)
+    except es.FileError as error:
+        if source not in MODELS:
+            raise
+        raise es.EquispikeError(f"{source}: has no trained weights here. {advice(source)}") from error
+    data = data or str(card["data"]).partition("/")[0]
+    return Trained(str(card["name"]), model, read_data(data, folder, bool(card.get("normalised"))), card)
+
+
+def advice(name: str) -> str:
+    """How to come by a network of the zoo."""
+    data = "mnist" if name.startswith("mnist") else name.rpartition("-")[2]
+    recipe = ("ding-" if "rnl" in name or "preact" in name else "sengupta-") + data.rstrip("10")
+    recipe = "mnist" if data == "mnist" else recipe
+    folder = " --data-folder FOLDER" if data == "imagenet" else ""
+    return (
+        f"Train it: equispike train --model {name} --data {data} --recipe {recipe}{folder} --out {name}.safetensors; "
+        f"then add --network {name}.safetensors. Or put another network in its place with --network"
+    )
+
+
+def _strangers(name: str, path: str, folder: Path | None) -> Trained:
+    depth, file = STRANGERS[name]
+    weights = Path(path) if path else (folder or default_folder()) / "models" / f"{file}.safetensors"
+    if not weights.is_file():
+        raise es.FileError(f"{weights}: no such file. {SOURCE}; or name the file: --network {name}=FILE")
+    model = resnet(depth)
+    load_weights(model, weights)
+    plain = read_data("cifar10", folder, False)
+    parts = {part: replace(getattr(plain, part), mean=MEAN, std=STD) for part in ("train", "validation", "test")}
+    return Trained(name, model.eval(), replace(plain, **parts), {"recipe": "trained by others"})
+
+
+read_data = lru_cache(maxsize=3)(load)
+"""``zoo.data.load``; the last ones are kept, since entry after entry asks for the same."""

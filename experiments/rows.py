@@ -1,0 +1,150 @@
+"""Rows: one network, converted in one way and simulated on test images. Each is kept in a store and never run twice."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import equispike as es
+from equispike.calibrate.method import Method
+from equispike.functional.coding import Coder
+from equispike.functional.integrate import Reset
+from equispike.provenance import as_data
+from equispike.store import Store
+from equispike.versions import versions
+from experiments.entry import CODERS, CONSTANT, Conditions, numbers
+from experiments.networks import Trained
+
+BATCH = 100
+
+Row = dict[str, Any]
+"""A stored point: accuracy and spike rate after each step, means over the seeds, and all that they depend on."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to convert a network, with the name that its row has in tables.
+
+    Fields:
+        method: it observes for the table's number of steps, under the table's coder.
+        reset: other than the method's own.
+        v_init: initial potential, as in ``convert``.
+    """
+
+    label: str
+    method: Method
+    reset: Reset | None = None
+    v_init: float = 0.0
+
+
+def coder_of(network: Trained, conditions: Conditions) -> Coder:
+    """The conditions' coder; Poisson with a scale where inputs exceed 1, which p = |x| would cut off."""
+    coder = CODERS[conditions.coder]
+    if coder is CONSTANT or largest(network, conditions) <= 1:
+        return coder
+    return es.Poisson()
+
+
+def largest(network: Trained, conditions: Conditions) -> float:
+    """The largest |x| of the calibration images."""
+    return max(float(x.abs().max()) for x, _ in calibration(network, conditions))
+
+
+def calibration(network: Trained, conditions: Conditions) -> Iterable[tuple[Tensor, Tensor]]:
+    """The calibration images, in batches."""
+    train = network.data.train
+    return train.take(min(conditions.calibration_images, len(train))).batches(BATCH)
+
+
+def test_images(network: Trained, conditions: Conditions) -> Any:
+    """The test images that count, as a part of the data set."""
+    return network.data.test.take(min(conditions.images, len(network.data.test)))
+
+
+def convert(way: Way, network: Trained, conditions: Conditions) -> es.Network:
+    """The spiking network."""
+    device = torch.device(conditions.device)
+    model: nn.Module = network.model.to(device)
+    batches = list(to(device, calibration(network, conditions)))
+    method = method_of(way, network, conditions)
+    return es.convert(model, batches, method, reset=way.reset, readout=conditions.readout, v_init=way.v_init)
+
+
+def method_of(way: Way, network: Trained, conditions: Conditions) -> Method:
+    """The way's method, which observes as the conditions say if it observes at all."""
+    method: Any = way.method
+    if not hasattr(method, "timesteps"):
+        return method
+    return replace(method, timesteps=conditions.observed_steps, coder=coder_of(network, conditions))
+
+
+def to(device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches on a device."""
+    return ((x.to(device), labels.to(device)) for x, labels in batches)
+
+
+def row(way: Way, network: Trained, conditions: Conditions, folder: Path) -> Row:
+    """The row from the store in ``folder``; converted, simulated and stored first if it is not there."""
+    test, coder = test_images(network, conditions), coder_of(network, conditions)
+    known = network.told
+    asked: dict[str, Any] = {
+        **{name: known[name] for name in ("network", "weights")},
+        "data": test.name,
+        "images": len(test),
+        "method": as_data(method_of(way, network, conditions)),
+        "reset": way.reset or way.method.reset,
+        "v_init": way.v_init,
+        "coder": as_data(coder),
+        "readout": conditions.readout,
+        "calibration_images": min(conditions.calibration_images, len(network.data.train)),
+        "observed_steps": conditions.observed_steps if hasattr(way.method, "timesteps") else None,
+        "timesteps": conditions.timesteps,
+        "runs": 1 if coder is CONSTANT else conditions.seeds,
+        "device": conditions.device,
+    }
+    return {**asked, **Store(folder / "rows.sqlite").point(asked, lambda: measure(way, network, conditions))}
+
+
+def measure(way: Way, network: Trained, conditions: Conditions) -> Row:
+    """Convert and simulate: what a row holds besides what was asked."""
+    test, coder = test_images(network, conditions), coder_of(network, conditions)
+    spiking = convert(way, network, conditions)
+    batches = list(to(spiking.device, test.batches(BATCH)))
+    label = f"{network.name}, {way.label}"
+    e = es.evaluate(spiking, batches, conditions.timesteps, coder, runs=conditions.seeds, label=label)
+    return {
+        "seeds": list(e.seeds),
+        "trained_accuracy": e.trained,
+        "accuracy": [round(a, 6) for a in numbers(e.mean)],
+        "accuracy_std": [round(a, 6) for a in numbers(e.std)],
+        "spike_rate": [round(r, 5) for r in numbers(e.spike_rate.mean(0))],
+        "ties": round(float(e.ties[:, -1].mean()), 6),
+        "top5": None if e.top5 is None else [round(a, 6) for a in numbers(e.top5[:, -1])],
+        "trained_top5": None if e.top5 is None else trained_top5(network, batches),
+        "spikes_per_image": {name: round(count, 3) for name, count in e.spikes.items()},
+        "neurons": {name: torch.Size(spiking.shapes[name]).numel() for name in spiking.neurons},
+        "thresholds": {name: float(value.max()) for name, value in spiking.thresholds.items()},
+        "seconds": round(e.seconds, 1),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def trained_top5(network: Trained, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Share of the images whose class is among the five highest scores of the trained network."""
+    right = total = 0
+    with torch.no_grad():
+        for x, labels in batches:
+            right += int((network.model(x).topk(5).indices == labels[:, None]).sum())
+            total += len(x)
+    return right / total
+
+
+def note_of_calibration(network: Trained, conditions: Conditions) -> str:
+    """The network and its calibration, where nothing else counts."""
+    images = min(conditions.calibration_images, len(network.data.train))
+    how = f"{coder_of(network, conditions)}, {conditions.observed_steps:,} steps"
+    return f"{network.name}: {images:,} training images of {network.data.name}, {how}"

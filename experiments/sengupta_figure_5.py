@@ -1,0 +1,82 @@
+"""Spikes of each layer, and synaptic operations against those of the trained network: Sengupta et al. (2019).
+
+Figure 5: spikes per neuron, over all steps and averaged over images, become fewer with depth. Section 7.4: additions of
+the spiking network per multiplication of the trained one, in the layers that spikes drive. Published: the two ratios,
+1.975 for VGG-16 and 2.4 for ResNet-34 on ImageNet, at T of table 2 and 3. Fan-out is exact here: at the borders of an
+image a spike reaches fewer synapses.
+"""
+
+import equispike as es
+from equispike.analysis.energy import INT8_45NM
+from equispike.analysis.operations import operations
+from equispike.analysis.plots import Panel, Series
+from experiments.compare import note
+from experiments.entry import Conditions, Entry, Job, Line, Outcome
+from experiments.networks import find
+from experiments.rows import BATCH, Way, coder_of, convert, row, test_images
+from experiments.sengupta_tables import SPIKES, UNITY
+
+CONDITIONS = Conditions("poisson", "spikes", 2000, images=256)
+NETWORKS: dict[str, tuple[str, Way, float]] = {
+    "vgg": ("VGG-16 on ImageNet", SPIKES, 1.975),
+    "resnet": ("ResNet-34 on ImageNet", UNITY, 2.4),
+}
+
+
+def sparsity(kind: str, job: Job) -> Outcome:
+    """Figure 5: spikes of a neuron for an image, by layer."""
+    (source,) = job.networks
+    network = find(source, job.data, job.data_folder)
+    one = row(NETWORKS[kind][1], network, job.conditions, job.out)
+    per_neuron = {name: spikes / one["neurons"][name] for name, spikes in one["spikes_per_image"].items()}
+    lines = [Line(name, {"spikes per neuron": value}) for name, value in per_neuron.items()]
+    bars = Series("spikes per neuron", range(len(per_neuron)), list(per_neuron.values()), "bars")
+    panel = Panel(network.name, "", "spikes per neuron", (bars,), ticks=list(per_neuron))
+    return Outcome(lines, (panel,), note(network, one), (), {"rows": {NETWORKS[kind][0]: one}, **network.told})
+
+
+def ratio(kind: str, job: Job) -> Outcome:
+    """Section 7.4: additions of the spiking network for each MAC of the trained one."""
+    title, way, published = NETWORKS[kind]
+    (source,) = job.networks
+    network = find(source, job.data, job.data_folder)
+    spiking, coder, timesteps = (
+        convert(way, network, job.conditions),
+        coder_of(network, job.conditions),
+        job.conditions.timesteps,
+    )
+    measured = es.evaluate(spiking, test_images(network, job.conditions).batches(BATCH), timesteps, coder, label=title)
+    found = operations(spiking, measured.counts, timesteps, measured.inputs)
+    ours = {
+        "additions per MAC": found.ratio,
+        "accuracy": 100 * float(measured.mean[-1]),
+        "MACs (millions)": found.macs / 1e6,
+        "MACs that remain (millions)": found.analog_macs / 1e6,
+        "additions (millions)": found.additions / 1e6,
+        "energy (times the trained network's)": found.energy() / found.trained_energy(),
+        "of 8 bits (times)": found.energy() / found.trained_energy(INT8_45NM),
+    }
+    pair = (Series("here", (0,), (found.ratio or 0.0,), "bars"), Series("published", (0,), (published,), "bars"))
+    panel = Panel("", "", "additions per MAC", pair, level=(1.0, "1"), ticks=[network.name])
+    words = f"{network.name}, {measured.images:,} test images of {network.data.name}"
+    remark = "Energy: 32-bit floating point at 45 nm, memory left out; an assumption, not a measurement."
+    return Outcome((Line(title, ours, {"additions per MAC": published}),), (panel,), words, (remark,), network.told)
+
+
+def _entries(kind: str, network: str) -> tuple[Entry, Entry]:
+    title = NETWORKS[kind][0]
+
+    def sparse(job: Job) -> Outcome:
+        return sparsity(kind, job)
+
+    def counted(job: Job) -> Outcome:
+        return ratio(kind, job)
+
+    where = (CONDITIONS, (network,), "sengupta2019")
+    return (
+        Entry(f"sengupta-figure-5-{kind}", f"{title}: spikes by layer", sparse, *where, "figure 5"),
+        Entry(f"sengupta-operations-{kind}", f"{title}: additions per multiplication", counted, *where, "section 7.4"),
+    )
+
+
+ENTRIES = (*_entries("vgg", "vgg16-imagenet"), *_entries("resnet", "resnet34-imagenet"))
