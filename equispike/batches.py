@@ -1,14 +1,16 @@
 """Images as users bring them, in batches, checked where they enter."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from equispike.errors import DataError
 from equispike.functional.finite import all_finite
-from equispike.functional.inputs import Images, Shape, inputs_of, join_inputs, split_inputs
+from equispike.functional.inputs import Shape, inputs_of, join_inputs, split_inputs
 
 
 class Batch(NamedTuple):
@@ -24,29 +26,35 @@ class Batch(NamedTuple):
         return split_inputs(self.images, self.shapes)
 
 
-Batches = Iterable[Tensor | Batch | tuple[Images, Tensor | None] | Sequence[Tensor | Sequence[Tensor]]]
-"""What users pass: any iterable of image tensors, or of (images, labels) pairs; a DataLoader, say.
+Batches = Iterable[Any]
+"""What users pass: any iterable of image tensors or NumPy arrays, of (images, labels) pairs, or of dicts with both (as
+``pixel_values`` and ``labels``, say): a DataLoader, for instance; or a Dataset, a pair, or one tensor or array.
 
 For a model of several inputs, pairs whose images are a tuple or list of tensors; None may stand for the labels.
 """
 
+IMAGES = "pixel_values", "images", "image", "inputs", "input", "x"
+LABELS = "labels", "label", "targets", "target", "y"
+"""Names that images and labels have in batches that are dicts."""
+ACCEPTED = "Pass tensors or NumPy arrays of images, (images, labels) pairs, or a DataLoader of them"
 
-def read(batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "batch") -> Iterator[Batch]:
+
+def read(
+    batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "batch", labelled: bool = False
+) -> Iterator[Batch]:
     """The batches in the order given, each checked before it is handed on; empty ones are left out.
 
     Args:
         batches: see ``Batches``; a single tensor is one batch.
         shape: features that an image must have, if known.
         purpose: what an error calls a batch.
+        labelled: labels are needed; else those that are no class numbers are left out without a word.
     Raises:
         DataError: a batch of wrong shape, type or value, which is named; at the end, if there was no image.
     """
-    source: Iterable[object] = [batches] if isinstance(batches, Tensor) else batches
-    if not isinstance(cast("object", source), Iterable):
-        raise DataError(f"batches: a {type(batches).__name__}. Pass tensors or (images, labels) pairs")
     empty = True
-    for number, item in enumerate(source):
-        batch = _batch(f"{purpose} {number}", item, shape)
+    for number, item in enumerate(_items(batches)):
+        batch = _batch(f"{purpose} {number}", item, shape, labelled)
         if len(batch.images):
             empty = False
             yield batch
@@ -57,8 +65,11 @@ def read(batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpos
 def read_labelled(
     batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "test batch"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same of batches whose labels are needed: pairs. DataError also for a batch without."""
-    for images, labels, _ in read(batches, shape, purpose):
+    """The same of batches whose labels are needed: pairs. DataError also for a batch without.
+
+    Labels are int64: one class number per image, (B,), or of scores in space one per place, (B, *space).
+    """
+    for images, labels, _ in read(batches, shape, purpose, labelled=True):
         if labels is None:
             raise DataError(f"{purpose}: comes without labels. Pass (images, labels) pairs")
         yield images, labels
@@ -72,14 +83,62 @@ def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> lis
     return list(read(batches, shape, "calibration batch"))
 
 
-def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
+def check_labels(labels: Tensor, classes: int, purpose: str = "labels") -> None:
+    """DataError for a label that is none of so many classes; one score per image stands for two."""
+    classes = max(classes, 2)
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"{purpose}: label {int(wrong[0])}, but the network has {classes} classes, 0 to {classes - 1}. Check the "
+            "labels, and the network's last layer"
+        )
+
+
+def tensor_of(value: object) -> object:
+    """A tensor for a NumPy array that can be one; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(cast("np.ndarray[Any, Any]", value)))
+    return value
+
+
+def _items(batches: object) -> Iterable[object]:
+    """The batches one by one."""
+    if isinstance(batches, Tensor | np.ndarray | Mapping) or _is_pair(batches):
+        return [batches]
+    if isinstance(batches, Dataset):
+        return cast("Iterable[object]", DataLoader(cast("Dataset[object]", batches), 100))
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | nn.Module):
+        raise DataError(f"batches: a {type(batches).__name__}. {ACCEPTED}")
+    return cast("Iterable[object]", batches)
+
+
+def _is_pair(batches: object) -> bool:
+    """Tell (images, labels) from a tuple of batches: images are never whole numbers."""
+    if not isinstance(batches, tuple) or len(cast("tuple[object, ...]", batches)) != 2:
+        return False
+    images, labels = map(tensor_of, cast("tuple[object, object]", batches))
+    return isinstance(images, Tensor) and isinstance(labels, Tensor) and not labels.is_floating_point()
+
+
+def _parts(where: str, item: object) -> tuple[object, object]:
+    """Images and labels of a batch, as they came."""
+    if isinstance(item, Mapping):
+        named = cast("Mapping[object, object]", item)
+        found = next((key for key in IMAGES if key in named), None)
+        if found is None:
+            raise DataError(f"{where}: a dict without {', '.join(IMAGES[:3])} ... Pass (images, labels) pairs")
+        return named[found], next((named[key] for key in LABELS if key in named), None)
     parts = inputs_of(item)
-    images, labels = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
-    inputs = inputs_of(images)
+    return parts[0] if parts else None, parts[1] if len(parts) > 1 else None
+
+
+def _batch(where: str, item: object, shape: tuple[int, ...] | None, labelled: bool) -> Batch:
+    images, labels = _parts(where, item)
+    inputs = tuple(map(tensor_of, inputs_of(images)))
     tensors = tuple(x for x in inputs if isinstance(x, Tensor))
     if not inputs or len(tensors) < len(inputs):
         wrong = next((type(x) for x in inputs if not isinstance(x, Tensor)), tuple)
-        raise DataError(f"{where}: holds a {wrong.__name__}. Pass tensors or (images, labels) pairs")
+        raise DataError(f"{where}: holds a {wrong.__name__}. {ACCEPTED}")
     if odd := [x.dtype for x in tensors if not x.is_floating_point()]:
         raise DataError(f"{where}: images of type {odd[0]}. Preprocess them as in training (floats)")
     shapes = item.shapes if isinstance(item, Batch) else tuple(tuple(x.shape[1:]) for x in tensors)
@@ -92,15 +151,25 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None) -> Batch:
         raise DataError(f"{where}: shape {tuple(images.shape)}, expected {expected}. Reshape the images")
     if not all_finite(images):
         raise DataError(f"{where}: holds NaN or infinity. Check the loading and the normalisation")
-    if labels is None:
-        return Batch(images.detach(), None, shapes)
+    return Batch(images.detach(), _labels(where, labels, images, labelled), shapes)
+
+
+def _labels(where: str, given: object, images: Tensor, needed: bool) -> Tensor | None:
+    """Class numbers, int64; None where there are none, or other targets that nobody needs."""
+    if given is None:
+        return None
     try:
-        labels = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{where}: labels of type {type(labels).__name__}. Give one class number per image") from error
-    if labels.shape != images.shape[:1]:
+        labels = torch.as_tensor(cast("Any", given)).detach()
+        whole = labels.long()
+        reason = "" if bool((whole == labels).all()) else f"labels of type {labels.dtype} that are no class numbers"
+    except (TypeError, ValueError, RuntimeError):
+        whole, reason = torch.empty(0), f"labels of type {type(given).__name__}"
+    places = whole.ndim == images.ndim - 1 > 1 and whole.shape[0] == len(images)
+    if not reason and whole.shape != images.shape[:1] and not places:
+        reason = f"{tuple(whole.shape)} labels for {len(images)} images"
+    if reason and needed:
         raise DataError(
-            f"{where}: {tuple(labels.shape)} labels for {len(images)} images. Give one per image; several inputs of a "
-            "model belong into a tuple of their own, ((first, second), labels)"
+            f"{where}: {reason}. Give one class number per image; several inputs of a model belong into a tuple of "
+            "their own, ((first, second), labels)"
         )
-    return Batch(images.detach(), labels, shapes)
+    return None if reason else whole

@@ -19,7 +19,7 @@ from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import Change, LossyPass
-from equispike.graph.network import Network, Node
+from equispike.graph.network import OUTPUT_NEURONS, Network, Node
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
 from equispike.graph.program import check_chosen
@@ -30,8 +30,6 @@ from equispike.versions import versions
 
 Model = Traceable | Network
 """A trained network in any form that converts."""
-
-OUTPUT_NEURONS = "output neurons"
 
 
 def convert(

@@ -13,9 +13,9 @@ from equispike.batches import Batches
 from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method
 from equispike.conversion import Converter, Model
-from equispike.functional.coding import Coder
+from equispike.functional.coding import Coder, predict
 from equispike.functional.inputs import Images, join_inputs
-from equispike.graph.network import Network
+from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
 from equispike.provenance import as_data
 from equispike.simulation.run import Run, simulate
@@ -120,7 +120,8 @@ def diagnose(
     network = convert(**asked)
     run, reached, rate = measured(network, timesteps)
     with torch.no_grad():
-        trained = float((network(network.check_images(images)).argmax(1).cpu() == labels.cpu()).double().mean())
+        scores = without_output_neurons(network)(network.check_images(images))
+    trained = float((predict(scores.movedim(1, -1))[0].cpu() == labels.cpu()).double().mean())
     layers = tuple(causes(network, run, images, coder, seed))
     remedies: list[Remedy] = []
     if trained - reached > SMALL:

@@ -156,7 +156,12 @@ def test_any_iterable_of_labelled_batches_gives_the_same(make: Any) -> None:
         ([IMAGES], {}, es.DataError, "without labels"),
         ([], {}, es.DataError, "there are no images"),
         ([(IMAGES, torch.arange(3))], {}, es.DataError, r"test batch 0: \(3,\) labels for 4 images"),
-        ([(IMAGES, torch.arange(4)), (IMAGES[:, :2], torch.arange(4))], {}, es.DataError, "test batch 1: shape"),
+        (
+            [(IMAGES, torch.arange(4) % 3), (IMAGES[:, :2], torch.arange(4) % 3)],
+            {},
+            es.DataError,
+            "test batch 1: shape",
+        ),
         ([(IMAGES * torch.nan, torch.arange(4))], {}, es.DataError, "NaN"),
         ([(IMAGES, torch.arange(4))], {"timesteps": 0}, es.SimulationError, "timesteps: 0"),
         ([(IMAGES, torch.arange(4))], {"runs": 0}, es.SimulationError, "runs: 0"),
@@ -204,3 +209,60 @@ def test_reporters_nest_and_end_with_their_block_even_on_errors() -> None:
         assert list(track("ab", "x", 2)) == ["a", "b"]
     assert list(track("ab", "x", 2)) == ["a", "b"]
     assert (inner, outer) == ([0], [0, 1, 2])
+
+
+def test_the_sign_of_a_single_score_decides() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    images = torch.randn(64, 6)
+    labels = (model(images)[:, 0] > 0).long()
+    assert 0 < int(labels.sum()) < 64
+    network = es.convert(model, images)
+    found = es.evaluate(network, [(images, labels)], timesteps=64)
+    run = es.simulate(network, images, timesteps=64)
+    assert found.trained == 1.0
+    assert float(found.mean[-1]) > 0.9
+    assert torch.equal(run.predictions, (run.readout[..., 0] > 0).long())
+    assert torch.equal(es.accuracy(run, labels), found.mean)
+    with pytest.raises(es.SimulationError, match="one score per image"):
+        es.simulate(network, images, timesteps=8, stop=es.Certain())
+
+
+@pytest.mark.parametrize("method", [es.RMP(scale=0.8, timesteps=16), es.SpikeNorm(timesteps=16)])
+def test_trained_is_the_trained_networks_own_accuracy_also_where_all_scores_are_negative(method: Any) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(64, 10)
+    model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)).eval()
+    with torch.no_grad():
+        last = model[2]
+        last.bias -= 0.25  # type: ignore[operator]
+        scores = model(images)
+    negative = int((scores.max(1).values <= 0).sum())
+    assert negative > 0
+    network = es.convert(model, [images], method=method)
+    with pytest.warns(UserWarning, match=f"{negative} of 64 images have no class score above zero"):
+        found = es.evaluate(network, [(images, scores.argmax(1))], timesteps=16)
+    assert found.trained == 1.0
+
+
+def test_a_label_that_is_no_class_is_one_error_everywhere() -> None:
+    images, labels = torch.rand(5, 4), torch.tensor([0, 1, 2, 3, 1])
+    network = es.convert(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)), images)
+    run = es.simulate(network, images, timesteps=4)
+    with pytest.raises(es.DataError, match="label 3, but the network has 3 classes, 0 to 2"):
+        es.accuracy(run, labels)
+    with pytest.raises(es.DataError, match="label 3, but the network has 3 classes, 0 to 2"):
+        es.evaluate(network, [(images, labels)], timesteps=4)
+    with pytest.raises(es.DataError, match="label -1"):
+        es.accuracy(run, labels - 1)
+
+
+def test_labels_of_places_are_evaluated_as_accuracy_counts_them() -> None:
+    images, masks = torch.rand(12, 1, 8, 8), torch.randint(0, 2, (12, 8, 8))
+    head = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1))
+    network = es.convert(head, DataLoader(TensorDataset(images, masks), 4))
+    found = es.evaluate(network, DataLoader(TensorDataset(images, masks), 5), timesteps=8)
+    torch.testing.assert_close(found.mean, es.accuracy(es.simulate(network, images, 8), masks))
+    assert found.trained == pytest.approx(float((head(images).argmax(1) == masks).double().mean()))
+    with pytest.raises(es.DataError, match=r"Give one per place, \(B, 8, 8\)"):
+        es.evaluate(network, [(images, masks[:, 0, 0])], timesteps=8)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from equispike.batches import hold, read
+from equispike.batches import hold, read, read_labelled
 from equispike.errors import DataError
 
 IMAGES, LABELS = torch.arange(20).reshape(10, 2).float(), torch.arange(10)
@@ -77,24 +77,21 @@ def test_batches_are_read_one_by_one() -> None:
         ([IMAGES[:0], IMAGES[:0]], "batch: there are no images"),
         (3, "batches: a int. Pass tensors"),
         (None, "batches: a NoneType"),
-        ("abc", "batch 0: holds a str"),
-        ([IMAGES, IMAGES.numpy()], "batch 1: holds a ndarray"),
-        ([{"image": IMAGES}], "batch 0: holds a dict"),
+        ("abc", "batches: a str"),
         ([()], "batch 0: holds a NoneType"),
         ([(IMAGES, LABELS), LABELS], "batch 1: images of type torch.int64. Preprocess"),
         ([IMAGES > 3], "batch 0: images of type torch.bool"),
         ([IMAGES + 1j], "batch 0: images of type torch.complex64"),
-        ((IMAGES, LABELS), "batch 1: images of type torch.int64"),
+        ([IMAGES, LABELS], "batch 1: images of type torch.int64"),
         ([torch.tensor(1.0)], "batch 0: shape (), expected (B, 2)"),
         ([torch.ones(2)], "batch 0: shape (2,), expected (B, 2)"),
         ([IMAGES, IMAGES[:, :1]], "batch 1: shape (10, 1), expected (B, 2)"),
         ([IMAGES[:, None]], "batch 0: shape (10, 1, 2), expected (B, 2)"),
         ([IMAGES / 0], "batch 0: holds NaN or infinity"),
-        ([(IMAGES, LABELS[:3])], "batch 0: (3,) labels for 10 images"),
-        ([(IMAGES, LABELS[:, None])], "batch 0: (10, 1) labels for 10 images"),
-        ([(IMAGES, 3)], "batch 0: () labels for 10 images"),
-        ([(IMAGES, ["cat"] * 10)], "batch 0: labels"),
-        ([(IMAGES, {"label": 1})], "batch 0: labels"),
+        ([{"pictures": IMAGES}], "batch 0: a dict without pixel_values"),
+        ("mnist", "batches: a str"),
+        (torch.nn.Linear(2, 2), "batches: a Linear"),
+        ([["a", "b"]], "batch 0: holds a str"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_batch(batches: Any, message: str) -> None:
@@ -122,3 +119,52 @@ def test_images_are_checked_as_they_come() -> None:
     with pytest.raises(DataError, match="batch 1"):
         seen.extend(batch.images for batch in read([IMAGES, IMAGES * torch.nan]))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([(IMAGES, LABELS[:3])], "batch 0: (3,) labels for 10 images"),
+        ([(IMAGES, LABELS[:, None])], "batch 0: (10, 1) labels for 10 images"),
+        ([(IMAGES, 3)], "batch 0: () labels for 10 images"),
+        ([(IMAGES, ["cat"] * 10)], "batch 0: labels"),
+        ([(IMAGES, {"label": 1})], "batch 0: labels"),
+        ([(IMAGES, torch.rand(10))], "batch 0: labels of type torch.float32 that are no class numbers"),
+    ],
+)
+def test_labels_matter_only_where_they_are_needed(batches: Any, message: str) -> None:
+    (batch,) = read(batches, (2,))
+    assert torch.equal(batch.images, IMAGES)
+    assert batch.labels is None
+    with pytest.raises(DataError) as caught:
+        list(read_labelled(batches, (2,), "batch"))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        (IMAGES, LABELS),
+        [(IMAGES.numpy(), LABELS.numpy())],
+        [{"pixel_values": IMAGES, "labels": LABELS}],
+        {"image": IMAGES.numpy(), "label": LABELS.tolist()},
+        TensorDataset(IMAGES, LABELS),
+        [(IMAGES, LABELS.float())],
+    ],
+)
+def test_what_people_have_is_read(batches: Any) -> None:
+    ((images, labels),) = read_labelled(batches, (2,))
+    assert torch.equal(images, IMAGES)
+    assert torch.equal(labels, LABELS)
+    assert labels.dtype == torch.int64
+
+
+def test_an_array_is_one_batch() -> None:
+    (batch,) = read(IMAGES.numpy())
+    assert torch.equal(batch.images, IMAGES)
+
+
+def test_labels_of_places_are_kept() -> None:
+    images, masks = torch.rand(4, 3, 5, 5), torch.randint(0, 2, (4, 5, 5))
+    ((_, labels),) = read_labelled([(images, masks)])
+    assert torch.equal(labels, masks)

@@ -1,6 +1,6 @@
 """Accuracy at every time-step, and the step from which it is good enough."""
 
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import length_hint
@@ -8,16 +8,19 @@ from operator import length_hint
 import torch
 from torch import Tensor
 
-from equispike.batches import Batches, read_labelled
-from equispike.errors import SimulationError
-from equispike.functional.coding import Coder, Constant, Poisson
-from equispike.graph.network import Network
+from equispike.batches import Batches, check_labels, read_labelled, tensor_of
+from equispike.errors import DataError, SimulationError
+from equispike.functional.coding import Coder, Constant, Poisson, predict
+from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
 from equispike.simulation.early_exit import Stop
 from equispike.simulation.run import EngineName, Run, check_arguments, simulate, spike_rate
 
 MANY_CLASSES = 20
 """From so many on, top-5 accuracy says something."""
+
+UNHEARD = 0.005
+"""Share of images that may go unheard without a word."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,7 @@ def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
         labels: true class of each image, (B,); of scores in space, of each place, (B, *space).
         top: how many of the classes with the highest scores count as an answer; of equal scores the lower class first.
     """
-    labels = torch.as_tensor(labels, device=run.predictions.device)
+    labels = torch.as_tensor(tensor_of(labels), device=run.predictions.device)
     if labels.shape != run.predictions.shape[1:]:
         raise SimulationError(
             f"labels: shape {tuple(labels.shape)} for {run.images} images. Give one per image, or per place of scores "
@@ -92,6 +95,9 @@ def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
     if top < 1:
         raise SimulationError(f"top: {top} is less than 1")
     scores = run.readout.movedim(2, -1)
+    check_labels(labels, scores.shape[-1])
+    if scores.shape[-1] == 1:
+        return (run.predictions == labels).double().flatten(1).mean(1)
     own = scores.gather(-1, labels.expand(run.timesteps, *labels.shape)[..., None])
     classes = torch.arange(scores.shape[-1], device=labels.device)
     ahead = (scores > own) | ((scores == own) & (classes < labels[..., None]))
@@ -139,13 +145,17 @@ def evaluate(
     """Simulate labelled images and keep the accuracy of every step; memory does not grow with their number.
 
     Args:
-        batches: (images, labels) pairs; image k of all batches draws as image k.
+        batches: (images, labels) pairs; image k of all batches draws as image k. Labels are class numbers, one per
+            image, or of scores in space one per place, as for :func:`accuracy`; of one score per image, 1 stands for
+            scores above zero and 0 for the others.
         runs: repeats with seeds seed, seed + 1, ... Where nothing is drawn (constant coding, no random initial
             potential), all repeats would be equal and one is made.
         label: what progress is reported as.
         others: as in ``simulate``.
     Raises:
-        DataError: no images, no labels, or unusable ones.
+        DataError: no images, no labels, or unusable ones, such as a class that the network does not have.
+    Warns:
+        of images that output neurons never answer for, since the trained network scores no class above zero.
         SimulationError: unusable arguments.
     """
     coder = Constant() if coder is None else coder
@@ -160,16 +170,20 @@ def evaluate(
     truth: list[Tensor] = []
     total = 0
     known = length_hint(batches) * len(seeds)  # 0 of what has no length
+    shape, scores = network.shapes[network.nodes[-1].name], without_output_neurons(network)
+    unheard = 0
     work = ((batch, n) for batch in read_labelled(batches, network.input.shape) for n in range(len(seeds)))
     for (images, labels), n in track(work, label, known):
-        labels = labels.cpu()
+        labels = _fitting(labels.cpu(), shape)
         indices = torch.arange(total, total + len(images))
         run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory, stop=stop)
         tallies[n].add(run, labels)
         if n == len(seeds) - 1:
             images = network.check_images(images)
             with torch.no_grad():
-                trained.append(network(images).argmax(1).cpu())
+                own = scores(images)
+            trained.append(predict(own.movedim(1, -1))[0].cpu())
+            unheard += 0 if scores is network else int((own.flatten(1) <= 0).all(1).sum())
             if isinstance(coder, Poisson) and inputs is not None:
                 inputs += timesteps * coder.probability(images, network.input.scale).sum(0).cpu()
             truth.append(labels)
@@ -177,6 +191,12 @@ def evaluate(
     neurons = sum(count.numel() for count in tallies[0].counts.values())
     rates = [spike_rate(torch.stack([*tally.spikes.values()]).sum(0), neurons, total) for tally in tallies]
     runs = len(tallies) * total
+    if unheard > UNHEARD * total:
+        warnings.warn(
+            f"{unheard} of {total} images have no class score above zero, and output neurons that count spikes never "
+            'answer for them. Convert with readout="potential"',
+            stacklevel=2,
+        )
     return Evaluation(
         torch.stack([tally.right for tally in tallies]) / total,
         torch.stack(rates),
@@ -201,11 +221,20 @@ def evaluate(
     )
 
 
+def _fitting(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The labels, if they are one class per image, or per place of scores of this shape, (classes, *space)."""
+    if labels.shape[1:] != shape[1:]:
+        wanted = f"one per place, (B, {', '.join(map(str, shape[1:]))})" if shape[1:] else "one per image, (B,)"
+        raise DataError(f"test batch: labels of shape {tuple(labels.shape)}. Give {wanted}")
+    check_labels(labels, shape[0], "test batch")
+    return labels
+
+
 class _Tally:
     """What is summed over the images of one seed."""
 
     def __init__(self, network: Network, timesteps: int) -> None:
-        self.many = math.prod(network.shapes[network.nodes[-1].name]) >= MANY_CLASSES
+        self.many = network.shapes[network.nodes[-1].name][0] >= MANY_CLASSES
         self.right, self.ties, self.among = (torch.zeros(timesteps, dtype=torch.float64) for _ in range(3))
         self.spikes = {name: torch.zeros(timesteps, dtype=torch.int64) for name in network.neurons}
         self.counts = {name: torch.zeros(network.shapes[name], dtype=torch.int64) for name in network.neurons}
@@ -214,7 +243,8 @@ class _Tally:
 
     def add(self, run: Run, labels: Tensor) -> None:
         """The run of some images with these labels."""
-        self.right += (run.predictions.cpu() == labels).double().sum(1)
+        right = (run.predictions.cpu() == labels).double()
+        self.right += right.reshape(*right.shape[:2], -1).mean(2).sum(1)
         self.ties += (run.ties.cpu() * run.images).round()
         if self.many:
             self.among += (accuracy(run, labels, top=5).cpu() * run.images).round()

@@ -14,10 +14,10 @@ from torch import Tensor
 from equispike.batches import Batch, Batches, hold, read
 from equispike.calibrate.method import ReadoutKind, Thresholds, silent, with_thresholds
 from equispike.errors import CalibrationError
-from equispike.functional.coding import Coder, Poisson
+from equispike.functional.coding import Coder, Poisson, predict
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, without_output_neurons
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.graph.residual import residual_neurons
 from equispike.progress import track
@@ -201,7 +201,8 @@ class RMP:
     def _choose(self, network: Network, measured: Thresholds, images: list[Batch]) -> Thresholds:
         size = default_batch(network)
         with torch.no_grad():
-            trained = _accuracy(images, lambda x, _: network(network.check_images(x)).argmax(1), size)
+            scores = without_output_neurons(network)
+            trained = _accuracy(images, lambda x, _: predict(scores(network.check_images(x)))[0], size)
         target = trained - self.tolerance
         best, candidate = -1.0, scaled(measured, 1.0)
         for scale in sorted(self.scales):

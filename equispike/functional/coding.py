@@ -185,6 +185,8 @@ class Poisson:
 def predict(readout: Tensor) -> tuple[Tensor, Tensor]:
     """The class with the highest score; equal scores go to the lowest class, which torch.argmax does not promise.
 
+    A single score is that of class 1 against class 0, whose score is zero: its sign decides.
+
     Args:
         readout: score of every class, (..., classes), e.g. (T, B, classes).
     Returns:
@@ -194,6 +196,8 @@ def predict(readout: Tensor) -> tuple[Tensor, Tensor]:
     """
     if readout.isnan().any():
         raise SimulationError("readout: a score is NaN; weights, biases, thresholds and images must be finite")
+    if readout.shape[-1] == 1:
+        return (readout > 0).squeeze(-1).long(), (readout == 0).squeeze(-1)
     best = readout == readout.amax(dim=-1, keepdim=True)
     classes = torch.arange(readout.shape[-1], device=readout.device)
     return classes.where(best, readout.shape[-1]).amin(dim=-1), best.sum(dim=-1) > 1

@@ -279,3 +279,17 @@ def _cells(row: Row) -> tuple[str, ...]:
     shape = " x ".join(map(str, row.shape))
     counts = (f"{n:,}" if n else "" for n in (row.parameters, row.neurons, row.macs))
     return (row.layer, row.type, shape, *counts, row.threshold)
+
+
+OUTPUT_NEURONS = "output neurons"
+"""Name of the neurons that ``convert`` puts in front of a readout that counts spikes."""
+
+
+def without_output_neurons(network: Network) -> Network:
+    """The network whose readout is the scores themselves: output neurons hold back those below zero."""
+    *before, readout = network.nodes
+    source = network[readout.inputs[0]]
+    if source.name != OUTPUT_NEURONS:
+        return network
+    nodes = [node for node in before if node is not source]
+    return dataclasses.replace(network, nodes=(*nodes, dataclasses.replace(readout, inputs=source.inputs)))

@@ -53,6 +53,10 @@ class Certain:
         Raises:
             SimulationError: scores depend on pixels without a neuron in between, so no bound exists.
         """
+        if readout.shape[2] == 1:
+            raise SimulationError(
+                "Certain: the network gives one score per image, which has no rival. Use Stable(steps)"
+            )
         gains = largest_gains(network).to(readout.device)
         winner, _ = predict(readout)
         lead = readout.double().gather(2, winner[..., None]) - readout.double()
