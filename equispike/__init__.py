@@ -8,6 +8,7 @@ Names are loaded when first used, so that importing the package does not import 
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ _HOME = {name: module for module, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("equispike")
     if name not in _HOME:
         raise AttributeError(f"module 'equispike' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"equispike.{_HOME[name]}"), name)

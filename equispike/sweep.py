@@ -11,8 +11,8 @@ from equispike.conversion import Converter, Model, check_v_init, digest
 from equispike.errors import EquispikeError
 from equispike.functional.coding import Coder, Constant
 from equispike.functional.integrate import Reset
-from equispike.graph.exact import check_bits, quantize
 from equispike.graph.lossy import LossyPass
+from equispike.graph.quantize import check_bits, quantize
 from equispike.progress import track
 from equispike.provenance import as_data
 from equispike.results import Result, conversion, document, documents

@@ -14,7 +14,7 @@ from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
 import equispike.demo
-from equispike.cli.shared import read_model
+from equispike.cli.source import read_model
 from equispike.errors import FileError
 from equispike.zoo import store
 from equispike.zoo.data import load
@@ -25,7 +25,7 @@ from equispike.zoo.train import accuracy
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "keep", "models", "check", "convert", "evaluate", "diagnose"),
-    *("report", "export", "sweep", "cite"),
+    *("report", "export", "info", "sweep", "cite"),
 )
 
 

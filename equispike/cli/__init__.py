@@ -1,22 +1,32 @@
 """The command line: one function per verb. torch is imported only by commands that compute."""
 
+import signal
 import sys
+import warnings
+from typing import NoReturn, cast
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from equispike.cli.cite import cite
 from equispike.cli.conversion import check, convert, diagnose
-from equispike.cli.demo import demo
 from equispike.cli.evaluation import evaluate
-from equispike.cli.export import export
-from equispike.cli.report import report
-from equispike.cli.shared import err
+from equispike.cli.export import export, info
+from equispike.cli.report import demo, report
+from equispike.cli.shared import err, in_options
 from equispike.cli.sweep import sweep
 from equispike.cli.training import keep, lower_thresholds, models, train
 from equispike.errors import EquispikeError, one_line
 
+
+def _default(value: object) -> str | None:
+    """A default as it would be typed."""
+    many = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    return " ".join(str(one) for one in many if one is not None and one is not False) or None
+
+
 app = App(
     name="equispike",
+    default_parameter=Parameter(show_default=_default, negative_iterable=()),
     help=(
         "Run a trained ReLU network as spikes, and know what was lost.\n\n"
         "A trained image classifier becomes a network of integrate-and-fire neurons: weights carry over, each layer "
@@ -25,7 +35,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
 for command in (
-    *(demo, check, train, lower_thresholds, keep, models, convert, evaluate, diagnose, report, export),
+    *(demo, check, train, lower_thresholds, keep, models, convert, evaluate, diagnose, report, export, info),
     *(sweep, cite),
 ):
     app.command(command)
@@ -33,11 +43,24 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Bad input of any kind ends in one line on standard error and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app(arguments, exit_on_error=False, print_error=False)
     except (EquispikeError, CycloptsError) as error:
-        err.print(f"equispike: {one_line(error, None)}")
+        err.print(f"equispike: {in_options(one_line(error, None))}")
         sys.exit(2)
     except KeyboardInterrupt:
-        err.print("equispike: interrupted; nothing half written was left behind")
+        err.print("equispike: interrupted; nothing half written was left behind. Start it again to go on")
         sys.exit(130)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, UserWarning):  # others are for programmers
+        err.print(f"equispike: warning: {in_options(one_line(message, None))}")
+
+
+def _terminated(*_: object) -> NoReturn:
+    err.print("equispike: terminated; nothing half written was left behind. Start it again to go on")
+    sys.exit(143)

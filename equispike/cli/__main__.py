@@ -1,3 +1,5 @@
+"""``python -m equispike.cli``: the command line."""
+
 from equispike.cli import main
 
 main()

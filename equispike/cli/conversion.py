@@ -6,27 +6,26 @@ from typing import Annotated, Literal, cast
 from cyclopts import Parameter
 from rich.table import Table
 
-from equispike.cli.method import NOTHING, USUAL, CalibrationImages, CoderName, Lossy, Output, ResetRule, Thresholds
-from equispike.cli.shared import (
-    DataSet,
-    Folder,
-    Normalise,
-    Seed,
-    Source,
-    name_of,
-    out,
-    progress,
-    read_data,
-    read_model,
-    require_positive,
-    require_writable,
-    up_to,
+from equispike.cli.method import (
+    NOTHING,
+    USUAL,
+    CalibrationImages,
+    CoderName,
+    Lossy,
+    Output,
+    ResetRule,
+    Start,
+    Thresholds,
 )
+from equispike.cli.shared import OWN, Data, Seed, in_options, out, progress, require_positive, require_writable, up_to
+from equispike.cli.source import Source, name_of, read_model
 from equispike.errors import ConversionError, EquispikeError
 
 
 def check(
     source: Source,
+    /,
+    *,
     shape: Annotated[
         tuple[str, ...] | None,
         Parameter(
@@ -36,17 +35,9 @@ def check(
             "Default: that of the data or of the file, or 1 28 28.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        Parameter(
-            help="Data set from whose training images the number of time-steps is predicted: mnist-sample, mnist, "
-            "cifar10 or cifar100. Default: noise, which predicts worse."
-        ),
-    ] = None,
+    given: Data = OWN,
     lossy: Lossy = NOTHING,
     output: Output = None,
-    normalise: Normalise = None,
-    data_folder: Folder = None,
 ) -> None:
     """Judge every operation of a model: exact, approximate or refused, why, and what to do; and predict how many
     time-steps it will need.
@@ -63,18 +54,18 @@ def check(
     from equispike.graph.program import shapes_of
 
     asked = shapes_in(shape or ())
-    if shape and data:
+    if shape and given.data:
         raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
     model, card = read_model(source, output)
-    if data:
-        example = read_data(card, data, normalise, data_folder)[0].train.take(64).floats()
+    if given.data:
+        example = given.read(card)[0].train.take(64).floats()
     else:
         own = [model.input.shape] if isinstance(model, Network) else shapes_of(model)
         example = tuple(torch.zeros(2, *features) for features in asked or own or [(1, 28, 28)])
     report = run(model, example, lossy.passes, output)
     table = Table(*HEADER)
     for row in report.rows:
-        table.add_row(*row.cells)
+        table.add_row(*map(in_options, row.cells))
     out.print(table)
     if not report.convertible:
         raise ConversionError(f"{source}: does not convert as it is; see the rows that say refused")
@@ -104,19 +95,20 @@ def shapes_in(words: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 def convert(
     source: Source,
+    /,
+    *,
     out_file: Annotated[Path, Parameter(name="--out", help="File for the converted network.")] = Path(
         "network.safetensors"
     ),
     thresholds: Thresholds = USUAL,
     reset: ResetRule = None,
+    v_init: Start = 0.0,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     lossy: Lossy = NOTHING,
     output: Output = None,
-    data: DataSet = None,
-    normalise: Normalise = None,
+    given: Data = OWN,
     images: CalibrationImages = 256,
     seed: Seed = 0,
-    data_folder: Folder = None,
 ) -> None:
     """Turn a trained model into a spiking network: weights carry over, each layer gets a firing threshold.
 
@@ -132,11 +124,11 @@ def convert(
     from equispike.results import conversion
 
     trained, card = read_model(source, output)
-    splits, stated = read_data(card, data, normalise, data_folder)
+    splits, stated = given.read(card)
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, lossy=lossy.passes, output=output,
+            readout=readout, v_init=v_init, lossy=lossy.passes, output=output,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)
@@ -151,18 +143,19 @@ def convert(
 
 def diagnose(
     source: Source,
+    /,
+    *,
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
     thresholds: Thresholds = USUAL,
     reset: ResetRule = None,
+    v_init: Start = 0.0,
     lossy: Lossy = NOTHING,
     output: Output = None,
     coder: CoderName = "constant",
-    data: DataSet = None,
-    normalise: Normalise = None,
+    given: Data = OWN,
     images: CalibrationImages = 256,
     judged: Annotated[int, Parameter(help="Validation images to simulate; test images stay unseen.")] = 200,
     seed: Seed = 0,
-    data_folder: Folder = None,
 ) -> None:
     """Say why a converted network loses accuracy: each layer's error by cause, and what was measured to help.
 
@@ -174,13 +167,14 @@ def diagnose(
     from equispike.functional.coding import Constant, Poisson
 
     model, card = read_model(source, output)
-    splits, _ = read_data(card, data, normalise, data_folder)
+    splits, _ = given.read(card)
     validation = up_to(splits.validation, judged)
     with progress():
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
-            Constant() if coder == "constant" else Poisson(), seed, reset=reset, lossy=lossy.passes, output=output,
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset, v_init=v_init, lossy=lossy.passes,
+            output=output,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:
@@ -191,6 +185,6 @@ def diagnose(
         remedies = Table("remedy", "accuracy", "spike rate")
         remedies.add_row("as asked for", f"{found.accuracy:.2%}", f"{found.spike_rate:.2f} %")
         for remedy in found.remedies:
-            remedies.add_row(remedy.name, f"{remedy.accuracy:.2%}", f"{remedy.spike_rate:.2f} %")
+            remedies.add_row(in_options(remedy.name), f"{remedy.accuracy:.2%}", f"{remedy.spike_rate:.2f} %")
         out.print(remedies)
-    out.print(found.sentence)
+    out.print(in_options(found.sentence))

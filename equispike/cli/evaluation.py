@@ -7,22 +7,19 @@ from cyclopts import Parameter
 
 from equispike.cli.method import CoderName
 from equispike.cli.shared import (
-    DataSet,
+    OWN,
+    Data,
     Device,
-    Folder,
     Seed,
-    is_nir,
-    name_of,
     out,
     print_runs,
     progress,
-    read_data,
-    read_model,
-    read_network,
     require_device,
     require_positive,
     require_writable,
 )
+from equispike.cli.source import is_network, name_of, read_model, read_network
+from equispike.errors import EquispikeError
 
 if TYPE_CHECKING:
     from equispike.graph.network import Network
@@ -37,7 +34,9 @@ def evaluate(
             "the default method and 256 training images first."
         ),
     ],
-    data: DataSet = None,
+    /,
+    *,
+    given: Data = OWN,
     images: Annotated[int | None, Parameter(help="First test images to use; default all.")] = None,
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 128,
     coder: CoderName = "constant",
@@ -62,35 +61,44 @@ def evaluate(
         ),
     ] = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every number to this file.")] = None,
+    closer: Annotated[
+        bool,
+        Parameter(
+            help="With --json: look closer at 32 images, for what the report says of layers and decisions. Takes "
+            "longer than the simulation.",
+            negative="",
+        ),
+    ] = False,
     plot: Annotated[Path | None, Parameter(help="Draw accuracy and spike rate against T to this PNG.")] = None,
-    data_folder: Folder = None,
 ) -> None:
     """Simulate a converted network on test images: accuracy and spike rate after every step.
 
     Example: equispike evaluate network.safetensors --timesteps 64 --images 200 --plot accuracy.png
     """
     require_positive(timesteps=timesteps, runs=runs, images=images)
+    if closer and (json_file is None or stop is not None):
+        raise EquispikeError("--closer: is for --json, and for images that run all steps (without --stop)")
     require_writable(json_file, plot)
     require_device(device)
     from equispike.analysis.accuracy import evaluate as run
     from equispike.analysis.accuracy import latency
     from equispike.analysis.closer import look_closer
     from equispike.functional.coding import Constant, Poisson
-    from equispike.graph.exact import quantize
+    from equispike.graph.quantize import quantize
     from equispike.results import Result, document, write_json
     from equispike.simulation.early_exit import Certain, Stable
     from equispike.simulation.run import default_batch
 
     name = Path(source).name
     with progress():
-        loaded, splits = converted(source, data, data_folder)
+        loaded, splits = converted(source, given)
         test = splits.test if images is None else splits.test.take(images)
         coding = Constant() if coder == "constant" else Poisson()
         loaded = (loaded if bits is None else quantize(loaded, bits)).to(device)
         rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
         evaluation = run(loaded, test.batches(default_batch(loaded)), timesteps, coding, seed, runs, engine, stop=rule)
-        closer = None if json_file is None or rule is not None else look_closer(loaded, evaluation, test, coding, seed)
-    result = Result(loaded, coding, evaluation, closer)
+        look = look_closer(loaded, evaluation, test, coding, seed) if closer else None
+    result = Result(loaded, coding, evaluation, look)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
     title = f"{name}: accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}"
     print_runs([result.curves], title)
@@ -111,17 +119,16 @@ def evaluate(
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
 
 
-def converted(source: str, data: str | None, folder: Path | None) -> "tuple[Network, Dataset]":
+def converted(source: str, given: Data) -> "tuple[Network, Dataset]":
     """A network from its file, or from a trained model with the default method; and its data set."""
     from dataclasses import replace
 
     from equispike.conversion import convert as run
-    from equispike.files.checkpoint import kind_of
 
-    if ":" not in source and (kind_of(source) == "equispike.network" or is_nir(source)):
+    if is_network(source):
         network = read_network(source)
-        return network, read_data(network.provenance, data, None, folder)[0]
+        return network, given.read(network.provenance)[0]
     model, card = read_model(source)
-    splits, stated = read_data(card, data, None, folder)
+    splits, stated = given.read(card)
     network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
     return replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated}), splits

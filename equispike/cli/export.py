@@ -1,16 +1,20 @@
-"""The command that writes converted networks for other tools."""
+"""Commands on files: what is in one, and converted networks for other tools."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from cyclopts import Parameter
 
-from equispike.cli.shared import out, read_network, require_writable
+from equispike.cli.shared import out, require_writable
+from equispike.cli.source import read_network
 from equispike.errors import EquispikeError
 
 
 def export(
     source: Annotated[str, Parameter(help="A file from 'equispike convert', or a NIR file.")],
+    /,
+    *,
     to: Annotated[
         Literal["nir", "onnx", "torch"],
         Parameter(
@@ -46,7 +50,7 @@ def export(
     from equispike.files.module import write_module
     from equispike.files.nir import write_nir
     from equispike.files.onnx import write_onnx
-    from equispike.graph.exact import quantize
+    from equispike.graph.quantize import quantize
 
     network = read_network(source)
     if bits is not None:
@@ -63,3 +67,50 @@ def export(
     for note in notes:
         out.print(note)
     out.print(f"{path}: written.")
+
+
+def info(
+    file: Annotated[Path, Parameter(help="A network, a trained model, results (JSON or SQLite), or a NIR file.")], /
+) -> None:
+    """Say what is in a file: of a network its layers and how it was converted, of a model how it was trained.
+
+    Example: equispike info network.safetensors
+    """
+    from equispike.cli.source import is_network, is_packaged
+    from equispike.store import Store, is_store
+
+    name = str(file)
+    if is_network(name):
+        network = read_network(name)
+        out.print(str(network))
+        _print_facts(network.provenance)
+    elif is_packaged(name) or file.suffix == ".safetensors":
+        from equispike.cli.source import read_model
+
+        _print_facts(read_model(name)[1])
+    elif is_store(file):
+        points = Store(file).read()
+        out.print(f"{file}: {len(points)} points. Draw them with: equispike report {file}")
+        for point in points:
+            out.print(", ".join(f"{key} {_short(value)}" for key, value in point.asked.items()))
+    else:
+        from equispike.report.read import read_runs
+
+        for document, path in read_runs([file]):
+            out.print(f"{path}: {len(document['runs'])} runs. Draw them with: equispike report {path}")
+            _print_facts({key: value for key, value in document.items() if key not in ("runs", "classes")})
+
+
+def _print_facts(facts: Mapping[str, object]) -> None:
+    for key, value in facts.items():
+        out.print(f"{key}: {_short(value)}")
+
+
+def _short(value: object) -> str:
+    from equispike.provenance import in_words
+
+    if isinstance(value, Mapping):
+        inner = cast("Mapping[str, object]", value)
+        known = "name" in inner
+        return in_words(inner) if known else ", ".join(f"{key} {_short(item)}" for key, item in inner.items())
+    return str(value)

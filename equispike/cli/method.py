@@ -113,6 +113,13 @@ class Lossy:
 USUAL, NOTHING = Thresholds(), Lossy()
 Output = Annotated[int | None, Parameter(help="Which of several outputs of the model, from 0. Default: its only one.")]
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
+Start = Annotated[
+    float | Literal["uniform"],
+    Parameter(
+        name="--v-init",
+        help="Potential at the start, as a fraction of the threshold; or uniform, drawn for each neuron.",
+    ),
+]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
 CoderName = Annotated[
     Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")

@@ -1,47 +1,35 @@
 """What the commands share: consoles, options, and how they find models and data. torch is loaded when needed."""
 
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from equispike.cli.source import imported
 from equispike.errors import EquispikeError, FileError
 
 if TYPE_CHECKING:
-    from equispike.conversion import Model
-    from equispike.graph.network import Network
     from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
 # not squeezed into 80 columns where no terminal says how wide it is
 out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+_DATA_SETS = (
+    "mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet (in --data-folder); a folder of pictures in "
+    "train/CLASS/ and val/CLASS/; or package.module:factory, a Python function that returns (train, test), Datasets or "
+    "DataLoaders of (image, label) pairs."
+)
 TrainingData = Annotated[
-    str,
-    Parameter(
-        help="Data set: mnist-sample (in the package), mnist, cifar10, cifar100; or imagenet, any pictures in "
-        "train/CLASS/ and val/CLASS/ of --data-folder."
-    ),
-]
-DataSet = Annotated[
-    str | None,
-    Parameter(
-        help="Data set: mnist-sample (in the package), mnist, cifar10 or cifar100. Default: what the model was trained "
-        "on (of mnist, the sample in the package), as far as it says so."
-    ),
-]
-Normalise = Annotated[
-    bool | None,
-    Parameter(
-        help="Subtract each channel's mean over the training images and divide by its deviation. Default: as the model "
-        "was trained, as far as it says so."
-    ),
+    str, Parameter(help="Data set: mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet.")
 ]
 Folder = Annotated[
     Path | None,
@@ -50,91 +38,87 @@ Folder = Annotated[
         "Default: $EQUISPIKE_DATA or ~/.cache/equispike; filled by download where empty."
     ),
 ]
-Source = Annotated[
-    str,
-    Parameter(
-        help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
-        "'equispike train', an ONNX file, or package.module:factory, a Python function without arguments that returns "
-        "the module, or a program of torch.export; package.module:factory@weights.safetensors fills it with "
-        "these weights."
-    ),
-]
 Device = Annotated[
     Literal["cpu", "cuda"],
     Parameter(help="Where to simulate: cpu, or cuda for an NVIDIA GPU (see the pages on speed)."),
 ]
+MOST = 10**9
+"""Of anything that is counted."""
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
 
-def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str, Any]]":
-    """The trained model that a source names, and its card; user code is imported only for package.module:factory.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Data:
+    """Images that commands work on."""
 
-    An ONNX file is read for one output; of other models the output is chosen when they are traced.
+    data: Annotated[
+        str | None,
+        Parameter(
+            help=f"Data set: {_DATA_SETS} Default: what the model was trained on (of mnist, the sample in the "
+            "package), as far as it says so."
+        ),
+    ] = None
+    size: Annotated[
+        int | None, Parameter(help="Height and width of images from a folder of pictures. Default 224.")
+    ] = None
+    normalise: Annotated[
+        bool | None,
+        Parameter(
+            help="Subtract each channel's mean over the training images and divide by its deviation. Default: as the "
+            "model was trained, as far as it says so."
+        ),
+    ] = None
+    data_folder: Folder = None
+
+    def read(self, known: "Mapping[str, Any]") -> "tuple[Dataset, dict[str, Any]]":
+        """The data set asked for, or else the one that a card or a network names; and what was taken."""
+        require_positive(size=self.size)
+        from equispike.zoo.data import NAMES, load
+        from equispike.zoo.own_data import from_folder, from_loaders
+
+        own = known.get("data", "mnist-sample")
+        name = self.data or ("mnist-sample" if own == "mnist" else str(own))
+        normalised = bool(known.get("normalised", False)) if self.normalise is None else self.normalise
+        stated: dict[str, Any] = {"data": name, "normalised": normalised}
+        pictures = name not in NAMES and ":" not in name and Path(name).is_dir()
+        if self.size is not None and not pictures:
+            raise EquispikeError(f"--size: is for --data with a folder of pictures, and {name} is none")
+        if pictures:
+            stated["size"] = self.size or int(known.get("size", 224))
+            dataset = from_folder(Path(name), stated["size"])
+        elif ":" in name:
+            dataset = from_loaders(name, imported(name))
+        else:
+            return load(name, self.data_folder, normalised), stated
+        return dataset.normalised() if normalised else dataset, stated
+
+
+OWN = Data()
+
+
+def in_options(text: str) -> str:
+    """A remedy as it is written in Python, in the words of the command line.
+
+    >>> in_options("Pass lossy=[es.max_pool_to_avg], or method=DataNorm(percentile=99.9, per_channel=True), v_init=0.5")
+    'Pass --max-pool-to-avg, or --percentile 99.9 --per-channel, --v-init 0.5'
     """
-    module, colon, factory = source.partition(":")
-    factory, _, weights = factory.partition("@")
-    if source.endswith(".onnx"):
-        from equispike.files.onnx import read_onnx
-
-        return read_onnx(source, output), {}
-    if source.endswith(".pt2"):
-        raise FileError(
-            f"{source}: a program of torch.export.save, and loading one can run code from the file. If you trust it, "
-            "write a function that returns torch.export.load(FILE), and give package.module:factory"
-        )
-    if not colon:
-        from equispike.zoo.store import load_model
-
-        return load_model(source)
-    from importlib import import_module
-
-    from torch import nn
-    from torch.export import ExportedProgram
-
-    sys.path.insert(0, "")
-    try:
-        model = getattr(import_module(module), factory)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise FileError(f"{source}: cannot be imported: {error}. Give package.module:factory") from error
-    if not isinstance(model, nn.Module | ExportedProgram):
-        raise FileError(f"{source}: returned a {type(cast('object', model)).__name__}, not a torch.nn.Module")
-    if weights:
-        if isinstance(model, ExportedProgram):
-            raise FileError(f"{source}: returned a program, which has its weights. Leave {weights} out")
-        from equispike.zoo.store import load_weights
-
-        load_weights(model, weights)
-    return model, {}
+    for pattern, option in _OPTIONS:
+        text = re.sub(pattern, option, text)
+    return text
 
 
-def is_nir(source: str) -> bool:
-    """Whether a file is read as NIR: by its name."""
-    return Path(source).suffix == ".nir"
-
-
-def read_network(source: str) -> "Network":
-    """The converted network in a file of this package, or in a NIR file."""
-    from equispike.files import checkpoint
-    from equispike.files.nir import read_nir
-
-    return read_nir(source) if is_nir(source) else checkpoint.load(source)
-
-
-def name_of(card: "dict[str, Any]", source: str) -> str:
-    """The network's own name, or that of its file."""
-    return str(card.get("name", Path(source).name))
-
-
-def read_data(
-    known: "Mapping[str, Any]", data: str | None, normalise: bool | None, folder: Path | None
-) -> "tuple[Dataset, dict[str, Any]]":
-    """The data set asked for, or else the one that a card or a network names; and what was taken, for the record."""
-    from equispike.zoo.data import load
-
-    own = known.get("data", "mnist-sample")
-    name = data or ("mnist-sample" if own == "mnist" else str(own))
-    normalised = bool(known.get("normalised", False)) if normalise is None else normalise
-    return load(name, folder, normalised), {"data": name, "normalised": normalised}
+_OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"(lossy=)?\[es\.(\w+)\]", lambda found: f"--{found[2].replace('_', '-')}"),
+    (r"es\.convert\(model, batches, method=\.\.\.\)", "equispike convert"),
+    (r"method=DataNorm\(percentile=([\d.]+)\)", r"--percentile \1"),
+    (r"method=DataNorm\(percentile=([\d.]+), per_channel=True\)", r"--percentile \1 --per-channel"),
+    (r"\bes\.(\w+Norm|RMP)\(\)", lambda found: f"--method {found[1].lower()}"),
+    (
+        r"\b(v_init|timesteps|reset|readout|scale|percentile)=['\"]?([\w.]+)['\"]?",
+        lambda found: f"--{found[1].replace('_', '-')} {found[2]}",
+    ),
+)
 
 
 def up_to(part: "Part", n: int) -> "Part":
@@ -143,10 +127,11 @@ def up_to(part: "Part", n: int) -> "Part":
 
 
 def require_positive(**values: int | None) -> None:
-    """EquispikeError, naming the option, for a number below 1."""
+    """EquispikeError, naming the option, for a number below 1 or out of all proportion."""
     for name, value in values.items():
-        if value is not None and value < 1:
-            raise EquispikeError(f"--{name}: {value} is less than 1")
+        if value is not None and not 1 <= value <= MOST:
+            reason = "less than 1" if value < 1 else f"more than {MOST:,}"
+            raise EquispikeError(f"--{name.replace('_', '-')}: {value} is {reason}")
 
 
 def require_writable(*paths: Path | None) -> None:

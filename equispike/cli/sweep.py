@@ -9,20 +9,16 @@ from cyclopts import Parameter
 
 from equispike.cli.method import NOTHING, OWNERS, CalibrationImages, Lossy, Output, Thresholds
 from equispike.cli.shared import (
-    DataSet,
-    Folder,
-    Normalise,
-    Source,
-    name_of,
+    OWN,
+    Data,
     out,
     print_runs,
     progress,
-    read_data,
-    read_model,
     require_positive,
     require_writable,
     up_to,
 )
+from equispike.cli.source import Source, name_of, read_model
 from equispike.errors import EquispikeError
 
 if TYPE_CHECKING:
@@ -35,6 +31,8 @@ MethodName = Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"]
 
 def sweep(
     source: Source,
+    /,
+    *,
     out_file: Annotated[
         Path, Parameter(name="--out", help="SQLite file for the points. Those that it holds already are not run again.")
     ] = Path("sweep.sqlite"),
@@ -100,9 +98,7 @@ def sweep(
     lossy: Lossy = NOTHING,
     output: Output = None,
     csv: Annotated[Path | None, Parameter(help="Write every point and step to this CSV file too.")] = None,
-    data: DataSet = None,
-    normalise: Normalise = None,
-    data_folder: Folder = None,
+    given: Data = OWN,
 ) -> None:
     """Run every combination of the given settings: accuracy and spike rate of each, at every T.
 
@@ -113,8 +109,8 @@ def sweep(
     """
     require_positive(images=images, calibration=calibration, timesteps=timesteps, observe=observe)
     require_writable(out_file, csv)
-    given = {"percentile": percentiles, "scale": scales, "observe": () if observe is None else (observe,)}
-    for name, values in given.items():
+    options = {"percentile": percentiles, "scale": scales, "observe": () if observe is None else (observe,)}
+    for name, values in options.items():
         if values and not set(methods) & set(OWNERS[name]):
             raise EquispikeError(f"--{name}: is for --method {' or '.join(OWNERS[name])}")
     from equispike.functional.coding import Constant, Poisson
@@ -124,12 +120,12 @@ def sweep(
     from equispike.sweep import sweep as run
 
     model, card = read_model(source, output)
-    splits, _ = read_data(card, data, normalise, data_folder)
+    splits, _ = given.read(card)
     judged = up_to(splits.validation if part == "validation" else splits.test, images)
     points = [
         Point(method, Constant() if coder == "constant" else Poisson(), reset, v_init, number or None, seed)
         for method, coder, reset, v_init, number, seed in itertools.product(
-            [built for name in methods for built in _built(name, given, splits)],
+            [built for name in methods for built in _built(name, options, splits)],
             *(coders, resets or (None,), v_inits, bits, seeds),
         )
     ]

@@ -7,18 +7,18 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from equispike.cli.shared import (
-    DataSet,
+    OWN,
+    Data,
     Folder,
     Seed,
     TrainingData,
     out,
     progress,
-    read_data,
-    read_model,
     require_positive,
     require_writable,
     training_to,
 )
+from equispike.cli.source import read_model
 from equispike.errors import EquispikeError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    *,
     out_file: Annotated[Path, Parameter(name="--out", help="File for the trained weights.")] = Path(
         "model.safetensors"
     ),
@@ -147,6 +148,8 @@ def _weights(model: "nn.Module") -> "dict[str, torch.Size]":
 
 def lower_thresholds(
     source: Annotated[str, Parameter(help="A model trained with Rate Norm layers: a name ending in -rnl, or a file.")],
+    /,
+    *,
     out_folder: Annotated[Path, Parameter(name="--out", help="Folder for the models and the table.")] = Path("lowered"),
     lambdas: Annotated[
         tuple[float, ...],
@@ -167,10 +170,9 @@ def lower_thresholds(
     tolerance: Annotated[
         float, Parameter(help="Validation accuracy that speed may cost, e.g. 0.005 for half a point.")
     ] = 0.005,
-    data: DataSet = None,
     bfloat16: Annotated[bool, Parameter(help="Learn in mixed precision.")] = False,
+    given: Data = OWN,
     seed: Seed = 0,
-    data_folder: Folder = None,
 ) -> None:
     """Lower the learnt thresholds of a trained Rate Norm network, so that it answers in fewer steps.
 
@@ -198,7 +200,7 @@ def lower_thresholds(
             f"{source}: is none of the networks that 'equispike models' lists, so no file could say what its weights "
             "belong to. In Python, zoo.rate_inference.lower_thresholds takes any module with Rate Norm layers"
         )
-    splits, stated = read_data(card, data, None, data_folder)
+    splits, stated = given.read(card)
     with progress():
         settings = Settings(steps=steps, shared=shared, maxima_move=maxima_move, batch_norm_moves=batch_norm_moves)
         curve = run(model, splits.train, splits.validation, lambdas, settings, seed, bfloat16)
@@ -222,6 +224,8 @@ def lower_thresholds(
 
 def keep(
     source: Annotated[Path, Parameter(help="Trained weights: a file from 'equispike train'.")],
+    /,
+    *,
     folder: Annotated[
         Path | None, Parameter(help="Where to keep them; default the folder weights of the checkout.")
     ] = None,

@@ -1,8 +1,11 @@
 """From a PyTorch model to a Network, by way of ``torch.export``."""
 
 import copy
+import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, cast
 
 import torch
@@ -64,8 +67,7 @@ def export(model: Traceable, example: Images) -> Program:
     if len(inputs[0]) < 2:  # torch.export would take a batch of 0 or 1 for a constant
         inputs = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _silence(), torch.no_grad():
             batch = Dim("batch")
             program: Any = torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
             return of(program.run_decompositions({}))
@@ -76,6 +78,18 @@ def export(model: Traceable, example: Images) -> Program:
             f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
             "branch on values"
         ) from error
+
+
+@contextmanager
+def _silence() -> Generator[None]:
+    """Keep torch from printing pages of graphs where one line is to say what is wrong."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _told(inputs: Sequence[Tensor]) -> str:

@@ -262,7 +262,7 @@ def _mnist_sample(_: Path) -> Dataset:
             part: _split(f"mnist-sample/{part}", arrays[f"{part}_images"], arrays[f"{part}_labels"], _DIGITS, step)
             for part, step in _SAMPLE_STEPS.items()
         }
-    return _cut_validation("mnist-sample", **splits, size=600)
+    return cut_validation("mnist-sample", **splits, size=600)
 
 
 def _mnist(folder: Path) -> Dataset:
@@ -271,7 +271,7 @@ def _mnist(folder: Path) -> Dataset:
     for part in _MNIST_FILES:
         images, labels = _mnist_files(folder, part)
         splits[part] = _split(f"mnist/{part}", images, labels, _DIGITS)
-    return _cut_validation("mnist", **splits, size=5000)
+    return cut_validation("mnist", **splits, size=5000)
 
 
 def _mnist_files(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -302,7 +302,7 @@ def _cifar(name: str, folder: Path, files: dict[str, list[str]], meta: str, labe
         images = np.concatenate([_cifar_images(path, _entry(path, c, "data", np.ndarray)) for path, c in content])
         numbers = [_whole_numbers(path, _entry(path, c, labels, list)) for path, c in content]
         splits[part] = _split(f"{name}/{part}", images, np.concatenate(numbers), tuple(map(str, classes)))
-    return _cut_validation(name, **splits, size=5000)
+    return cut_validation(name, **splits, size=5000)
 
 
 def _entry(path: Path, content: dict[str, Any], key: str, kind: type) -> Any:
@@ -333,10 +333,10 @@ def _imagenet(folder: Path) -> Dataset:
     from equispike.zoo.folder import read_folder  # late, since it imports this module
 
     train, test = read_folder(folder, "imagenet")
-    return _cut_validation("imagenet", train, test, size=min(max(len(train) // 10, 1), 10_000))
+    return cut_validation("imagenet", train, test, size=min(max(len(train) // 10, 1), 10_000))
 
 
-def _cut_validation(name: str, train: Part, test: Part, size: int) -> Dataset:
+def cut_validation(name: str, train: Part, test: Part, size: int) -> Dataset:
     """`size` images drawn from a fixed seed leave `train` and become `validation`; both keep the official order."""
     if len(train) < size:
         raise DataError(f"{train.name}: {len(train):,} images, too few for a validation part of {size:,}")
@@ -360,3 +360,5 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "cifar100": _cifar100,
     "imagenet": _imagenet,
 }
+NAMES = tuple(_LOADERS)
+"""Data sets that ``load`` knows."""

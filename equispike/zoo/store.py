@@ -5,6 +5,7 @@
 import copy
 import os
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -110,19 +111,61 @@ def _commit() -> str:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Fill a module with the weights of a safetensors file, in place. FileError if they are damaged or do not fit."""
-    if not Path(path).is_file():
-        raise FileError(f"{path}: no such file")
-    try:
-        tensors = load(Path(path).read_bytes())
-    except (SafetensorError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"{path}: is not a readable safetensors file, or truncated: {reason}") from error
+    """Fill a module with the weights in a file of safetensors or of ``torch.save``, in place; no code in it is run.
+
+    Names that all begin with "module." or "_orig_mod.", as DataParallel and torch.compile leave them, lose that.
+
+    Raises:
+        FileError: the file is missing, damaged, of another kind, or does not fit.
+    """
+    tensors = _weights(Path(path))
+    for wrapper in ("_orig_mod.", "module.", "_orig_mod."):
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = one_line(error, 200)
         raise FileError(f"{path}: does not fit the model: {reason}") from error
+
+
+def torch_file(path: str | os.PathLike[str]) -> str | None:
+    """Tell a file of torch's own, by its first bytes and names: "weights" or "TorchScript"; None if it is neither."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    if "data.pkl" not in names:
+        return None
+    return "TorchScript" if "constants.pkl" in names else "weights"
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileError(f"{path}: no such file")
+    kind = torch_file(path)
+    if kind == "TorchScript":
+        raise FileError(f"{path}: is a TorchScript file. Save the module's state_dict() instead, with torch.save")
+    try:
+        if kind is None:
+            return load(path.read_bytes())
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileError(f"{path}: is not a readable safetensors file, or truncated: {reason}") from error
+    except Exception as error:  # torch's reader raises errors of many types
+        raise FileError(
+            f"{path}: holds more than weights, or is damaged. Save the module's state_dict() alone, with torch.save"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    items = cast("dict[object, object]", content) if isinstance(content, dict) else {}
+    if not items or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items.items()):
+        raise FileError(f"{path}: holds no state_dict. Save the module's state_dict(), with torch.save")
+    return cast("dict[str, Tensor]", items)
 
 
 def bundled(name: str) -> Path:

@@ -1,0 +1,5 @@
+"""``python -m equispike``: the command line."""
+
+from equispike.cli import main
+
+main()

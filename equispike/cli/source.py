@@ -1,0 +1,161 @@
+"""Models and networks that commands are given: packaged names, files, and functions of the user's own."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from cyclopts import Parameter
+
+from equispike.errors import FileError, one_line
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from equispike.graph.network import Network
+    from equispike.graph.program import Program
+
+    Model = nn.Module | ExportedProgram | Network | Program
+
+Source = Annotated[
+    str,
+    Parameter(
+        help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
+        "'equispike train', an ONNX file, or package.module:factory, a Python function without arguments that returns "
+        "the module, or the module itself, or a program of torch.export; package.module:factory@FILE fills it with the "
+        "weights in a .safetensors or .pth file."
+    ),
+]
+
+
+def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str, Any]]":
+    """The trained model that a source names, and its card; user code is imported only for package.module:factory.
+
+    An ONNX file is read for one output; of other models the output is chosen when they are traced.
+    """
+    if is_packaged(source):
+        from equispike.zoo.store import load_model
+
+        return load_model(source)
+    if source.endswith(".onnx"):
+        from equispike.files.onnx import read_onnx
+
+        return read_onnx(source, output), {}
+    if ":" in source:
+        place, _, weights = source.partition("@")
+        model = cast("Model", imported(place))
+        return _filled(model, source, weights) if weights else _checked(model, source), {}
+    return _from_file(source)
+
+
+def imported(place: str) -> Any:
+    """What ``package.module:name`` gives: what a function returns when called without arguments, or the object itself.
+
+    Raises:
+        FileError: it cannot be imported, needs arguments, or raises.
+    """
+    module, _, name = place.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever the user's module may raise
+        raise FileError(
+            f"{place}: cannot be imported: {type(error).__name__}: {one_line(error, 200)}. Give package.module:factory"
+        ) from error
+    if not callable(found) or _is_model(found):
+        return found
+    try:
+        return found()
+    except Exception as error:  # whatever the user's function may raise
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        remedy = "Give a function that needs no arguments" if isinstance(error, TypeError) else "Mend it first"
+        raise FileError(f"{place}: failed when it was called without arguments: {reason}. {remedy}") from error
+
+
+def is_packaged(source: str) -> bool:
+    """Tell the name of a network that comes with its weights; such a name never means a file."""
+    from equispike.zoo.models import MODELS
+    from equispike.zoo.store import bundled
+
+    return source in MODELS and bundled(source).is_file()
+
+
+def is_network(source: str) -> bool:
+    """Tell a file that holds a converted network, of this package or in NIR."""
+    from equispike.files.checkpoint import kind_of
+
+    if is_packaged(source) or ":" in source:
+        return False
+    return is_nir(source) or kind_of(source) == "equispike.network"
+
+
+def is_nir(source: str) -> bool:
+    """Tell a file that is read as NIR: by its name."""
+    return Path(source).suffix == ".nir"
+
+
+def read_network(source: str) -> "Network":
+    """The converted network in a file of this package, or in a NIR file."""
+    from equispike.files import checkpoint
+    from equispike.files.nir import read_nir
+
+    return read_nir(source) if is_nir(source) else checkpoint.load(source)
+
+
+def name_of(card: "dict[str, Any]", source: str) -> str:
+    """The network's own name, or that of its file."""
+    return str(card.get("name", Path(source).name))
+
+
+def _is_model(value: object) -> bool:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    return isinstance(value, nn.Module | ExportedProgram)
+
+
+def _checked(model: "Model", source: str) -> "Model":
+    if not _is_model(model):
+        raise FileError(
+            f"{source}: is or returned a {type(cast('object', model)).__name__}, not a torch.nn.Module. "
+            "Give a function that returns the trained module"
+        )
+    return model
+
+
+def _filled(model: "Model", source: str, weights: str) -> "Model":
+    from torch import nn
+
+    from equispike.zoo.store import load_weights
+
+    if not isinstance(_checked(model, source), nn.Module):
+        raise FileError(f"{source}: returned a program, which has its weights. Leave {weights} out")
+    load_weights(cast("nn.Module", model), weights)
+    return model
+
+
+def _from_file(source: str) -> "tuple[Model, dict[str, Any]]":
+    from equispike.zoo.store import load_model, torch_file
+
+    if source.endswith(".pt2"):
+        raise FileError(
+            f"{source}: a program of torch.export.save, and loading one can run code from the file. If you trust it, "
+            "write a function that returns torch.export.load(FILE), and give package.module:factory"
+        )
+    match torch_file(source):
+        case "TorchScript":
+            raise FileError(
+                f"{source}: is a TorchScript file, which does not hold the model's own code. Write a function that "
+                "builds the model, and give package.module:factory"
+            )
+        case "weights":
+            raise FileError(
+                f"{source}: is a file of torch.save: weights without the network that they belong to. Write a function "
+                f"that builds it, and give package.module:factory@{source}"
+            )
+        case _:
+            return load_model(source)

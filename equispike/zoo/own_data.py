@@ -1,0 +1,101 @@
+"""Data sets of the user's own: folders of pictures, and whatever gives batches of images and labels."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from equispike.batches import read_labelled
+from equispike.errors import DataError
+from equispike.zoo.augment import Augmentation
+from equispike.zoo.data import Dataset, Part, cut_validation
+from equispike.zoo.folder import read_folder
+
+PARTS = "Give (train, test): two Datasets or DataLoaders of (image, label) pairs"
+
+
+@dataclass(frozen=True)
+class Ready(Part):
+    """Images in memory, preprocessed already.
+
+    Fields:
+        name: e.g. "mine:data/test".
+        images: (N, *features), floating point.
+        labels: (N,) int64.
+        indices: (N,) int64, the images' numbers in the part that they come from.
+        classes: name of each label.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice | Tensor) -> "Ready":
+        """The chosen images, in that order, as a part of the same name."""
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], indices=self.indices[chosen])
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Refuse: the images are preprocessed already."""
+        raise DataError(f"{self.name}: comes preprocessed. Leave out the normalisation")
+
+    def floats(self) -> Tensor:
+        """All images, (N, *features)."""
+        return self.images
+
+    def batches(self, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Images and labels in order; to be gone through any number of times."""
+        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
+
+    def shuffled(
+        self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each tensor of image numbers those images and labels on the device, as they are."""
+        for chosen in batches:
+            yield self.images[chosen].to(device), self.labels[chosen].to(device)
+
+
+def from_folder(folder: Path, size: int) -> Dataset:
+    """The pictures in train/CLASS/ and val/CLASS/ of a folder; a tenth of train becomes the validation part.
+
+    Args:
+        size: height and width of the images that come out, in pixels.
+    """
+    train, test = read_folder(folder, folder.resolve().name, size)
+    return cut_validation(folder.resolve().name, train, test, min(max(len(train) // 10, 1), 10_000))
+
+
+def from_loaders(name: str, given: object) -> Dataset:
+    """What a function of the user's returned: a :class:`Dataset`, or (train, test), each a Dataset or a DataLoader.
+
+    Everything is read into memory. A tenth of the training images becomes the validation part.
+
+    Raises:
+        DataError: it is something else, or holds unusable images or labels.
+    """
+    if isinstance(given, Dataset):
+        return given
+    parts = cast("Sequence[Any]", given) if isinstance(given, tuple | list) else ()
+    if len(parts) != 2:
+        raise DataError(f"{name}: gave a {type(given).__name__}. {PARTS}")
+    train, test = (_read(f"{name}/{part}", one) for part, one in zip(("train", "test"), parts, strict=True))
+    classes = max(len(train.classes), len(test.classes))
+    names = tuple(map(str, range(classes)))
+    train, test = replace(train, classes=names), replace(test, classes=names)
+    return cut_validation(name, train, test, max(len(train) // 10, 1))
+
+
+def _read(name: str, given: Any) -> Ready:
+    pairs = list(read_labelled(given, purpose=f"{name}: batch"))
+    images, labels = (torch.cat(side) for side in zip(*pairs, strict=True))
+    if labels.ndim > 1:
+        raise DataError(f"{name}: labels of shape {tuple(labels.shape)}. Give one class number per image")
+    count = int(labels.max()) + 1
+    return Ready(name, images, labels.long(), torch.arange(len(images)), tuple(map(str, range(count))))

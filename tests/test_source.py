@@ -1,0 +1,165 @@
+"""Models and data that the command line is given: whatever they are, they are read or refused in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import exit_code
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import equispike as es
+from equispike.cli.shared import Data, in_options
+from equispike.cli.source import is_network, read_model
+from equispike.errors import DataError, EquispikeError, FileError
+
+MINE = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+def net(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+def needs(width): return net()
+def raises(): raise OSError("no\\nsuch disk")
+def number(): return 3
+def loud():
+    class Branches(nn.Module):
+        def forward(self, x): return torch.relu(x.flatten(1)) if x.sum() > 0 else x.flatten(1)
+    return Branches()
+instance = net()
+def part(n): return TensorDataset(torch.rand(n, 3, 2, 2), torch.arange(n) % 3)
+def data(): return part(40), part(10)
+def one(): return part(40)
+"""
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"mine_{tmp_path.name.replace('-', '_')}"  # modules are imported once, and each test has its own
+    (tmp_path / f"{name}.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return {name: torch.full_like(v, 0.5) for name, v in read("mine:net").state_dict().items()}
+
+
+def read(source: str) -> nn.Module:
+    model, _ = read_model(source)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def test_a_module_is_taken_as_it_is() -> None:
+    assert read("mine:instance") is read("mine:instance")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("mine:needs", "needs no arguments"),
+        ("mine:raises", "OSError: no such disk"),
+        ("mine:number", "returned a int"),
+        ("mine:nothing", "cannot be imported: AttributeError"),
+        ("nowhere:net", "cannot be imported: ModuleNotFoundError"),
+        ("missing.safetensors", "no such file"),
+    ],
+)
+def test_what_gives_no_model_is_refused_in_one_line(source: str, words: str) -> None:
+    with pytest.raises(FileError, match=words) as caught:
+        read_model(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_torch_save_and_of_wrapped_modules_are_read() -> None:
+    plain = weights()
+    torch.save(plain, "plain.pth")
+    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in plain.items()}}, "wrapped.pt")
+    save_file({f"_orig_mod.module.{name}": value for name, value in plain.items()}, "compiled.safetensors")
+    for file in ("plain.pth", "wrapped.pt", "compiled.safetensors"):
+        assert all(torch.equal(v, plain[name]) for name, v in read(f"mine:net@{file}").state_dict().items())
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("hacked"),)  # type: ignore[return-value]
+
+
+def test_torchs_files_are_called_what_they_are_and_run_nothing() -> None:
+    torch.save(weights(), "w.pth")
+    torch.save({"x": Evil()}, "evil.pth")
+    torch.jit.trace(read("mine:net"), torch.rand(1, 12)).save("script.pt")
+    for source, words in {
+        "w.pth": "weights without the network",
+        "script.pt": "is a TorchScript file",
+        "mine:net@script.pt": "is a TorchScript file",
+        "mine:net@evil.pth": "more than weights",
+        "program.pt2": "torch.export.load",
+    }.items():
+        with pytest.raises(FileError, match=words):
+            read_model(source)
+    assert not Path("hacked").exists()
+
+
+def test_a_packaged_name_means_the_packaged_network(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mnist-cnn").write_bytes(b"a file that took the name")
+    assert not is_network("mnist-cnn")
+    assert read_model("mnist-cnn")[1]["name"] == "mnist-cnn"
+    assert exit_code("convert", "mnist-cnn", "mnist-cnn-bn") == 2
+    assert "mnist-cnn-bn" in capsys.readouterr().err
+    assert not Path("mnist-cnn-bn").exists()
+
+
+def test_what_torch_prints_of_a_model_is_kept_back(capfd: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("check", "mine:loud", "--shape", "3", "2", "2") == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("equispike: Branches: torch.export could not read it")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_function_gives_the_data() -> None:
+    splits, stated = Data("mine:data").read({})
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (36, 4, 10)
+    assert splits.test.floats().shape == (10, 3, 2, 2)
+    assert stated == {"data": "mine:data", "normalised": False}
+    with pytest.raises(DataError, match=r"gave a TensorDataset. Give \(train, test\)"):
+        Data("mine:one").read({})
+
+
+def test_a_folder_of_pictures_gives_the_data(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for kind in ("cat", "dog"):
+            (tmp_path / "pets" / part / kind).mkdir(parents=True)
+            for number in range(10):
+                picture = np.full((20, 30, 3), 100 + number, np.uint8)
+                Image.fromarray(picture).save(tmp_path / "pets" / part / kind / f"{number}.png")
+    splits, stated = Data("pets", size=8).read({})
+    assert splits.test.classes == ("cat", "dog")
+    assert splits.test.take(2).floats().shape == (2, 3, 8, 8)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (18, 2, 20)
+    assert Data().read(stated)[0].test.take(1).floats().shape == (1, 3, 8, 8)
+    with pytest.raises(EquispikeError, match="--size: is for --data with a folder"):
+        Data("mnist-sample", size=8).read({})
+
+
+def test_remedies_are_written_as_options() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1), nn.MaxPool2d(2))
+    said = str(es.check(model, torch.rand(2, 1, 9, 9)))
+    assert "[es." in said
+    assert "[es." not in in_options(said)
+    assert in_options("reset='subtract'") == "--reset subtract"
+
+
+def test_info_says_what_is_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    es.save(es.convert(read("mine:net"), torch.rand(8, 3, 2, 2)), "n.safetensors")
+    assert exit_code("info", "n.safetensors") == 0
+    assert "method: DataNorm(percentile=99.9)" in capsys.readouterr().out
+    assert exit_code("info", "mnist-cnn") == 0
+    assert "name: mnist-cnn" in capsys.readouterr().out
+    Path("text").write_text("nothing of ours")
+    assert exit_code("info", "text") == 2
