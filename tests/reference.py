@@ -98,6 +98,26 @@ def avg_pool(op: Any, x: Array) -> Array:
     return y
 
 
+def winner_pool(op: Any, x: Array) -> Array:
+    """Growth of the largest sum in each window, step by step: x (T, C, H, W), no padding or dilation."""
+    sums = np.zeros(x.shape[1:])
+    largest: Array | None = None
+    passed: list[Array] = []
+    for step in x:
+        rows, columns = ((n - k) // s + 1 for n, k, s in zip(sums.shape[1:], op.kernel, op.stride, strict=True))
+        before = np.zeros((len(sums), rows, columns)) if largest is None else largest
+        sums = sums + step
+        largest = np.zeros_like(before)
+        for channel in range(len(sums)):
+            for row in range(rows):
+                for column in range(columns):
+                    top, left = row * op.stride[0], column * op.stride[1]
+                    window = sums[channel, top : top + op.kernel[0], left : left + op.kernel[1]]
+                    largest[channel, row, column] = window.max()
+        passed.append(largest - before)
+    return np.stack(passed)
+
+
 def linear(op: Any, x: Array) -> Array:
     y = x @ array(op.weight).T
     return y if op.bias is None else y + array(op.bias)

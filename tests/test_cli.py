@@ -256,7 +256,7 @@ def test_check_lists_operations_and_exits_with_2_for_a_model_that_does_not_conve
     assert run(capsys, "check", "mine:pooled", "--shape", "3", "2", "2")[0] == 2
     code, out, _ = run(capsys, "check", "mine:pooled", "--shape", "3", "2", "2", "--max-pool-to-winner")
     assert code == 0
-    assert "passes the one that spiked most" in out
+    assert "passes the growth of the largest count" in out
     assert "Predicted smallest useful T" in out
     assert "Give one of" in refused(
         capsys, "check", "mine:pooled", "--max-pool-to-winner", "--max-pool-to-avg", "--shape", "3", "2", "2"

@@ -1,10 +1,11 @@
 """Max pooling three ways, and leaky ReLU: what keeps the function, what spikes do, and that all engines agree."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,22 +43,42 @@ def head(features: int) -> tuple[Op, Op]:
     return Flatten(), Linear(torch.randn(3, features, generator=torch.Generator().manual_seed(2)), None)
 
 
-@given(seed=st.integers(0, 10**6), cut=st.integers(1, 8))
-def test_a_winner_pool_passes_what_has_added_up_to_most(seed: int, cut: int) -> None:
-    """A literal loop over steps and windows; of equal sums the first wins. Any cut into chunks gives the same."""
-    spikes = torch.randint(0, 2, (9, 1, 2, 4, 2), generator=torch.Generator().manual_seed(seed)).float()
-    op = WinnerPool(**vars(POOL))
-    first, total = winners(op, spikes[:cut], torch.zeros(1, 2, 4, 2, dtype=torch.float64))
+@given(seed=st.integers(0, 10**6), cut=st.integers(1, 8), signed=st.booleans())
+def test_a_winner_pool_passes_the_growth_of_the_largest_sum(seed: int, cut: int, signed: bool) -> None:
+    """A literal loop over steps and windows; any cut into chunks gives the same."""
+    generator = torch.Generator().manual_seed(seed)
+    spikes = torch.randint(-1 if signed else 0, 2, (9, 1, 2, 4, 5), generator=generator).float()
+    op = WinnerPool((2, 3), (2, 1), (0, 0), (1, 1))
+    first, total = winners(op, spikes[:cut], torch.zeros(1, 2, 4, 5, dtype=torch.float64))
     second, total = winners(op, spikes[cut:], total)
     assert torch.equal(total, spikes.double().sum(0))
-    expected = torch.zeros(9, 1, 2, 2, 1)
-    for channel, row in itertools.product(range(2), repeat=2):
-        counts = [0.0] * 4
-        for t in range(9):
-            window = spikes[t, 0, channel, 2 * row : 2 * row + 2].flatten().tolist()
-            counts = [count + spike for count, spike in zip(counts, window, strict=True)]
-            expected[t, 0, channel, row, 0] = window[counts.index(max(counts))]
-    assert torch.equal(torch.cat([first, second]), expected)
+    passed = torch.cat([first, second])
+    assert np.array_equal(passed[:, 0].numpy(), reference.winner_pool(op, spikes[:, 0].numpy()))
+    assert torch.equal(passed.sum(0), op(spikes.sum(0)))
+
+
+@given(st.integers(0, 10**6))
+def test_of_inputs_that_stay_the_same_a_winner_pool_passes_the_maximum(seed: int) -> None:
+    currents = torch.randn(1, 2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    op = WinnerPool((3, 3), (2, 2), (1, 1), (1, 1), ceil_mode=True)
+    passed, _ = winners(op, currents.expand(7, -1, -1, -1, -1), torch.zeros(2, 3, 8, 8, dtype=torch.float64))
+    assert torch.equal(passed, op(currents[0]).expand(7, -1, -1, -1, -1))
+
+
+def test_neurons_that_take_turns_do_not_add_up() -> None:
+    """Two neurons at half of the highest rate, in turns: the largest of their counts is passed, and not their sum."""
+    weights = torch.eye(2)[:, :, None], torch.tensor([[[1.0], [-1.0]]])
+    ones = (1,), (0,), (1,)
+    network = chain(
+        Conv(weights[0], None, *ones), Neuron(), Conv(weights[1], None, *ones), Neuron(),
+        MaxPool((2,), (2,), (0,), (1,)), Flatten(), shape=(2, 2),
+    )  # fmt: skip
+    calibration = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]])
+    spiking = es.convert(network, calibration, es.DataNorm(), lossy=[es.max_pool_to_winner])
+    image = torch.tensor([[[0.5, 1.0], [0.0, 0.5]]])
+    for timesteps in (64, 1024):
+        score = float(es.simulate(spiking, image, timesteps).readout[-1] / timesteps)
+        assert abs(score - float(network(image))) <= 2 / timesteps
 
 
 def spiking() -> Network:

@@ -95,7 +95,7 @@ class Lossy:
         bool, Parameter(help="Replace max pools by average pools: changes the trained network.", negative="")
     ] = False
     max_pool_to_winner: Annotated[
-        bool, Parameter(help="Let max pools pass the spikes of the input that spiked most so far.", negative="")
+        bool, Parameter(help="Let max pools pass the growth of the largest count of spikes.", negative="")
     ] = False
     leaky_relu_to_pairs: Annotated[
         bool, Parameter(help="Replace leaky ReLUs by two neurons, one for each sign.", negative="")

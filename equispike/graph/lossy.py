@@ -43,13 +43,15 @@ def max_pool_to_avg(network: Network) -> tuple[Network, list[Change]]:
 
 
 def max_pool_to_winner(network: Network) -> tuple[Network, list[Change]]:
-    """Let every max pool pass the spikes of that input which has spiked most so far (Rueckauer et al., 2017).
+    """Let every max pool pass the growth of the largest count of spikes in each window (see ``ops.WinnerPool``).
 
-    The trained function stays. Spikes do not: while two inputs take turns at the top, spikes of both pass, so that the
-    rate behind the pool can be a little above the highest in front of it. The pool has to count, which few chips can.
+    The trained function stays, and at any time the count behind the pool is the largest count in front of it. The pool
+    has to count, which few chips can.
     """
     ops: dict[str, Op] = {node.name: winner(node.op) for node in network.nodes if is_open(node.op)}
-    changes = [Change(name, f"max pool passes the one that spiked most of {_size(op)}") for name, op in ops.items()]
+    changes = [
+        Change(name, f"max pool passes the growth of the largest count of {_size(op)}") for name, op in ops.items()
+    ]
     return network.replace_ops(ops), changes
 
 

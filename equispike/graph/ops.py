@@ -133,11 +133,13 @@ class MaxPool:
 
 @dataclass(frozen=True, eq=False)
 class WinnerPool(MaxPool):
-    r"""Max pooling of spikes: of each window, what has added up to most so far passes (Rueckauer et al., 2017).
+    r"""Max pooling of spikes: of each window, the growth of the largest sum of spikes passes.
 
-    .. math:: y(t) = x_w(t), \qquad w = \arg\max_i \sum_{s \le t} x_i(s)
+    .. math:: y(t) = \max_i S_i(t) - \max_i S_i(t - 1), \qquad S_i(t) = \sum_{s \le t} x_i(s)
 
-    Of equal sums the first wins. Of inputs that stay the same in every step it is their maximum.
+    So the count of what passes is the largest count in the window, at any time. (The gate of Rueckauer et al., 2017,
+    passes the spikes of whoever leads; of neurons that take turns it passes too many.) Of inputs that stay the same in
+    every step it is their maximum.
     """
 
 

@@ -46,7 +46,11 @@ VERDICTS: dict[type, tuple[Verdict, str, str]] = {
         "a maximum of spikes is not the maximum of rates",
         "Train with average pooling, or pass lossy=[es.max_pool_to_avg] or [es.max_pool_to_winner]",
     ),
-    WinnerPool: ("approximate", "of each window, what has spiked most so far passes", "More time-steps T"),
+    WinnerPool: (
+        "approximate",
+        "of each window, the growth of the largest count passes",
+        "More time-steps T",
+    ),
     LeakyReLU: (
         "refused",
         "spikes have one sign, so the negative side is lost",
