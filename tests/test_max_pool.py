@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,8 +163,31 @@ def test_files_hold_winner_pools(tmp_path: Path) -> None:
     assert torch.equal(es.simulate(loaded, IMAGES, 9).readout, es.simulate(network, IMAGES, 9).readout)
 
 
-@pytest.mark.parametrize("write", [write_module, write_nir, write_onnx])
-def test_other_tools_cannot_be_told_of_winner_pools(tmp_path: Path, write: Callable[..., object]) -> None:
-    with pytest.raises(es.ConversionError, match=r"WinnerPool\): counts spikes.*Train with average pooling"):
-        write(spiking(), tmp_path / "file.py")
+def stem() -> Network:
+    """The stem of a ResNet, whose pool is early, and a pool with windows that reach over the end."""
+    over_the_end = MaxPool((3, 3), (2, 2), (0, 0), (1, 1), ceil_mode=True)
+    network = chain(conv(1, 2), Neuron(), MaxPool((3, 3), (2, 2), (1, 1), (1, 1)), conv(2, 2, 1), Neuron(),
+                    over_the_end, *head(8))  # fmt: skip
+    return es.quantize(es.convert(network, IMAGES, es.DataNorm(), lossy=[es.max_pool_to_winner]), 6)
+
+
+@pytest.mark.parametrize("make", [spiking, stem])
+def test_modules_and_onnx_files_give_the_same_scores(tmp_path: Path, make: Callable[[], Network]) -> None:
+    network, timesteps = make(), 21
+    expected = es.simulate(network, IMAGES, timesteps).readout
+    write_module(network, tmp_path / "pools.py")
+    module: dict[str, Any] = {"__file__": str(tmp_path / "pools.py")}
+    exec((tmp_path / "pools.py").read_text(), module)
+    assert torch.equal(module["Network"]()(IMAGES, timesteps).to(expected.dtype), expected)
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    write_onnx(network, tmp_path / "pools.onnx")
+    given = {"images": IMAGES.float().numpy(), "timesteps": np.array(timesteps)}
+    (scores,) = runtime.InferenceSession(tmp_path / "pools.onnx").run(["scores"], given)
+    assert torch.equal(torch.from_numpy(scores).to(expected.dtype), expected)
+
+
+def test_nir_cannot_be_told_of_winner_pools(tmp_path: Path) -> None:
+    with pytest.raises(es.ConversionError, match=r"WinnerPool\): takes maxima.*Export to ONNX or torch"):
+        write_nir(spiking(), tmp_path / "file.nir")
     assert not list(tmp_path.iterdir())

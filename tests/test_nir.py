@@ -171,6 +171,16 @@ def test_sums_and_names_that_nir_does_not_have_come_back(tmp_path: Path, profile
     same_spikes(network, again, dyadic(7, 3, 2, 4, 4, low=0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_written_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    network = chain((12,), Linear(dyadic(3, 8, 12), dyadic(4, 8)), Neuron, Linear(dyadic(5, 3, 8), None))
+    network = network.to(torch.float32)
+    write_nir(network.to(dtype), tmp_path / "n.nir")
+    again = read_nir(tmp_path / "n.nir")
+    assert again.dtype == torch.float32
+    same_spikes(network.to(dtype).to(torch.float32), again, dyadic(7, 3, 12, low=0))
+
+
 def test_every_identifier_is_one_and_none_is_taken_twice() -> None:
     names = list(identifiers(branching()).values())
     assert len(set(names)) == len(names)

@@ -33,7 +33,7 @@ def outputs(path: Path, images: torch.Tensor, timesteps: int) -> dict[str, Any]:
     """What a user runs: scores and spikes by name."""
     running = session(path)
     names = [output.name for output in running.get_outputs()]
-    values = running.run(names, {"images": images.numpy(), "timesteps": np.array(timesteps)})
+    values = running.run(names, {"images": images.float().numpy(), "timesteps": np.array(timesteps)})
     return dict(zip(names, map(torch.from_numpy, values), strict=True))
 
 
@@ -87,6 +87,18 @@ def test_real_digits_score_closely_without_rounding(tmp_path: Path) -> None:
     scores, run = outputs(tmp_path / "n.onnx", images, 32)["scores"], es.simulate(network, images, 32)
     assert (scores - run.readout).abs().max() < 0.01 * run.readout.abs().max()
     assert torch.equal(scores.argmax(2), run.predictions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_files_of_every_precision_take_images_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Weights on a coarse grid, so that every precision holds the same network."""
+    model = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    images = torch.randint(0, 9, (5, 12), generator=torch.Generator().manual_seed(0)) / 8
+    network = es.quantize(es.convert(model, images, es.DataNorm()), 6).to(torch.float32)
+    write_onnx(network.to(dtype), tmp_path / "n.onnx")
+    assert session(tmp_path / "n.onnx").get_inputs()[0].type == "tensor(float)"
+    expected = es.simulate(network, images, 16).readout
+    assert torch.equal(outputs(tmp_path / "n.onnx", images, 16)["scores"].float(), expected)
 
 
 def test_convolutions_in_float64_are_rounded_and_that_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, WinnerPool
 from equispike.graph.pooling import unwritable
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
@@ -53,7 +53,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     """Write a converted network as a Python file with an ``nn.Module``, and its weights beside it, ending in ``.pt``.
 
     The module has the time loop inside, and gives the scores of ``simulate`` with constant input: on a quantized
-    network to the last bit.
+    network to the last bit. Half precision is written in float32.
 
     Args:
         network: converted.
@@ -67,16 +67,23 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     path = Path(path)
     if path.suffix != ".py":
         raise FileError(f"{path}: is to hold a Python module. Give a name that ends in .py")
+    network = network.widened()
     numbers = {node.name: number for number, node in enumerate(network.nodes)}
     tensors: dict[str, Tensor] = {}
     before: list[str] = []
     step: list[str] = []
+    moving = changing(network)
     for node in network.nodes[1:]:
-        inputs = [f"x{numbers[name]}" for name in node.inputs]
+        number, inputs = numbers[node.name], [f"x{numbers[name]}" for name in node.inputs]
         shape = network.shapes[node.inputs[0]]
-        step.append(f"{_line(node, numbers[node.name], inputs, shape, tensors)}  # {node.name!r}")
+        if isinstance(node.op, WinnerPool):
+            step.append(f"{_pool(node.op, number, inputs[0], node.name in moving)}  # {node.name!r}")
+        else:
+            step.append(f"{_line(node, number, inputs, shape, tensors)}  # {node.name!r}")
         if isinstance(node.op, Neuron):
-            before.append(f"v{numbers[node.name]} = {start(node.name, node.op)} * self.threshold{numbers[node.name]}")
+            before.append(f"v{number} = {start(node.name, node.op)} * self.threshold{number}")
+        elif isinstance(node.op, WinnerPool) and node.name in moving:
+            before.append(f"s{number}, m{number} = 0.0, 0.0")
     source = TEMPLATE.format(
         version=version("equispike"),
         weights=ascii(path.with_suffix(".pt").name),
@@ -90,6 +97,28 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     write_bytes(path.with_suffix(".pt"), buffer.getvalue())
     write_bytes(path, source.encode())
     return [f"Needs torch alone: from {path.stem} import Network; Network()(images, timesteps=64) gives the scores."]
+
+
+def changing(network: Network) -> set[str]:
+    """Nodes whose values change from step to step with constant input: neurons, and what is computed from them."""
+    moving: set[str] = set()
+    for node in network.nodes[1:]:
+        if isinstance(node.op, Neuron | Readout) or not moving.isdisjoint(node.inputs):
+            moving.add(node.name)
+    return moving
+
+
+def _pool(op: WinnerPool, number: int, x: str, moving: bool) -> str:
+    """The maximum of what stays the same; of spikes, the growth of the largest sum."""
+    pool = f"F.max_pool{len(op.kernel)}d"
+    options = f"{op.kernel}, {op.stride}, {op.padding}, {op.dilation}, {op.ceil_mode}"
+    if not moving:
+        return f"x{number} = {pool}({x}, {options})"
+    sums, most = f"s{number}", f"m{number}"
+    return (
+        f"{sums} = {sums} + {x}.double()\n{most}, before = {pool}({sums}, {options}), {most}\n"
+        f"x{number} = ({most} - before).to({x}.dtype)"
+    )
 
 
 def _entrance(network: Network) -> str:

@@ -33,7 +33,7 @@ def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "p
     """Write a converted network as a NIR file, atomically, for nir 1.0.4 and later.
 
     Spikes stay what they are, exactly so on a quantized network. For "portable", quantize with ``per_channel=False``:
-    one threshold per layer is what most readers take.
+    one threshold per layer is what most readers take. Half precision is written in float32.
 
     Args:
         network: converted, quantized or not.
@@ -48,7 +48,7 @@ def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "p
         FileError: the file cannot be written.
     """
     h5py = hdf5.package()
-    lowered, notes = lower(network, profile)
+    lowered, notes = lower(network.widened(), profile)
     notes = [*_instructions(lowered), *notes]
     names = identifiers(lowered)
     buffer = io.BytesIO()

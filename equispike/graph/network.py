@@ -118,6 +118,10 @@ class Network:
         """The same network with its tensors on another device or in another floating-point type."""
         return self.rewrite(lambda node: dataclasses.replace(node, op=map_tensors(node.op, lambda t: t.to(target))))
 
+    def widened(self) -> "Network":
+        """The same network in float32 if it is in half precision, whose weights float32 holds; else itself."""
+        return self.to(torch.float32) if self.dtype.itemsize < 4 else self
+
     def rewrite(self, change: Callable[[Node], Node]) -> "Network":
         """The network with ``change`` applied to every node."""
         return dataclasses.replace(self, nodes=tuple(change(node) for node in self.nodes))

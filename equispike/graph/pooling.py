@@ -67,5 +67,6 @@ def unwritable(node: Node) -> ConversionError:
     if not isinstance(node.op, WinnerPool):
         return ConversionError(not_spiking(node))
     return ConversionError(
-        f"{node.name} (WinnerPool): counts spikes, which no other tool does. Train with average pooling"
+        f"{node.name} (WinnerPool): takes maxima, of which NIR knows nothing. Export to ONNX or torch, or train with "
+        "average pooling"
     )

@@ -37,11 +37,11 @@ def read_onnx(path: str | PathLike[str], output: int | None = None) -> Network:
 def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
     """Write a converted network as an ONNX file, atomically.
 
-    Its inputs are ``images``, (B, *features), preprocessed as in training, as a current in every step; and
+    Its inputs are ``images``, (B, *features), float32, preprocessed as in training, as a current in every step; and
     ``timesteps``, T, one integer. Its outputs are ``scores``, (T, B, classes), added up over the steps as those of
     ``simulate`` are, and for each neuron layer ``spikes.NAME``, (B, *features), its spikes over all steps. On a
     quantized network in float32 both are exact. Runtimes have no convolutions in float64: a network that holds some is
-    written in float32, and the sentences say so.
+    written in float32, and the sentences say so. Half precision is written in float32 as well.
 
     Args:
         network: converted.
@@ -57,6 +57,9 @@ def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
         "Needs onnxruntime alone: onnxruntime.InferenceSession(FILE).run(['scores'], {'images': images, "
         "'timesteps': numpy.array(64)}) gives the scores after each step; outputs spikes.NAME, the spikes of a layer."
     ]
+    if network.dtype.itemsize < 4:
+        network = network.widened()
+        notes.append("This network is in half precision: it was written in float32, which holds the same weights.")
     if network.dtype == torch.float64 and any(isinstance(node.op, Conv | AvgPool) for node in network):
         network = network.to(torch.float32)
         notes.append(

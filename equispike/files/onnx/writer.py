@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from equispike.extras import extra
-from equispike.files.module import start
+from equispike.files.module import changing, start
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout, WinnerPool
 from equispike.graph.pooling import unwritable
 
 OPSET, IR_VERSION = 17, 8
@@ -51,6 +51,7 @@ class GraphWriter:
         self.helper = extra("onnx.helper", "onnx", "ONNX files")
         self.types = extra("onnx", "onnx", "ONNX files").TensorProto
         self.float: int = {torch.float32: self.types.FLOAT, torch.float64: self.types.DOUBLE}[network.dtype]
+        self.moving = changing(network)
         self.numbers = {node.name: number for number, node in enumerate(network.nodes)}
         self.before: list[Any] = []
         self.step: list[Any] = []
@@ -61,15 +62,12 @@ class GraphWriter:
     def model(self) -> Any:
         """The file, ready to be serialized."""
         self._images()
-        moving: set[str] = set()
         for node in self.network.nodes[1:]:
-            if isinstance(node.op, Neuron | Readout) or not moving.isdisjoint(node.inputs):
-                moving.add(node.name)
-            self.place, self.layer = self.step if node.name in moving else self.before, node.name
+            self.place, self.layer = self.step if node.name in self.moving else self.before, node.name
             self._node(node)
         results = self._loop()
         given = [
-            self._info("images", self.float, ["batch", *self.network.input.shape]),
+            self._info("images", self.types.FLOAT, ["batch", *self.network.input.shape]),
             self._info("timesteps", self.types.INT64, []),
         ]
         graph = self.helper.make_graph(self.before, "network", given, results, self.stored)
@@ -83,6 +81,8 @@ class GraphWriter:
     def _images(self) -> None:
         """The images as they enter; and what is carried, before the first step."""
         op, x = self.network.input, "images"
+        if self.float != self.types.FLOAT:
+            x = self._put("Cast", x, to=self.float)
         if op.step is not None:
             x = self._put("Round", self._put("Div", x, self._number(op.step)))
             x = self._put("Mul", x, self._number(op.step))
@@ -99,6 +99,11 @@ class GraphWriter:
             shape, number, threshold = self.network.shapes[name], self.numbers[name], calibrated(name, neuron)[0]
             carry(f"v{number}", self.float, shape, threshold * start(name, neuron))
             carry(f"n{number}", self.float, shape, threshold.new_zeros(()))
+        for node in self.network.nodes:
+            if isinstance(node.op, WinnerPool) and node.name in self.moving:
+                number, zero = self.numbers[node.name], torch.zeros((), dtype=torch.float64)
+                carry(f"s{number}", self.types.DOUBLE, self.network.shapes[node.inputs[0]], zero)
+                carry(f"m{number}", self.types.DOUBLE, self.network.shapes[node.name], zero)
         carry("total", self.types.DOUBLE, self.network.shapes[self.network.nodes[-1].name], torch.zeros(()).double())
 
     def _node(self, node: Node) -> None:
@@ -113,6 +118,8 @@ class GraphWriter:
                 self._put("Add", product, self._weight(op.bias), result=result)
         elif isinstance(op, AvgPool):
             self._average(op, inputs[0], self.network.shapes[node.inputs[0]], result)
+        elif isinstance(op, WinnerPool):
+            self._largest(op, inputs[0], node, result)
         elif isinstance(op, Flatten):
             self._put("Flatten", *inputs, result=result, axis=1)
         elif isinstance(op, Pad):
@@ -140,6 +147,22 @@ class GraphWriter:
             "Conv", x, *weights, result=result, strides=list(op.stride), dilations=list(op.dilation), group=op.groups,
             pads=[*op.padding, *behind],
         )  # fmt: skip
+
+    def _largest(self, op: WinnerPool, x: str, node: Node, result: str) -> None:
+        """The maximum of what stays the same; of spikes, the growth of the largest sum (see ``ops.WinnerPool``)."""
+        before, after = (self.network.shapes[name][1:] for name in (node.inputs[0], node.name))
+        reach = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.kernel, strict=True)]
+        axes = zip(after, op.stride, reach, before, op.padding, strict=True)
+        behind = [max(p, (n - 1) * s + k - size - p) for n, s, k, size, p in axes]
+        windows: dict[str, Any] = {"kernel_shape": list(op.kernel), "strides": list(op.stride)}
+        windows |= {"dilations": list(op.dilation), "pads": [*op.padding, *behind]}
+        if node.name not in self.moving:
+            self._put("MaxPool", x, result=result, **windows)
+            return
+        number = self.numbers[node.name]
+        sums = self._put("Add", f"s{number}", self._put("Cast", x, to=self.types.DOUBLE), result=f"s{number}.next")
+        most = self._put("MaxPool", sums, result=f"m{number}.next", **windows)
+        self._put("Cast", self._put("Sub", most, f"m{number}"), to=self.float, result=result)
 
     def _average(self, op: AvgPool, x: str, shape: tuple[int, ...], result: str) -> None:
         """Sums over windows, divided: on windows that reach over the end, runtimes' own pools differ from torch's."""
