@@ -2,8 +2,11 @@
 
 import ast
 import itertools
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,31 @@ def test_functional_imports_no_packages_but_torch() -> None:
             names |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
             roots = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
             assert roots <= {"torch", "equispike"}
+
+
+IMPORTED_AS = {"pillow": "PIL"}
+"""Packages whose name is not that of what is imported."""
+
+
+def named(requirements: Sequence[str]) -> set[str]:
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+    return {IMPORTED_AS.get(name, name) for name in names}
+
+
+def test_packages_are_declared_if_and_only_if_they_are_imported() -> None:
+    """Those of extras are imported by name when they are needed, but for triton, which comes with torch for GPUs."""
+    found: set[str] = set()
+    for path in [*MODULES, Path("__init__.py")]:
+        for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    source = PACKAGE.parent / "pyproject.toml"
+    if not source.is_file():
+        pytest.skip("installed without its sources")
+    declared = named(tomllib.loads(source.read_text(encoding="utf-8"))["project"]["dependencies"])
+    assert found - set(sys.stdlib_module_names) - {"equispike", "triton"} == declared
 
 
 def run(code: str) -> str:
