@@ -180,7 +180,7 @@ def prepare(
     """Trace, apply passes, fold: the network as it will spike, without thresholds, and what lossy passes changed."""
     if isinstance(model, Network):
         check_chosen(model, output)
-        network = model
+        network = model.widened()
     else:
         network = trace(model, example, output)
     network, _ = early_max_pools(network)

@@ -471,9 +471,10 @@ def test_all_chunks_of_a_run_share_one_plan(monkeypatch: pytest.MonkeyPatch) -> 
 
 @needs_core
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_events_refuse_what_the_core_does_not_know(dtype: torch.dtype) -> None:
-    with pytest.raises(es.SimulationError, match="'events' needs a network in float32 or float64 on the CPU"):
-        es.simulate(one_layer().to(dtype), torch.ones(1, 3), 2, engine="events")
+def test_half_precision_runs_in_single_precision(dtype: torch.dtype) -> None:
+    network = one_layer().to(dtype)
+    run = es.simulate(network, torch.ones(1, 3), 2, engine="events")
+    same(run, es.simulate(network.to(torch.float32), torch.ones(1, 3), 2, engine="stepwise"))
 
 
 def test_without_a_core_auto_says_once_that_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:

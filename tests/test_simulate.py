@@ -236,6 +236,26 @@ def test_half_precision_counts_every_spike(engine: Any) -> None:
     assert run.spikes["n"].unique().tolist() == [301]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("engine", ["auto", "layerwise", "stepwise"])
+def test_models_in_half_precision_convert_and_score_without_end(dtype: torch.dtype, engine: Any) -> None:
+    """Scores grow with every step: in float16 they would be infinite beyond 65,504, and every image of class 0."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).to(dtype)
+    with torch.no_grad():
+        model[2].weight.mul_(4000)
+    images = torch.rand(5, 4)
+    network = es.convert(model, images, es.DataNorm())
+    for spiking in (network, network.to(dtype)):
+        run = es.simulate(spiking, images, 256, engine=engine)
+        assert run.readout.dtype == torch.float32
+        assert float(run.readout.abs().max()) > 65_504
+        trained = model.float()(images).detach()
+        assert torch.allclose(run.readout[-1] / 256, trained, atol=float(0.02 * trained.abs().max()))
+    for method in (es.RMP(timesteps=8), es.SpikeNorm(timesteps=8)):
+        assert es.convert(model.to(dtype), images, method).dtype == torch.float32
+
+
 # The trained float network
 
 

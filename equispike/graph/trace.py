@@ -26,7 +26,8 @@ def trace(model: Traceable, example: Images, output: int | None = None) -> Netwo
     """Read a model into a Network, without thresholds.
 
     Batch norm appears as ``Affine`` and max pooling as ``MaxPool``; passes of ``graph.exact`` and ``graph.lossy``
-    remove them. The model is copied first: its mode, device and weights stay as they are.
+    remove them. The model is copied first: its mode, device and weights stay as they are. Of a model in half precision
+    the network is in float32, which holds the same weights.
 
     Args:
         model: any module of image tensors that returns class scores (B, classes) or other values (B, *outputs), or
@@ -42,7 +43,7 @@ def trace(model: Traceable, example: Images, output: int | None = None) -> Netwo
     network, reader = _translated(model, example, output)
     if network is None:
         raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in reader.refused))
-    return network
+    return network.widened()
 
 
 def examine(model: Traceable, example: Images, output: int | None = None) -> tuple[Network | None, list[Finding]]:
@@ -51,7 +52,7 @@ def examine(model: Traceable, example: Images, output: int | None = None) -> tup
     Of operations that only a lossy pass makes fit for spikes the verdict is "refused"; the network holds them.
     """
     network, reader = _translated(model, example, output)
-    return network, reader.findings
+    return None if network is None else network.widened(), reader.findings
 
 
 def export(model: Traceable, example: Images) -> Program:

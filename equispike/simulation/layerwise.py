@@ -64,7 +64,7 @@ def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Rec
     chunk = steps_per_chunk(network, len(images), timesteps, memory)
     propagate(task, chunk, record, v=v, done=start.step, potentials=potentials, sent=sent)
     whole = {name: count.to(torch.int32) for name, count in counts.items()}
-    readout = (scores[1:] * last.op.scale).to(images.dtype)
+    readout = (scores[1:] * last.op.scale).to(torch.promote_types(images.dtype, torch.float32))
     negative = negative_spikes(whole, start.sent, sent)
     return Record(readout, whole, spikes, trains, potentials, negative), lambda: Moment(timesteps, v, scores[-1], sent)
 

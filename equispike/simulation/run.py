@@ -127,7 +127,7 @@ def simulate(
     trains: Collection[str] = (),
     potentials: Collection[str] = (),
 ) -> Run:
-    """Run a converted network as spikes.
+    """Run a converted network as spikes. On a CPU, a network in half precision runs in float32.
 
     Args:
         network: with thresholds, from ``convert`` or ``load``.
@@ -165,6 +165,8 @@ def simulate(
         raise SimulationError(f"images of type {images.dtype}: preprocess them as in training (floats)")
     if stop is not None and len(network.shapes[network.nodes[-1].name]) > 1:
         raise SimulationError("stop: an image has one answer only where the outputs are a vector of class scores")
+    if network.device.type == "cpu":
+        network = network.widened()
     images = network.check_images(images)
     if not len(images):
         raise SimulationError("images: there are none. Give at least one")

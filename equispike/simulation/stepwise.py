@@ -31,7 +31,7 @@ def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Reco
     assert isinstance(last.op, Readout)
     for values in steps(task, v, start.step, sent):
         total = total + values[last.inputs[0]].double()
-        readout.append((total * last.op.scale).to(images.dtype))
+        readout.append((total * last.op.scale).to(torch.promote_types(images.dtype, torch.float32)))
         for name in network.neurons:
             fired = (values[name] != 0).to(torch.int32)
             counts[name] += fired
