@@ -25,6 +25,7 @@ LAYERS = (
     {"zoo", "conversion", "results"},
     {"report", "cluster", "demo", "diagnosis", "checking", "sweep"},
     {"cli"},
+    {"__main__"},
 )
 """Folders and modules from the bottom up: imports go to lower layers. Those of one layer do not see each other."""
 
