@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from equispike.calibrate.data_norm import DataNorm as DataNorm
     from equispike.calibrate.data_norm import ModelNorm as ModelNorm
     from equispike.calibrate.rate_norm import RateNorm as RateNorm
-    from equispike.calibrate.spike_norm import RMP as RMP
+    from equispike.calibrate.rmp import RMP as RMP
     from equispike.calibrate.spike_norm import SpikeNorm as SpikeNorm
     from equispike.checking import check as check
     from equispike.conversion import convert as convert
     from equispike.errors import CalibrationError as CalibrationError
+    from equispike.errors import CalibrationWarning as CalibrationWarning
     from equispike.errors import ConversionError as ConversionError
     from equispike.errors import DataError as DataError
     from equispike.errors import EquispikeError as EquispikeError
@@ -50,11 +51,13 @@ _PLACES = {
     "analysis.fit": ("rate_fit",),
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
     "calibrate.rate_norm": ("RateNorm",),
-    "calibrate.spike_norm": ("RMP", "SpikeNorm"),
+    "calibrate.rmp": ("RMP",),
+    "calibrate.spike_norm": ("SpikeNorm",),
     "checking": ("check",),
     "conversion": ("convert",),
     "errors": (
         "CalibrationError",
+        "CalibrationWarning",
         "ConversionError",
         "DataError",
         "EquispikeError",

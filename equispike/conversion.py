@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -10,9 +11,9 @@ from torch.export import ExportedProgram
 
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.data_norm import DataNorm, input_scale
-from equispike.calibrate.method import Method, ReadoutKind, with_thresholds
+from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
-from equispike.calibrate.spike_norm import RMP, rescaled
+from equispike.calibrate.rmp import RMP, scaled
 from equispike.errors import ConversionError
 from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images
@@ -63,14 +64,14 @@ def convert(
         output: which of several tensors that the model returns is to be the readout, from 0. Networks for several of
             them, from the same images, spike alike in the layers that they share.
     Returns:
-        the network in the activation form: a layer's threshold is in units of its trained activation (of RMP with
-        scale < 1: of the activation times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
+        the network in the activation form: a layer's threshold is in units of its trained activation (of
+        ``RMP(after=True)``: times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
         trained as ``nn.RateNorm`` give rates instead: with ``RateNorm()`` their spikes have size 1.
         ``provenance`` tells method, reset, readout, what lossy passes changed, and versions.
     Raises:
         ConversionError: the model holds operations that cannot be spikes, or weights that are not finite.
         DataError: there are no calibration images, or unusable ones.
-        CalibrationError: the calibration images leave a layer silent.
+        CalibrationError: the method's own, see there.
 
     >>> import torch
     >>> import equispike as es
@@ -80,6 +81,35 @@ def convert(
     >>> es.simulate(network, images, timesteps=32).predictions.shape
     torch.Size([32, 16])
     """
+    check_v_init(v_init)
+    return _measure(model, batches, method, reset, readout, lossy, output).spiking(v_init)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A network that is ready for thresholds, the thresholds, and what provenance says of both."""
+
+    network: Network
+    thresholds: Thresholds
+    method: Method
+    reset: Reset
+    told: Mapping[str, object]
+
+    def spiking(self, v_init: float | str) -> Network:
+        told = {"method": as_data(self.method), "scale": self.thresholds.scale, "reset": self.reset, **self.told}
+        network = with_thresholds(self.network, self.thresholds, self.reset)
+        return with_v_init(dataclasses.replace(network, provenance={**network.provenance, **told}), v_init)
+
+
+def _measure(
+    model: Model,
+    batches: Batches | Tensor,
+    method: Method | None,
+    reset: Reset | None,
+    readout: ReadoutKind | None,
+    lossy: Iterable[LossyPass],
+    output: int | None,
+) -> _Measured:
     held = hold(batches)
     network, changes = prepare(model, held[0].inputs, lossy, output)
     if method is None:
@@ -88,40 +118,34 @@ def convert(
     held = hold(held, network.input.shape)
     reset, readout = reset or method.reset, readout or method.readout
     _check_options(reset, readout)
-    check_v_init(v_init)
     if readout == "spikes":
         network = _with_output_neurons(network)
     scale = input_scale(held)
     entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
     network = network.replace_ops({network.nodes[0].name: entrance})
-    thresholds = method(network, held)
-    network = with_thresholds(network, thresholds, reset)
-    provenance: dict[str, object] = {
+    told: dict[str, object] = {
         "model": type(model).__name__,
-        "method": as_data(method),
-        "scale": thresholds.scale,
-        "reset": reset,
         "readout": readout,
         "calibration_images": sum(len(batch.images) for batch in held),
         "changes": [f"{change.layer}: {change.text}" for change in changes],
         "versions": versions(),
     }
     if len(held[0].shapes) > 1:
-        provenance["inputs"] = [list(shape) for shape in held[0].shapes]
-    return with_v_init(dataclasses.replace(network, provenance=provenance), v_init)
+        told["inputs"] = [list(shape) for shape in held[0].shapes]
+    return _Measured(network, method(network, held), method, reset, told)
 
 
 class Converter:
     """:func:`convert` for one model and one set of images; what several ways to convert share is measured once.
 
-    The thresholds that RMP measures serve all its scales, and nothing that is measured depends on initial potentials.
+    What ``RMP(..., after=True)`` measures serves all its scales, and no threshold depends on initial potentials.
     """
 
     def __init__(
         self, model: Model, batches: Batches | Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None
     ) -> None:
         self._model, self._batches, self._lossy, self._output = model, batches, tuple(lossy), output
-        self._measured: dict[str, Network] = {}
+        self._measured: dict[str, _Measured] = {}
 
     def __call__(
         self,
@@ -132,16 +156,16 @@ class Converter:
         v_init: float | str = 0.0,
     ) -> Network:
         """The network; arguments and errors as for :func:`convert`."""
-        scaled = method if isinstance(method, RMP) and method.scale is not None else None
-        base = method if scaled is None else dataclasses.replace(scaled, scale=1.0)
+        check_v_init(v_init)
+        after = method if isinstance(method, RMP) and method.after and method.scale is not None else None
+        base = method if after is None else dataclasses.replace(after, scale=1.0)
         key = f"{base!r}, {reset}, {readout}"
         if key not in self._measured:
-            self._measured[key] = convert(
-                self._model, self._held, base, reset=reset, readout=readout, lossy=self._lossy, output=self._output
-            )
-        network = self._measured[key]
-        network = network if scaled is None else rescaled(network, scaled)
-        return with_v_init(network, v_init)
+            self._measured[key] = _measure(self._model, self._held, base, reset, readout, self._lossy, self._output)
+        found = self._measured[key]
+        if after is not None and after.scale is not None:
+            found = dataclasses.replace(found, thresholds=scaled(found.thresholds, after.scale), method=after)
+        return found.spiking(v_init)
 
     @cached_property
     def _held(self) -> list[Batch]:

@@ -10,7 +10,8 @@ from equispike.analysis.closer import look_closer
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method
-from equispike.calibrate.spike_norm import RMP, SpikeNorm
+from equispike.calibrate.rmp import RMP
+from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import Converter
 from equispike.files.checkpoint import save
 from equispike.functional.coding import Coder, Constant, Poisson

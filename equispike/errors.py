@@ -25,6 +25,10 @@ class DataError(EquispikeError):
     """Images are missing, damaged, without labels, of the wrong shape or type, or not finite."""
 
 
+class CalibrationWarning(UserWarning):
+    """A threshold that had to be made up, or that clips much: the network runs, and the reader should know."""
+
+
 def one_line(error: object, most: int | None = 300) -> str:
     r"""What an error says, on one line, as far as it can be printed: what stands in a file may hold anything.
 

@@ -45,8 +45,13 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
     'RMP(scale=0.8, timesteps=100)'
     """
     told = {key: value for key, value in {**data, **known}.items() if key in data and key not in ("name", *UNSAID)}
-    settings = ", ".join(f"{key}={value!r}" for key, value in told.items() if value not in (None, False, "measured"))
+    usual = None, False, "measured", "maximum", "weighted"
+    settings = ", ".join(f"{key}={_word(value)}" for key, value in told.items() if value not in usual)
     return f"{data['name']}({settings})" if settings else str(data["name"])
+
+
+def _word(value: Any) -> str:
+    return in_words(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else repr(value)
 
 
 def circumstances() -> dict[str, object]:

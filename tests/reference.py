@@ -6,7 +6,7 @@ papers' own algorithms have size one, those at the input +1 or -1.
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -265,13 +265,25 @@ def spike_norm(layers: Sequence[Sequence[Any]], spikes: Array, reset: str) -> tu
     return v_th, trains
 
 
-def rmp(layers: Sequence[Sequence[Any]], spikes: Array, alpha: float) -> tuple[list[float], list[Array]]:
-    """Han et al. (2020), section 4.1: SPIKE-NORM's thresholds with soft reset, times alpha; and the scaled spikes."""
-    v_th = [alpha * threshold for threshold in spike_norm(layers, spikes, "subtract")[0]]
+def rmp(
+    layers: Sequence[Sequence[Any]], spikes: Array, alpha: float, after: bool = False
+) -> tuple[list[float], list[Array]]:
+    """Han et al. (2020), section 4.1, soft reset: thresholds of alpha times V_in^max, and each layer's unit spikes.
+
+    Args:
+        after: all V_in are measured with alpha = 1 and scaled then; else a layer's threshold is scaled and frozen
+            before the next layer is measured.
+    """
+    v_th: list[float] = []
+    measured_behind = scaled = spikes
     trains: list[Array] = []
-    for layer, threshold in zip(layers, v_th, strict=True):
-        spikes, _ = if_neurons([current(layer, step) for step in spikes], threshold, "subtract")
-        trains.append(spikes)
+    for layer in layers:
+        received = np.stack([current(layer, step) for step in (measured_behind if after else scaled)])
+        v_in = float(received.max())
+        v_th.append(alpha * v_in)
+        measured_behind, _ = if_neurons(received, v_in, "subtract")
+        scaled, _ = if_neurons([current(layer, step) for step in scaled], v_th[-1], "subtract")
+        trains.append(scaled)
     return v_th, trains
 
 
@@ -310,13 +322,27 @@ def nearest_rank(values: Array, percentile: float) -> float:
     return float(ordered[rank - 1])
 
 
-def spike_norm_graph(network: Any, currents: Array, reset: str, unity: Collection[str] = ()) -> dict[str, float]:
-    """SPIKE-NORM where layers branch and have biases: spikes have the size of their own threshold, so sums need no
-    common unit. Stops at the first layer that nothing drives; its threshold is then not positive.
+def spike_norm_graph(
+    network: Any,
+    currents: Array,
+    reset: str,
+    unity: Collection[str] = (),
+    *,
+    ahead: Mapping[str, float] | None = None,
+    alpha: float = 1.0,
+    average: bool = False,
+    plain: bool = False,
+) -> dict[str, float]:
+    """SPIKE-NORM and RMP where layers branch and have biases: spikes have the size of their own threshold, so sums need
+    no common unit.
 
     Args:
         currents: what the input hands on in each step, (T, B, *features), in units of the trained activations.
         unity: layers whose threshold is the size of the spikes that they receive.
+        ahead: thresholds of layers that are not measured.
+        alpha: factor on every threshold, before the next layer is measured.
+        average: measure the mean of the inputs above zero in place of the maximum.
+        plain: spikes that meet in a sum all have the size of the first input's.
     """
     v_th: dict[str, float] = {}
     values: dict[str, Sequence[Array]] = {}
@@ -329,16 +355,32 @@ def spike_norm_graph(network: Any, currents: Array, reset: str, unity: Collectio
                 values[node.name], size[node.name] = currents, node.op.amplitude
             case "Neuron":
                 received = values[node.inputs[0]]
-                largest = size[node.name] if node.name in unity else max(float(step.max()) for step in received)
+                everything = np.stack(received)
+                if node.name in unity:
+                    v_in = size[node.name]
+                elif ahead is not None and node.name in ahead:
+                    v_in = ahead[node.name]
+                elif average:
+                    v_in = exact_mean(everything[everything > 0])
+                else:
+                    v_in = float(everything.max())
+                if v_in <= 0:  # nothing drives the layer: one spike of those that reach it
+                    v_in = size[node.name]
+                v_th[node.name] = alpha * v_in
                 if node.op.ceiling is not None:
-                    largest = min(largest, node.op.ceiling)
-                v_th[node.name] = size[node.name] = largest
-                if largest <= 0:
-                    return v_th
-                values[node.name], _ = if_neurons(received, largest, reset, amplitude=largest)
+                    v_th[node.name] = min(v_th[node.name], node.op.ceiling)
+                size[node.name] = v_th[node.name]
+                values[node.name], _ = if_neurons(received, v_th[node.name], reset, amplitude=v_th[node.name])
+            case "Add" | "Concat" if plain:
+                same = [[x * (size[node.inputs[0]] / size[name]) for x in values[name]] for name in node.inputs]
+                values[node.name] = [apply(node.op, *step) for step in zip(*same)]
             case _:
                 values[node.name] = [apply(node.op, *step) for step in zip(*(values[name] for name in node.inputs))]
     return v_th
+
+
+def exact_mean(values: Array) -> float:
+    return float(sum(map(Fraction, values.tolist())) / len(values)) if len(values) else 0.0
 
 
 def spike_norm_unity(

@@ -293,7 +293,7 @@ def test_thresholds_with_a_scale_keep_function_and_spikes_in_each_form(
     thresholds = Thresholds(
         {name: torch.tensor(data.draw(st.sampled_from([0.5, 1.0, 2.0]))) for name in network.neurons}
     )
-    thresholds.scale = scale
+    thresholds.scale, thresholds.grows = scale, True
     images = data.draw(images_for(network))
     scaled = with_thresholds(network, thresholds)
     assert torch.equal(scaled(images), network(images))

@@ -399,7 +399,8 @@ def test_rmp_lowers_learnt_thresholds_and_keeps_the_function() -> None:
     model = conv_net()
     x = pictures() / 4  # far from saturation
     options: Any = {"timesteps": 32, "coder": es.Constant()}
-    network, measured = (es.convert(model, pictures(), es.RMP(s, **options), readout="potential") for s in (0.8, 1.0))
+    ways = (es.RMP(s, after=True, **options) for s in (0.8, 1.0))
+    network, measured = (es.convert(model, pictures(), way, readout="potential") for way in ways)
     for name, op in network.neurons.items():
         assert float(op.threshold / op.amplitude) == pytest.approx(  # type: ignore[operator]
             0.8 * float(measured.neurons[name].threshold / measured.neurons[name].amplitude)  # type: ignore[operator]

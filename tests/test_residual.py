@@ -14,7 +14,7 @@ from test_calibrate import chain, drive
 from torch import Tensor, nn
 
 import equispike as es
-from equispike.calibrate.method import with_thresholds
+from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.graph.exact import rescale
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Input, Linear, Neuron, Readout
@@ -160,11 +160,8 @@ def test_unity_on_any_network_is_the_literal_loop(network: Network, data: Any, r
             method(network, images)
         return
     expected = reference.spike_norm_graph(network, np.stack([reference.array(images)] * 5), reset, part)
-    if min(expected.values()) <= 0:
-        with pytest.raises(es.CalibrationError, match=f"^{list(expected)[-1]}: its largest weighted spike input"):
-            method(network, images)
-    else:
-        assert {name: float(theta) for name, theta in method(network, images).items()} == expected
+    found = with_thresholds(network, method(network, images), reset).thresholds
+    assert {name: float(theta) for name, theta in found.items()} == expected
 
 
 def test_layers_of_one_block_do_not_share_their_thresholds() -> None:
@@ -185,18 +182,124 @@ def test_unity_needs_a_residual_block(method: Any) -> None:
 def test_an_unknown_rule_is_refused_at_once(method: Any) -> None:
     with pytest.raises(es.CalibrationError, match="residual: 'one' is not known"):
         method(residual="one")
+    with pytest.raises(es.CalibrationError, match="sums: 'any' is not known"):
+        method(sums="any")
+    assert "sums='plain'" in str(method(sums="plain"))
     assert "residual='unity'" in str(method(residual="unity"))
     assert "residual" not in str(method())
 
 
 @given(seeds)
 @settings(max_examples=3)
-def test_rmp_scales_what_spike_norm_finds(seed: int) -> None:
+def test_rmp_after_measuring_scales_what_spike_norm_finds(seed: int) -> None:
     network, images = traced(), dyadic(seed, 2, 3, 8, 8, low=0)
     assume(bool(images.any()))
     network = drive(network, images)
     measured = es.SpikeNorm(4, "subtract", residual="unity")(network, images)
-    found = es.RMP(0.75, 4, residual="unity")(network, images)
+    found = es.RMP(0.75, 4, after=True, residual="unity")(network, images)
     assert {n: float(t) for n, t in found.items()} == {n: 0.75 * float(t) for n, t in measured.items()}
-    balanced = rescale(with_thresholds(network, found), "balanced").thresholds
-    assert all(float(balanced[name]) == pytest.approx(0.75) for name in residual_neurons(network))
+    for after in (True, False):
+        found = es.RMP(0.75, 4, after=after, residual="unity")(network, images)
+        balanced = rescale(with_thresholds(network, found), "balanced").thresholds
+        assert all(float(balanced[name]) == pytest.approx(0.75) for name in residual_neurons(network))
+
+
+# Sums as the paper meant them, and other thresholds in front
+
+
+def test_sengupta_s_example_unit_spikes_of_unequal_thresholds_add_up_to_too_much() -> None:
+    """Section 6.1: inputs 0.5 and 1 through thresholds of 0.5 and 1 send a spike each in every step; what should be
+    0.5 + 1 is 2. Spikes that count as much as their thresholds keep 1.5, and so do equal thresholds."""
+    pick = [Linear(torch.eye(2)[i : i + 1].double(), None) for i in range(2)]
+    nodes = [("w0", pick[0], "x"), ("a", N, "w0"), ("w1", pick[1], "x"), ("b", N, "w1"), ("s", SUM, "b a")]
+    network = graph(*nodes)
+    images, steps = torch.tensor([[0.5, 1.0]]).double(), 8
+
+    def sums(a: float, b: float, rule: Any) -> float:
+        thresholds = Thresholds({"a": torch.tensor(a), "b": torch.tensor(b)})
+        thresholds.sums = rule
+        return float(es.simulate(with_thresholds(network, thresholds), images, steps).readout[-1]) / steps
+
+    assert sums(0.5, 1.0, "plain") == 2.0
+    assert sums(0.5, 1.0, "weighted") == 1.5
+    assert sums(1.0, 1.0, "plain") == 1.5
+
+
+@given(
+    networks(calibrated=False, v_init=False),
+    st.data(),
+    st.sampled_from(["zero", "subtract"]),
+    st.sampled_from([None, 1.0, 0.5, 0.75]),
+    st.booleans(),
+    st.booleans(),
+)
+@settings(max_examples=25)
+def test_every_rule_on_any_network_is_the_literal_loop(
+    network: Network, data: Any, reset: Any, alpha: float | None, plain: bool, front: bool
+) -> None:
+    """SpikeNorm, and RMP in the loop; with plain sums, unity, and DataNorm in front."""
+    images = data.draw(images_for(network))
+    assume(bool(images.any()))
+    network = drive(network, images)
+    part = reference.residual_part(network)
+    average = alpha is not None and data.draw(st.booleans())
+    unity = bool(part) and data.draw(st.booleans())
+    options: Any = {"coder": es.Constant(), "sums": "plain" if plain else "weighted"}
+    options |= {"residual": "unity"} if unity else {}
+    options |= {"front": es.DataNorm()} if front and part else {}
+    if alpha is None:
+        method: Any = es.SpikeNorm(5, reset, **options)
+    else:
+        method = es.RMP(alpha, 5, statistic="average" if average else "maximum", **options)
+    trained = reference.trained(network, reference.array(images))
+    names = list(network.neurons)
+    first = min((names.index(name) for name in part), default=0)
+    ahead = {name: float(trained[name].max()) for name in names[:first]} if front else {}
+    assume(all(value > 0 for value in ahead.values()))
+    expected = reference.spike_norm_graph(
+        network,
+        np.stack([reference.array(images)] * 5),
+        reset if alpha is None else "subtract",
+        part if unity else (),
+        ahead=ahead,
+        alpha=alpha or 1.0,
+        average=average,
+        plain=plain,
+    )
+    spiking = with_thresholds(network, method(network, images), method.reset)
+    assert {name: float(theta) for name, theta in spiking.thresholds.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def test_plain_sums_of_equal_thresholds_are_the_weighted_ones() -> None:
+    images = colour(2)
+    rules: tuple[Any, ...] = ("weighted", "plain")
+    spiking = [es.convert(small_resnet(), images, es.SpikeNorm(4, residual="unity", sums=rule)) for rule in rules]
+    runs = [es.simulate(network, images, 8, es.Poisson()) for network in spiking]
+    assert torch.equal(runs[0].readout, runs[1].readout)
+    measured = [es.convert(small_resnet(), images, es.SpikeNorm(4, sums=rule)) for rule in rules]
+    sums = [[node.op.coefficients for node in network if isinstance(node.op, Add)] for network in measured]
+    assert set(sums[0]) == {(1.0, 1.0)} != set(sums[1])
+    balanced = rescale(measured[1], "balanced")
+    assert all(node.op.coefficients == pytest.approx((1.0, 1.0)) for node in balanced if isinstance(node.op, Add))
+
+
+def test_layers_in_front_take_the_trained_maxima() -> None:
+    network, images = drive(traced(), colour(2)), colour(2)
+    trained = es.DataNorm()(network, images)
+    found = es.SpikeNorm(4, residual="unity", front=es.DataNorm())(network, images)
+    part = residual_neurons(network)
+    ahead = [name for name in network.neurons if name not in part]
+    assert len(ahead) == 3
+    assert all(torch.equal(found[name], trained[name]) for name in ahead)
+    assert {float(found[name]) for name in part} == {float(trained[ahead[-1]])}
+    assert "front=DataNorm(percentile=100)" in str(es.SpikeNorm(front=es.DataNorm()))
+
+
+def test_a_front_needs_a_residual_block_and_unity_one_threshold_per_layer() -> None:
+    with pytest.raises(es.CalibrationError, match=r"front: no two paths of this network meet in a sum\. Leave it out"):
+        es.SpikeNorm(4, front=es.DataNorm())(chain(0), dyadic(0, 2, 2, 6, 6))
+    network = drive(traced(), colour(2))
+    for options in ({"residual": "unity"}, {"sums": "plain"}):
+        method = es.SpikeNorm(4, front=es.DataNorm(per_channel=True), **options)  # type: ignore[arg-type]
+        with pytest.raises(es.CalibrationError, match=r"front\.5: its spikes have a size per channel"):
+            method(network, colour(2))

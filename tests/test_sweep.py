@@ -138,7 +138,7 @@ def test_a_report_and_a_csv_file_hold_every_point(swept: Path, tmp_path: Path) -
 def test_one_measurement_serves_all_scales(model: nn.Module) -> None:
     images = load("mnist-sample").train.take(20).floats()
     convert = Converter(model, [images])
-    for method in (es.RMP(0.8, timesteps=8), es.RMP(0.5, timesteps=8), es.RMP(1.0, timesteps=8)):
+    for method in (es.RMP(s, timesteps=8, after=after) for after in (True, False) for s in (0.8, 0.5, 1.0)):
         expected = es.convert(model, [images], method, v_init=0.25)
         network = convert(method, v_init=0.25)
         assert {n: float(t) for n, t in network.thresholds.items()} == pytest.approx(

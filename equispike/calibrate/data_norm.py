@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equispike.batches import Batch, Batches, hold
-from equispike.calibrate.method import ReadoutKind, Thresholds, gain, silent, to_layer
+from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer
 from equispike.errors import CalibrationError
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
@@ -40,7 +40,7 @@ class DataNorm:
         return f"DataNorm(percentile={self.percentile:g}{channels})"
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
-        """Thresholds by layer. CalibrationError if a layer stays silent, or the images are unusable."""
+        """Thresholds by layer. DataError if the images are unusable."""
         held = hold(batches, network.input.shape)
         statistic = self._statistic()
         layers = set(network.neurons)
@@ -49,17 +49,20 @@ class DataNorm:
             for batch in track(held, str(self), len(held)):
                 for name, value in evaluate(network, network.check_images(batch.images), layers):
                     states[name] = update(name, statistic, states[name], value)
-        return Thresholds({name: self._threshold(network, name, statistic.value(states[name])) for name in states})
+        thresholds = Thresholds()
+        for name in states:
+            thresholds[name] = self._threshold(network, name, statistic.value(states[name]), thresholds)
+        return thresholds
 
     def _statistic(self) -> Any:
         if self.percentile == 100.0:
             return Maximum(self.per_channel)
         return Percentile(self.percentile, self.per_channel)
 
-    def _threshold(self, network: Network, name: str, value: Tensor) -> Tensor:
+    def _threshold(self, network: Network, name: str, value: Tensor, found: Thresholds) -> Tensor:
         largest = value.max()
         if largest <= 0:
-            raise silent(name, "activation" if self.percentile == 100.0 else f"percentile {self.percentile}")
+            return substitute(network, name, found, "activation")
         return to_layer(network, name, value.where(value > 0, largest)) / gain(network.neurons[name])
 
 
@@ -79,16 +82,17 @@ class ModelNorm:
         return "ModelNorm()"
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
-        """Thresholds by layer. CalibrationError if a layer cannot be driven above zero."""
+        """Thresholds by layer. DataError if the images are unusable."""
         signed = any(bool((batch.images < 0).any()) for batch in hold(batches, network.input.shape))
         thresholds = Thresholds()
 
         def fire(node: Node, op: Neuron, interval: Interval) -> Interval:
             _, high = interval
             largest = op(high).max()
-            if largest <= 0:
-                raise silent(node.name, "possible activation")
-            thresholds[node.name] = largest / gain(op)
+            bound = largest / gain(op)
+            thresholds[node.name] = (
+                bound if largest > 0 else substitute(network, node.name, thresholds, "possible activation")
+            )
             return torch.zeros_like(high), largest.expand_as(high)
 
         high = torch.full(

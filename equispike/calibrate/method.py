@@ -1,32 +1,41 @@
 """What a calibration method is, and how its thresholds are put into a network."""
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
+from operator import itemgetter
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from equispike.batches import Batches
-from equispike.errors import CalibrationError
+from equispike.errors import CalibrationError, CalibrationWarning
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import change_units
 from equispike.graph.network import Network
-from equispike.graph.ops import Neuron
+from equispike.graph.ops import Add, Concat, Input, Neuron
 
 ReadoutKind = Literal["potential", "spikes"]
+Sums = Literal["weighted", "plain"]
 
 
 class Thresholds(dict[str, Tensor]):
     """Threshold of each neuron layer, shape () or (C, 1, ...), in units of the layer's input current.
 
     Of a ReLU these are the units of its activation. A Rate Norm layer divides by the threshold that it has learnt: its
-    activation is a rate, and the method undoes that by the layer's ``gain``.
+    activation is a rate, and the method undoes that by the layer's ``gain``. Ceilings (ReLU6, Rate Norm) have not cut
+    them yet: that is done where they are installed.
 
     Attributes:
-        scale: threshold / amplitude: 1, or the factor by which RMP lowers thresholds below the calibrated amplitude.
+        scale: factor by which the method multiplied what it had measured; 1 for all but RMP.
+        grows: spikes keep the size that was measured, threshold / scale, so that signals grow with depth.
+        sums: how spikes of layers with different thresholds meet, see :func:`with_thresholds`.
     """
 
     scale: float = 1.0
+    grows: bool = False
+    sums: Sums = "weighted"
 
 
 class Method(Protocol):
@@ -47,23 +56,30 @@ class Method(Protocol):
         ...
 
 
-def with_thresholds(network: Network, thresholds: dict[str, Tensor], reset: Reset = "subtract") -> Network:
+def with_thresholds(network: Network, thresholds: Mapping[str, Tensor], reset: Reset = "subtract") -> Network:
     r"""The network with these thresholds, in the activation form.
 
-    Amplitudes are :math:`a = g \theta` / scale with the layer's :func:`gain` g, so with scale 1 a x rate estimates the
-    trained activation. RMP's scale
-    leaves a as calibrated and lowers theta: each layer's signal grows by 1 / scale, and faster rates pass through the
-    depth of the network (Han et al., 2020, section 4.1). What is added to such a signal grows along, so that the
-    network still computes its trained function: biases are multiplied by the growth at their place, and branches that
-    meet in a sum are brought to the larger growth. The readout is divided by it.
+    Amplitudes are :math:`a = g \theta` with the layer's :func:`gain` g, so a x rate estimates the trained activation.
+    A layer with a ceiling has no threshold above it: a spike in every step is then the ceiling.
+
+    Thresholds that were scaled after all had been measured (``grows``) leave the amplitudes as measured,
+    :math:`a = g \theta / \alpha`: each layer's signal grows by :math:`1 / \alpha`. What is added to such a signal grows
+    along, so that the network still computes its trained function: biases and ceilings are multiplied by the growth at
+    their place, and branches that meet in a sum are brought to the larger growth. The readout is divided by it.
+
+    With ``sums="plain"``, spikes that meet in a sum or a concatenation count the same, whatever the thresholds of their
+    layers, in the unit of the first input: unit spikes and untouched weights, as Sengupta et al. (2019, section 6.1)
+    have them. The network then computes its trained function only if those thresholds are equal.
 
     Args:
         thresholds: by layer; layers not named stay as they are (their growth counts as 1).
         reset: of the named layers.
     Raises:
-        CalibrationError: a threshold is not positive and finite, or names no neuron layer.
+        CalibrationError: a threshold is not positive and finite, or names no neuron layer; or plain sums of spikes that
+            have a size per channel.
     """
-    scale = thresholds.scale if isinstance(thresholds, Thresholds) else 1.0
+    told = thresholds if isinstance(thresholds, Thresholds) else Thresholds()
+    growing = told.scale if told.grows else 1.0
     if unknown := thresholds.keys() - network.neurons.keys():
         raise CalibrationError(f"{min(unknown)}: no neuron layer has this name. Layers: {', '.join(network.neurons)}")
 
@@ -73,12 +89,47 @@ def with_thresholds(network: Network, thresholds: dict[str, Tensor], reset: Rese
         threshold = thresholds[name].to(network.device, network.dtype)
         if not bool((torch.isfinite(threshold) & (threshold > 0)).all()):
             raise CalibrationError(f"{name}: threshold {threshold.min():g} is not positive and finite")
-        if op.ceiling is not None:  # a rate of one spike per step is the ceiling of a clipped ReLU
-            threshold = threshold.clamp(max=op.ceiling / growth * scale)
-        op = dataclasses.replace(op, threshold=threshold, amplitude=threshold * gain(op) / scale, reset=reset)
-        return op, growth / scale
+        if op.ceiling is not None:  # in the unit of its input: what it stands for has not grown by this layer yet
+            threshold = threshold.clamp(max=op.ceiling)
+        op = dataclasses.replace(op, threshold=threshold, amplitude=threshold * gain(op) / growing, reset=reset)
+        return op, growth / growing
 
+    if told.sums == "plain":
+        return _plain_sums(network, change_units(network, network.input, 1.0, change, join=itemgetter(0)))
     return change_units(network, network.input, 1.0, change)
+
+
+def _plain_sums(trained: Network, network: Network) -> Network:
+    """The network with sums in which the spikes of all inputs have the size of the first one's."""
+    joins: dict[str, Add | Concat] = {}
+    for node in trained:
+        if isinstance(node.op, Add | Concat):
+            first, *rest = (size_of_spikes(network, name) for name in node.inputs)
+            weights = (c * first / size for c, size in zip(node.op.coefficients, (first, *rest), strict=True))
+            joins[node.name] = dataclasses.replace(node.op, coefficients=tuple(weights))
+    return network.replace_ops(joins)
+
+
+def size_of_spikes(network: Network, name: str) -> float:
+    """Amplitude of the spikes that arrive at a node, or that it sends if it is a neuron layer.
+
+    Of a sum those of its first input, whose unit is the sum's. CalibrationError if they have a size per channel.
+    """
+    source = network[_source(network, name)].op
+    size = source.amplitude if isinstance(source, Input | Neuron) else None
+    if isinstance(size, Tensor) and size.numel() > 1:
+        raise CalibrationError(
+            f"{_source(network, name)}: its spikes have a size per channel, so that they are no unit for those behind "
+            "it. Give one threshold per layer"
+        )
+    return float(size) if size is not None else 1.0
+
+
+def _source(network: Network, name: str) -> str:
+    """The neuron layer, or the input, whose spikes a node sends or hands on; of several inputs the first."""
+    while not isinstance(network[name].op, Input | Neuron):
+        name = network[name].inputs[0]
+    return name
 
 
 def gain(op: Neuron) -> Tensor | float:
@@ -99,9 +150,25 @@ def to_layer(network: Network, name: str, value: Tensor) -> Tensor:
     return value if value.ndim == 0 else value.reshape(-1, *(1,) * (len(network.shapes[name]) - 1))
 
 
-def silent(name: str, quantity: str) -> CalibrationError:
-    """The error for a layer that no calibration image drives."""
-    return CalibrationError(
-        f"{name}: its largest {quantity} on the calibration images is not above zero, so no threshold follows. "
-        "Use more images, check that they are preprocessed as in training, or raise the percentile if there is one"
+def substitute(network: Network, name: str, found: Mapping[str, Tensor], quantity: str) -> Tensor:
+    """The threshold of a layer that no calibration image drives, with a warning: one spike of those that reach it.
+
+    What such a layer passes on is zero in the trained network too, on these images.
+
+    Args:
+        found: thresholds of the layers before it.
+        quantity: what was not above zero.
+    """
+    source = _source(network, network[name].inputs[0])
+    op = network[source].op
+    size = network.input.amplitude
+    if isinstance(op, Neuron):
+        size = float((found[source].clamp(0, op.ceiling) * gain(op)).max())
+    warnings.warn(
+        f"{name}: its largest {quantity} on the calibration images is not above zero. Its threshold is now the size of "
+        f"a spike that reaches it, {size:g}. Use more images, or check that they are preprocessed as in training",
+        CalibrationWarning,
+        stacklevel=2,
     )
+    threshold = size / float(torch.as_tensor(gain(network.neurons[name])).max())
+    return torch.tensor(threshold, dtype=network.dtype, device=network.device)

@@ -67,7 +67,8 @@ class Thresholds:
         """The method; None leaves the choice to convert."""
         from equispike.calibrate.data_norm import DataNorm, ModelNorm
         from equispike.calibrate.rate_norm import RateNorm
-        from equispike.calibrate.spike_norm import RMP, SpikeNorm
+        from equispike.calibrate.rmp import RMP
+        from equispike.calibrate.spike_norm import SpikeNorm
 
         steps, rule = self.observe or 2500, self.residual or "measured"
         match self.owner:

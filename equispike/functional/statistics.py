@@ -9,12 +9,12 @@ A statistic is a description with four pure functions on a state that the caller
 
 ``merge`` joins the states of two parts of the data, e.g. of two shards. Values are float64, which holds every smaller
 type exactly: a scalar over everything, or (C,) over all but dimension 1 of (B, C, ...) where ``per_channel`` is set.
-Maximum and percentile are the same for any batch size and order, bit for bit; a mean only up to float64 rounding.
+All are the same for any batch size and order, bit for bit.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Maximum:
 
 
 class Sum(NamedTuple):
-    """State of a mean: sum of the values, float64, and how many there were (per channel), int64."""
+    """State of a mean: sums of the mantissas by exponent, (1 or C, 256), and how many values (per channel), int64."""
 
     total: Tensor
     seen: Tensor
@@ -82,28 +82,55 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True)
 class Mean:
-    """Arithmetic mean, summed in float64."""
+    r"""Arithmetic mean, exact: mantissas are added as integers, one sum for each exponent of a float32.
+
+    .. math:: \sum_i x_i = \sum_e 2^{e - 150} \sum_{i:\, e_i = e} m_i, \qquad x = m \, 2^{e - 150}, \quad |m| < 2^{24}
+
+    A float64 is rounded to float32 first, which adds 2**-24 of each value; one too large for float32 is refused.
+
+    Args:
+        per_channel: one mean for each index of dimension 1.
+        positive: of the values above zero alone; 0 where there is none.
+    """
 
     per_channel: bool = False
+    positive: bool = False
 
     def init(self, device: torch.device | str = "cpu") -> Sum:
-        zero = torch.zeros((), dtype=torch.int64, device=device)
-        return Sum(zero.double(), zero)
+        zero = torch.zeros(1, 256, dtype=torch.int64, device=device)
+        return Sum(zero, zero[:, 0].clone() - 1)  # -1: nothing was seen, not even values that do not count
 
     def update(self, state: Sum, x: Tensor) -> Sum:
         if x.numel() == 0:
             return state
-        _check(x, self.per_channel)
-        total = x.sum(dim=_reduced(x, self.per_channel), dtype=torch.float64)
-        return self.merge(state, Sum(total, state.seen.new_tensor(x.numel() // total.numel())))
+        _check(x, self.per_channel, limit=torch.finfo(torch.float32).max)
+        channels = x.shape[1] if self.per_channel else 1
+        rows = x.movedim(1, 0).reshape(channels, -1) if self.per_channel else x.reshape(1, -1)
+        bits = rows.float().contiguous().view(torch.int32)
+        exponent = (bits >> 23 & 0xFF).long()
+        mantissa = (bits & 0x7FFFFF).long() + ((exponent > 0).long() << 23)
+        signed = torch.where(bits < 0, -mantissa, mantissa)
+        counted = rows > 0 if self.positive else torch.ones_like(rows, dtype=torch.bool)
+        total = torch.zeros(channels, 256, dtype=torch.int64, device=x.device)
+        total.scatter_add_(1, exponent.clamp(min=1), signed * counted)  # subnormal: in units of 2**-149 as well
+        return self.merge(state, Sum(total, counted.sum(1)))
 
     def merge(self, a: Sum, b: Sum) -> Sum:
+        unseen_a, unseen_b = bool((a.seen < 0).any()), bool((b.seen < 0).any())
+        if unseen_a or unseen_b:
+            return a if unseen_b else b
         return Sum(a.total + b.total, a.seen + b.seen)
 
     def value(self, state: Sum) -> Tensor:
-        if int(state.seen) == 0:
+        if bool((state.seen < 0).any()):
             raise _nothing_seen()
-        return state.total / state.seen
+        totals, numbers = cast("tuple[list[list[int]], list[int]]", (state.total.tolist(), state.seen.tolist()))
+        means = [
+            float(sum((m * Fraction(2) ** (e - 150) for e, m in enumerate(row) if m), Fraction()) / max(seen, 1))
+            for row, seen in zip(totals, numbers, strict=True)
+        ]
+        found = torch.tensor(means, dtype=torch.float64, device=state.total.device)
+        return found if self.per_channel else found[0]
 
 
 class Histogram(NamedTuple):
