@@ -26,7 +26,7 @@ def module(path: Path) -> ModuleType:
     return found
 
 
-@given(networks(form="any", plain=True), st.data())
+@given(networks(form="any"), st.data())
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_module_gives_the_networks_scores(tmp_path: Path, network: Network, data: Any) -> None:
     assume(all(op.v_init != "uniform" for op in network.neurons.values()))

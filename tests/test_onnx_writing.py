@@ -37,7 +37,7 @@ def outputs(path: Path, images: torch.Tensor, timesteps: int) -> dict[str, Any]:
     return dict(zip(names, map(torch.from_numpy, values), strict=True))
 
 
-@given(networks(form="any", plain=True, dtype=torch.float32), st.data(), st.integers(1, 9))
+@given(networks(form="any", dtype=torch.float32), st.data(), st.integers(1, 9))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_file_gives_the_networks_spikes_and_scores(
     tmp_path: Path, network: Network, data: Any, timesteps: int

@@ -42,7 +42,7 @@ class Network(torch.nn.Module):
         x0 = {entrance}
         total, scores = 0.0, []
 {before}
-        for _ in range(timesteps):
+        for t in range(timesteps):
 {step}
             scores.append(total)
         return torch.stack(scores)
@@ -80,10 +80,8 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
             step.append(f"{_pool(node.op, number, inputs[0], node.name in moving)}  # {node.name!r}")
         else:
             step.append(f"{_line(node, number, inputs, shape, tensors)}  # {node.name!r}")
-        if isinstance(node.op, Neuron):
-            before.append(f"v{number} = {start(node.name, node.op)} * self.threshold{number}")
-        elif isinstance(node.op, WinnerPool) and node.name in moving:
-            before.append(f"s{number}, m{number} = 0.0, 0.0")
+        if node.name in moving:
+            before += _before(node, number, tensors)
     source = TEMPLATE.format(
         version=version("equispike"),
         weights=ascii(path.with_suffix(".pt").name),
@@ -97,6 +95,19 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     write_bytes(path.with_suffix(".pt"), buffer.getvalue())
     write_bytes(path, source.encode())
     return [f"Needs torch alone: from {path.stem} import Network; Network()(images, timesteps=64) gives the scores."]
+
+
+def _before(node: Node, number: int, tensors: dict[str, Tensor]) -> list[str]:
+    """What is carried from step to step, before the first one."""
+    if isinstance(node.op, WinnerPool):
+        return [f"s{number}, m{number} = 0.0, 0.0"]
+    if not isinstance(node.op, Neuron):
+        return []
+    first = start(node.name, node.op)
+    if isinstance(first, Tensor):
+        tensors[f"start{number}"] = first
+    potential = f"self.start{number}" if isinstance(first, Tensor) else f"{first} * self.threshold{number}"
+    return [f"v{number} = {potential}", *([f"c{number} = 0.0"] if node.op.signed else [])]
 
 
 def changing(network: Network) -> set[str]:
@@ -127,20 +138,23 @@ def _entrance(network: Network) -> str:
     return f"images.to({network.dtype}){grid}.mul({op.amplitude / op.scale!r})"
 
 
-def start(name: str, op: Neuron) -> float:
-    """Potential of a neuron layer before the first step, as a fraction of the threshold.
+def start(name: str, op: Neuron) -> float | Tensor:
+    """Potential of a neuron layer before the first step: a fraction of the threshold, or one per channel.
 
     Raises:
         ConversionError: it has no threshold yet, or starts at random.
     """
     calibrated(name, op)
-    if op.drive is not None or op.signed or isinstance(op.v_init, Tensor):
-        raise ConversionError(
-            f"{name}: has a drive, signed spikes or potentials per channel, which no module is written for"
-        )
+    if isinstance(op.v_init, Tensor):
+        return op.v_init
     if op.v_init == "uniform":
         raise ConversionError(f"{name}: its potentials start at random. Convert with a fixed v_init")
-    return float(op.v_init)
+    return op.v_init
+
+
+def rows(op: Neuron, shape: tuple[int, ...]) -> Tensor | None:
+    """The drive of a layer of this shape, step by step, so that it can be added: (S, C, 1, ...)."""
+    return None if op.drive is None else op.drive.view(*op.drive.shape, *(1,) * (len(shape) - 1))
 
 
 def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], tensors: dict[str, Tensor]) -> str:
@@ -186,6 +200,12 @@ def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], te
     threshold, amplitude = calibrated(node.name, op)
     theta, u = kept("threshold", threshold), f"v{number}"
     size = "" if bool((amplitude == 1).all()) else f" * {kept('amplitude', amplitude)}"
-    fire = f"{u} = {u} + {x}\nx{number} = ({u} >= {theta}).to({u}.dtype)\n"
+    if (drive := rows(op, shape)) is not None:
+        x = f"({x} + {kept('drive', drive)}[min(t, {len(drive) - 1})])"
+    fire = f"{u} = {u} + {x}\nx{number} = ({u} >= {theta}).to({u}.dtype)"
+    if op.signed:
+        sent = f"c{number}"
+        fire += f" - (({u} < 0) & ({sent} > 0)).to({u}.dtype)\n{sent} = {sent} + x{number}"
+    fire += "\n"
     reset = f"{u} = {u} - {theta} * x{number}" if op.reset == "subtract" else f"{u} = {u} * (1 - x{number})"
     return f"{fire}{reset}" + (f"\nx{number} = x{number}{size}" if size else "")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equispike.extras import extra
-from equispike.files.module import changing, start
+from equispike.files.module import changing, rows, start
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout, WinnerPool
@@ -97,8 +97,11 @@ class GraphWriter:
 
         for name, neuron in self.network.neurons.items():
             shape, number, threshold = self.network.shapes[name], self.numbers[name], calibrated(name, neuron)[0]
-            carry(f"v{number}", self.float, shape, threshold * start(name, neuron))
-            carry(f"n{number}", self.float, shape, threshold.new_zeros(()))
+            first, zero = start(name, neuron), threshold.new_zeros(())
+            carry(f"v{number}", self.float, shape, first if isinstance(first, Tensor) else threshold * first)
+            carry(f"n{number}", self.float, shape, zero)
+            if neuron.signed:
+                carry(f"c{number}", self.float, shape, zero)
         for node in self.network.nodes:
             if isinstance(node.op, WinnerPool) and node.name in self.moving:
                 number, zero = self.numbers[node.name], torch.zeros((), dtype=torch.float64)
@@ -132,7 +135,7 @@ class GraphWriter:
             else:
                 self._put("Concat", *terms, result=result, axis=1)
         elif isinstance(op, Neuron):
-            self._fire(op, inputs[0], self.numbers[node.name])
+            self._fire(op, inputs[0], self.numbers[node.name], self.network.shapes[node.name])
         elif isinstance(op, Readout):
             scale = self._tensor(torch.tensor(op.scale, dtype=torch.float64))
             score = self._put("Mul", self._put("Cast", *inputs, to=self.types.DOUBLE), scale)
@@ -184,15 +187,28 @@ class GraphWriter:
             after = tuple(n - zeros for n, zeros in zip(after, op.between, strict=True))
         self._put("Pad", x, self._integers(0, *op.before, 0, *after), result=result)
 
-    def _fire(self, op: Neuron, x: str, number: int) -> None:
+    def _fire(self, op: Neuron, x: str, number: int, shape: tuple[int, ...]) -> None:
         threshold, amplitude = calibrated(self.layer, op)
         theta, unit = self._tensor(threshold), bool((amplitude == 1).all())
+        if (drive := rows(op, shape)) is not None:
+            row = self._put("Min", "number", self._integers(len(drive) - 1))
+            x = self._put("Add", x, self._put("Gather", self._tensor(drive), row, axis=0))
         u = self._put("Add", f"v{number}", x)
         fires = self._put("GreaterOrEqual", u, theta)
-        left = self._put("Sub", u, theta) if op.reset == "subtract" else self._number(0.0)
-        self._put("Where", fires, left, u, result=f"v{number}.next")
-        spikes = self._put("Cast", fires, to=self.float, result=f"x{number}" if unit else None)
-        self._put("Add", f"n{number}", spikes, result=f"n{number}.next")
+        spikes = f"x{number}" if unit else f"z{number}"
+        self._put("Cast", fires, to=self.float, result=f"p{number}" if op.signed else spikes)
+        if op.signed:
+            below = self._put("Less", u, self._number(0.0))
+            some = self._put("Greater", f"c{number}", self._number(0.0))
+            back = self._put("Cast", self._put("And", below, some), to=self.float)
+            self._put("Sub", f"p{number}", back, result=spikes)
+            self._put("Add", f"c{number}", spikes, result=f"c{number}.next")
+            self._put("Sub", u, self._put("Mul", theta, spikes), result=f"v{number}.next")
+            self._put("Add", f"n{number}", self._put("Abs", spikes), result=f"n{number}.next")
+        else:
+            left = self._put("Sub", u, theta) if op.reset == "subtract" else self._number(0.0)
+            self._put("Where", fires, left, u, result=f"v{number}.next")
+            self._put("Add", f"n{number}", spikes, result=f"n{number}.next")
         if not unit:
             self._put("Mul", spikes, self._tensor(amplitude), result=f"x{number}")
 
