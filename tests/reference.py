@@ -516,6 +516,11 @@ def rate_inference_loss(teacher: Sequence[Array], student: Sequence[Array], lamb
     return sum(losses) / len(losses)
 
 
+def qcfs(x: float, theta: float, levels: int) -> float:
+    """Bu et al. (2022), equation 12 with a shift of one half, of one number: in units of the threshold."""
+    return min(max(math.floor(x * levels / theta + 0.5), 0), levels) / levels
+
+
 def k_curve(train: Array, rates: Array) -> Array:
     """Equation 7 for a train (T, B, *features) in {0, 1} and trained rates (B, *features): (T, B)."""
     steps, batch = train.shape[:2]

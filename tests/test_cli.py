@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import equispike.demo
 from equispike.cli.source import read_model
 from equispike.errors import FileError
+from equispike.nn import rate_norms
 from equispike.zoo import store
 from equispike.zoo.data import load
 from equispike.zoo.models import build
@@ -171,6 +172,18 @@ def test_train_turns_relus_into_rate_norm_layers(tmp_path: Path, capsys: pytest.
     assert "is a mnist-cnn, and no mnist-cnn-rnl without" in refused(
         capsys, "train", "--start", "mnist-cnn", *options[2:]
     )
+
+
+def test_levels_are_trained_from_a_start_and_stay_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Name it with --start" in refused(capsys, "train", "--levels", "4", "--out", str(tmp_path / "none"))
+    monkeypatch.setitem(RECIPES, "demo", Recipe(epochs=1, batch=600, lr=0.001))
+    options = ["--start", "mnist-cnn-rnl", "--levels", "4", "--out", str(tmp_path / "m.safetensors")]
+    assert run(capsys, "train", *options)[0] == 0
+    model, card = load_model(tmp_path / "m.safetensors")
+    assert card["levels"] == 4
+    assert {layer.levels for _, layer in rate_norms(model)} == {4}
 
 
 def test_rate_norm_from_training_to_spikes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

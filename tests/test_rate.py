@@ -13,7 +13,8 @@ from strategies import seeds
 from torch import Tensor
 
 from equispike.errors import EquispikeError
-from equispike.functional.rate import OPERATOR, expected_maximum, omega, rate_inference_loss, rate_norm
+from equispike.functional.integrate import if_scan
+from equispike.functional.rate import OPERATOR, expected_maximum, omega, rate_inference_loss, rate_levels, rate_norm
 
 
 def plain(x: Tensor, theta: Tensor) -> Tensor:
@@ -179,3 +180,42 @@ def test_the_expected_maximum_is_the_mean_over_all_batches_in_whatever_order(val
     found = expected_maximum(largest, batch)
     assert float(found) == pytest.approx(reference.expected_maximum(values, batch), rel=1e-12, abs=1e-12)
     assert torch.equal(found, expected_maximum(largest.flip(0), batch))
+
+
+# Levels
+
+
+@given(seeds, st.integers(1, 9), st.sampled_from([0.5, 1.0, 4.0]))
+@settings(max_examples=30)
+def test_levels_are_those_of_the_formula_and_of_spikes(seed: int, levels: int, value: float) -> None:
+    """As many spikes as a neuron sends in L steps that starts at half its threshold, in whole numbers."""
+    x = torch.randint(-20, 40, (30,), generator=torch.Generator().manual_seed(seed)).double()
+    theta, size = torch.tensor(16.0, dtype=torch.float64), torch.tensor(value, dtype=torch.float64)
+    found = rate_levels(x, theta, size, levels)
+    assert found.tolist() == pytest.approx([value * reference.qcfs(float(v), 16.0, levels) for v in x])
+    for v, y in zip(x.clamp(min=0), found, strict=True):
+        spikes, _ = if_scan(v.expand(levels, 1), theta, v_init=8.0)
+        assert float(spikes.sum()) * value / levels == pytest.approx(float(y))
+
+
+@given(seeds, st.integers(1, 6))
+@settings(max_examples=20)
+def test_gradients_of_levels_take_the_floor_for_the_identity(seed: int, levels: int) -> None:
+    results: list[list[Tensor]] = []
+    for own in (True, False):
+        x = draw(seed, 40).requires_grad_()
+        theta, size = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.8, 1.3))
+        z = x * levels / theta + 0.5
+        floor = z + (z.floor() - z).detach()
+        y = rate_levels(x, theta, size, levels) if own else size * floor.clamp(0, levels) / levels
+        results.append(list(torch.autograd.grad((y * draw(seed + 1, 40)).sum(), (x, theta, size))))
+    for found, expected in zip(*results, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_operator_with_levels_keeps_what_torch_asks_of_operators() -> None:
+    theta, size = (torch.tensor(v, requires_grad=True) for v in (2.0, 0.5))
+    arguments = torch.randn(2, 3, 4, requires_grad=True), theta, size, 4
+    torch.library.opcheck(torch.ops.equispike.rate_levels.default, arguments)
+    with pytest.raises(EquispikeError, match=r"theta of shape \(3,\)"):
+        rate_levels(torch.rand(2, 3), torch.ones(3), size, 4)

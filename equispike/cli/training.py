@@ -47,6 +47,13 @@ def train(
             "has Rate Norm layers where this one has ReLUs, its largest activations become their thresholds."
         ),
     ] = None,
+    levels: Annotated[
+        int | None,
+        Parameter(
+            help="Train on with activations of so many levels, to answer after as many steps; needs --start. Neurons "
+            "then start at half their threshold: see 'equispike sweep --v-init 0.5'."
+        ),
+    ] = None,
     data: TrainingData = "mnist-sample",
     recipe: Annotated[
         str, Parameter(help="How to train, e.g. demo, mnist, sengupta-cifar-fast; 'equispike models' lists them.")
@@ -73,7 +80,7 @@ def train(
 
     if recipe not in RECIPES:
         raise EquispikeError(f"recipe {recipe!r}: unknown. Known recipes: {', '.join(RECIPES)}")
-    require_positive(epochs=epochs)
+    require_positive(epochs=epochs, levels=levels)
     require_writable(out_file, plot)
     from dataclasses import asdict, replace
 
@@ -87,7 +94,7 @@ def train(
     splits = load(data, data_folder, how.normalise)
     checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
     with progress() as show, processes(device) as place:
-        name, untrained, history = _beginning(model, start, how, seed, splits.train)
+        name, untrained, history = _beginning(model, start, levels, how, seed, splits.train)
         report = None if rank() else training_to(show)
         trained = run(
             untrained.to(place), splits.train, splits.validation, how, seed, report, checkpoint, resume, machine
@@ -113,14 +120,16 @@ def train(
 
 
 def _beginning(
-    model: str | None, start: str | None, how: "Recipe", seed: int, train: "Part"
+    model: str | None, start: str | None, levels: int | None, how: "Recipe", seed: int, train: "Part"
 ) -> tuple[str, "nn.Module", dict[str, object]]:
     """Name and weights to begin with, and what the card is to say about them."""
-    from equispike.nn import from_relu, rate_norms
+    from equispike.nn import from_relu, rate_norms, with_levels
     from equispike.zoo.models import build
     from equispike.zoo.store import load_model
 
     if start is None:
+        if levels is not None:
+            raise EquispikeError("--levels: trains a trained network on. Name it with --start")
         name = model or "mnist-cnn"
         return name, build(name, seed), {}
     trained, card = load_model(start)
@@ -137,7 +146,15 @@ def _beginning(
                 f"--start: {start} is a {card['name']}, and no {name} without its Rate Norm layers. Leave out --model"
             )
         trained = from_relu(trained, [images for images, _ in train.batches(500)])
-    return name, trained.train(), {"started_from": card}
+    told: dict[str, object] = {"started_from": card}
+    if levels is not None:
+        trained, told = (
+            with_levels(trained, levels, train.sample(min(len(train), 256)).floats()),
+            told | {"levels": levels},
+        )
+    elif "levels" in card:
+        told["levels"] = card["levels"]
+    return name, trained.train(), told
 
 
 def _weights(model: "nn.Module") -> "dict[str, torch.Size]":

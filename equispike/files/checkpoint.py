@@ -32,12 +32,12 @@ OPS: dict[str, type[Op]] = {
 }
 POSITIVE: dict[type, tuple[str, ...]] = {
     Input: ("scale", "amplitude", "step"),
-    Neuron: ("threshold", "amplitude", "ceiling"),
+    Neuron: ("threshold", "amplitude", "ceiling", "levels"),
 }
 ADDED: dict[type, dict[str, object]] = {
     Input: {"step": None},
     Pad: {"between": []},
-    Neuron: {"drive": None, "spikes": "binary"},
+    Neuron: {"drive": None, "spikes": "binary", "levels": None},
 }
 """Fields that the first files of this version lack, and what they mean there."""
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch

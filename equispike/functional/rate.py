@@ -73,6 +73,67 @@ def rate_norm(x: Tensor, theta: Tensor) -> Tensor:
     return cast("Tensor", _rate_norm(x, theta))
 
 
+@torch.library.custom_op("equispike::rate_levels", mutates_args=())
+def _rate_levels(x: Tensor, theta: Tensor, size: Tensor, levels: int) -> Tensor:
+    return _level(x, theta, levels).clamp_(0, levels) * (size / levels)
+
+
+@_rate_levels.register_fake
+def _(x: Tensor, theta: Tensor, size: Tensor, levels: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _level(x: Tensor, theta: Tensor, levels: int) -> Tensor:
+    return (x * (levels / theta)).add_(0.5).floor_()
+
+
+def _save_levels(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.levels = inputs[3]
+
+
+def _levels_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    x, theta, size = cast("tuple[Tensor, Tensor, Tensor]", ctx.saved_tensors)
+    level = _level(x, theta, ctx.levels)
+    to_x = grad * (size / theta) * ((level >= 0) & (level <= ctx.levels))
+    to_theta = (to_x * x).sum(dtype=theta.dtype).neg() / theta
+    to_size = (grad * level.clamp_(0, ctx.levels)).sum(dtype=size.dtype) / ctx.levels
+    return to_x, to_theta, to_size, None
+
+
+_rate_levels.register_autograd(_levels_backward, setup_context=_save_levels)
+LEVELS_OPERATOR: object = torch.ops.equispike.rate_levels.default
+"""The operator with levels, as exported graphs name it."""
+
+
+def rate_levels(x: Tensor, theta: Tensor, size: Tensor, levels: int) -> Tensor:
+    r"""A clipped ReLU in L steps (QCFS; Bu et al., ICLR 2022, eq. 12): spikes of that size, as many as L steps bring.
+
+    .. math:: y = \frac{a}{L} \, \mathrm{clip}\!\left(\left\lfloor \frac{x L}{\theta} + \frac12 \right\rfloor,
+        0, L\right)
+
+    With the constant current x, an integrate-and-fire neuron that starts at half its threshold sends y T / a spikes
+    in T = L steps. Gradients take the floor for the identity (straight-through estimator):
+
+    .. math:: \frac{\partial y}{\partial x} = \frac{a}{\theta}, \quad
+        \frac{\partial y}{\partial \theta} = -\frac{a x}{\theta^2} \quad
+        \text{where the level is within } [0, L], \text{ else } 0, \qquad \frac{\partial y}{\partial a} = \frac{y}{a}
+
+    Args:
+        x: weighted input, (B, *features), of any floating-point type.
+        theta: threshold, shape (), above zero (not checked). size: a, shape ().
+        levels: L, at least 1.
+    Returns:
+        in the type and shape of x.
+
+    >>> rate_levels(torch.tensor([-1.0, 0.2, 0.3, 1.0, 3.0]), torch.tensor(2.0), torch.tensor(1.0), levels=4)
+    tensor([0.0000, 0.0000, 0.2500, 0.5000, 1.0000])
+    """
+    if theta.ndim or size.ndim:
+        raise EquispikeError(f"rate_levels: theta of shape {tuple(theta.shape)}. Give one threshold, of shape ()")
+    return cast("Tensor", _rate_levels(x, theta, size, levels))
+
+
 def omega(rate: Tensor) -> Tensor:
     r"""Rate inference loss of each image (Ding et al., 2021, eq. 8): how much time its rates need to be told.
 

@@ -7,7 +7,7 @@ returns the operations that replace the call, in order (none for a call that cha
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, cast
 
@@ -212,6 +212,13 @@ def _rate_norm(x: Value, theta: Tensor | Value) -> list[Op]:
     if not float(theta) > 0:
         raise Untranslatable(f"its threshold {float(theta):g} is not positive. Train the model again")
     return [Neuron(theta.clone(), torch.ones_like(theta), ceiling=float(theta))]
+
+
+def _rate_levels(x: Value, theta: Tensor | Value, size: Tensor | Value, levels: int) -> list[Op]:
+    (neuron,) = _rate_norm(x, theta)
+    if isinstance(size, Value) or not isinstance(neuron, Neuron):
+        raise Untranslatable("the size of its spikes is computed from the images. Use RateNorm with levels")
+    return [replace(neuron, amplitude=size.clone(), levels=levels)]
 
 
 def _avg_pool(
@@ -427,6 +434,7 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.prelu.default: _leaky_relu,
     aten._prelu_kernel.default: _leaky_relu,
     rate.OPERATOR: _rate_norm,
+    rate.LEVELS_OPERATOR: _rate_levels,
     aten.avg_pool1d.default: _avg_pool,
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,

@@ -231,6 +231,8 @@ class Neuron:
             a tensor (C, 1, ...) is the potential of each channel, in units of the current.
         drive: current of each channel that is added in every step, (S, C): step t = 1, 2, ... uses row min(t, S).
         spikes: "binary", or "signed": a negative spike takes one back when the potential falls below zero.
+        levels: the trained activation is a multiple of ceiling / levels (QCFS: Bu et al., 2022), or None. Spikes do not
+            depend on it.
 
     Called on a current I it gives what the spikes stand for, a I / theta clipped at zero and at the ceiling: the rate
     times the amplitude, were rates continuous and unbounded. In the activation form (a = theta) that is the ReLU. The
@@ -244,6 +246,7 @@ class Neuron:
     v_init: float | Literal["uniform"] | Tensor = 0.0
     drive: Tensor | None = None
     spikes: Literal["binary", "signed"] = "binary"
+    levels: int | None = None
 
     @property
     def signed(self) -> bool:
@@ -263,6 +266,8 @@ class Neuron:
 
     def __call__(self, x: Tensor) -> Tensor:
         y = x.clamp(min=0.0, max=self.ceiling)
+        if self.levels is not None and self.ceiling is not None:
+            y = (y * (self.levels / self.ceiling) + 0.5).floor() * (self.ceiling / self.levels)
         if self.threshold is None or self.amplitude is None:
             return y
         return y * (self.amplitude / self.threshold)

@@ -199,7 +199,7 @@ def _rounded_neuron(op: Neuron, unit: Tensor, shape: tuple[int, ...], bits: int)
         v_init = _on(exponent, v_init / _along(unit, len(shape)))
     elif v_init != "uniform":
         v_init = min(round(v_init * STARTS), STARTS - 1) / STARTS
-    return Neuron(threshold, amplitude, ceiling, op.reset, v_init, drive, op.spikes)
+    return Neuron(threshold, amplitude, ceiling, op.reset, v_init, drive, op.spikes, op.levels)
 
 
 def _on(exponent: Tensor, values: Tensor) -> Tensor:

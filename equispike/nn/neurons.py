@@ -9,10 +9,12 @@ from torch import Tensor, distributed, nn
 
 from equispike.errors import EquispikeError
 from equispike.functional.integrate import Reset, if_scan
-from equispike.functional.rate import rate_norm
+from equispike.functional.rate import rate_levels, rate_norm
 
 SILENT = 1e-6
 """A layer whose largest input is not above this counts as silent; its threshold is p."""
+LEAST = 1e-4
+"""Smallest p of layers that learn it, so that thresholds stay above zero."""
 
 
 class IF(nn.Module):
@@ -75,13 +77,23 @@ class RateNorm(nn.Module):
     In eval mode nothing moves and no image depends on its batch. The maximum is that of all workers where
     ``torch.distributed`` is initialised, as in SyncBatchNorm: all of them must then train in step.
 
+    With ``levels`` L the layer is made for an answer after T = L steps (QCFS; Bu et al., ICLR 2022): its output has
+    L + 1 values, p is a parameter that learns with the weights, and the maximum rests, as the unit of the output:
+
+    .. math:: y = \frac{p}{L} \, \mathrm{clip}\!\left(\left\lfloor \frac{x L}{\theta} + \frac12 \right\rfloor,
+        0, L\right)
+
+    :func:`with_levels` makes such layers of ReLUs (unit 1: activations) and of trained Rate Norm layers (unit
+    :math:`r_{max}`: rates as trained). Convert with ``v_init=0.5``.
+
     Args:
         momentum: m, in (0, 1], or None.
+        levels: L, at least 1, or None.
     Attributes:
         running_max: shape ().
-        p: shape (), 1 as made.
+        p: shape (), 1 as made. Below LEAST it counts as LEAST where it learns.
     Raises:
-        EquispikeError: momentum out of range.
+        EquispikeError: momentum or levels out of range.
 
     >>> layer = RateNorm(momentum=None)
     >>> layer(torch.tensor([[-1.0, 1.0, 4.0]]))
@@ -93,13 +105,18 @@ class RateNorm(nn.Module):
     running_max: Tensor
     p: Tensor
 
-    def __init__(self, momentum: float | None = 0.1) -> None:
+    def __init__(self, momentum: float | None = 0.1, levels: int | None = None) -> None:
         super().__init__()
+        if levels is not None and levels < 1:
+            raise EquispikeError(f"RateNorm.levels: {levels} is not at least 1. Give the number of steps to answer in")
         if momentum is not None and not 0 < momentum <= 1:
             raise EquispikeError(f"RateNorm.momentum: {momentum} is outside (0, 1]. None takes the exact maximum")
-        self.momentum = momentum
+        self.momentum, self.levels = momentum, levels
         self.register_buffer("running_max", torch.tensor(0.0 if momentum is None else 1.0))
-        self.register_buffer("p", torch.tensor(1.0))
+        if levels is None:
+            self.register_buffer("p", torch.tensor(1.0))
+        else:
+            self.register_parameter("p", nn.Parameter(torch.tensor(1.0)))
 
     @property
     def threshold(self) -> Tensor:
@@ -107,14 +124,18 @@ class RateNorm(nn.Module):
         return self._threshold(self.running_max)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rates in [0, 1] for weighted inputs, both (B, *features)."""
+        """Rates in [0, 1] for weighted inputs, both (B, *features); with levels, multiples of p / L."""
+        if self.levels is not None:
+            return rate_levels(x, self.threshold, self.p.clamp(min=LEAST), self.levels)
         return rate_norm(x, self._threshold(self._updated(x) if self.training else self.running_max))
 
     def extra_repr(self) -> str:
-        return f"threshold={float(self.threshold):.4g}, momentum={self.momentum}"
+        last = f"momentum={self.momentum}" if self.levels is None else f"levels={self.levels}"
+        return f"threshold={float(self.threshold.detach()):.4g}, {last}"
 
     def _threshold(self, largest: Tensor) -> Tensor:
-        return self.p * torch.where(largest > SILENT, largest, 1.0)
+        p = self.p if self.levels is None else self.p.clamp(min=LEAST)
+        return p * torch.where(largest > SILENT, largest, 1.0)
 
     def _updated(self, x: Tensor) -> Tensor:
         seen = x.amax().to(self.running_max.dtype)

@@ -92,6 +92,66 @@ def from_relu(model: Model, images: Batches, momentum: float | None = 0.1) -> Mo
     return copied
 
 
+def with_levels(model: Model, levels: int, images: Tensor | None = None) -> Model:
+    r"""A copy of a trained network for answers after T = L steps: its activations have L + 1 values, to be trained on.
+
+    Each ``nn.ReLU`` and each :class:`RateNorm` becomes a ``RateNorm(levels=L)`` that differs from it by rounding and
+    clipping alone. With images, thresholds start where both cost least: layer after layer, behind layers with levels,
+
+    .. math:: \theta = \arg\min_\theta \; \mathrm{mean} (y_\theta(x) - \mathrm{ReLU}(x))^2, \qquad
+        \theta = \max x \cdot (1, \dots, 40) / 40
+
+    (Bu et al., ICLR 2022; the start after Li et al., ICML 2021).
+
+    Args:
+        model: trained, in whatever mode; it is not changed.
+        levels: L, at least 1.
+        images: training images, preprocessed as in training, (N, *features), a few hundred; they pass as one batch.
+            Without, p is 1.
+    Raises:
+        EquispikeError: as in :func:`with_rate_norm`; or a layer has levels already.
+
+    >>> with_levels(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), levels=4)[1]
+    RateNorm(threshold=1, levels=4)
+    """
+    relus = any(isinstance(module, nn.ReLU) for module in model.modules())
+    model = with_rate_norm(model) if relus or not rate_norms(model) else copy.deepcopy(model)
+    for path, old in rate_norms(model):
+        if old.levels is not None:
+            raise EquispikeError(f"{path} (RateNorm): has {old.levels} levels already. Start from the network before")
+        layer = RateNorm(levels=levels).to(old.p.device, old.p.dtype).train(old.training)
+        layer.running_max.copy_(old.threshold)
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, layer)
+    if images is not None:
+        _fit_levels(model, images)
+    return model
+
+
+def _fit_levels(model: nn.Module, images: Tensor) -> None:
+    """Set each layer's p to what costs least on these images, in one pass in eval mode, in place."""
+
+    def fit(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, RateNorm)
+        wanted, largest = inputs[0].clamp(min=0) / layer.running_max, inputs[0].max() / layer.running_max
+        if largest > 0:
+            tried = [(error(layer, p, inputs[0], wanted), p) for p in largest * torch.arange(1, 41) / 40]
+            layer.p.data.copy_(min(tried, key=lambda pair: pair[0])[1])
+
+    def error(layer: RateNorm, p: Tensor, x: Tensor, wanted: Tensor) -> float:
+        layer.p.data.copy_(p)
+        return float((layer.forward(x) - wanted).square().mean(dtype=torch.float64))
+
+    modes = {module: module.training for module in model.modules()}
+    hooks = [layer.register_forward_pre_hook(fit) for _, layer in rate_norms(model)]
+    with torch.no_grad():
+        model.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    for module, mode in modes.items():
+        module.training = mode
+
+
 def rate_norms(model: nn.Module) -> list[tuple[str, RateNorm]]:
     """The Rate Norm layers of a model by path."""
     modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
@@ -126,7 +186,7 @@ def measure_maxima(model: nn.Module, batches: Batches) -> None:
         largest = inputs[0].amax()
         seen[layer] = torch.maximum(seen[layer], largest) if layer in seen else largest
 
-    layers = rate_norms(model)
+    layers = [(path, layer) for path, layer in rate_norms(model) if layer.levels is None]
     hooks = [layer.register_forward_pre_hook(look) for _, layer in layers]
     try:
         with torch.no_grad():

@@ -330,5 +330,7 @@ def _check_layers(model: nn.Module) -> None:
             f"{type(model).__name__}: has no equispike.nn.RateNorm layer. Make it with nn.with_rate_norm, and train it"
         )
     for path, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules()):
+        if isinstance(module, RateNorm) and module.levels is not None:
+            raise EquispikeError(f"{path} (RateNorm): has levels, so its threshold is learnt with the weights already")
         if isinstance(module, nn.ReLU):
             raise EquispikeError(f"{path} (ReLU): has no threshold to lower. Train with nn.RateNorm in place of it")

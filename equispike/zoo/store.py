@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from equispike.errors import EquispikeError, FileError, one_line
 from equispike.files.checkpoint import read_tensors, write_tensors
+from equispike.nn import with_levels
 from equispike.versions import versions
 from equispike.zoo.data import load as load_data
 from equispike.zoo.models import MODELS, build
@@ -38,8 +39,8 @@ def save_model(
 
     Args:
         name: of the network in the zoo.
-        card: data, recipe, seed, accuracies, ...; JSON-able. "versions" are added, and "commit" in a
-            checkout of equispike.
+        card: data, recipe, seed, accuracies, ...; JSON-able; of layers with levels, "levels". "versions" are added, and
+            "commit" in a checkout of equispike.
         rounded: write weights as integers of 8 bits, a quarter of the size; they come back as of :func:`in_8_bits`.
     """
     commit = _commit()
@@ -226,7 +227,8 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
         raise FileError(f"{source}: no trained weights come with it. Train it: {how_to_train(str(source))}")
     description, tensors = read_tensors(path, "equispike.model")
     try:
-        model = build(str(description["name"]))
+        model, levels = build(str(description["name"])), description["card"].get("levels")
+        model = model if levels is None else with_levels(model, int(levels))
         model.load_state_dict(_unpacked(tensors))
         return model.eval(), {**cast("dict[str, Any]", description["card"]), "name": str(description["name"])}
     except (KeyError, RuntimeError, EquispikeError) as error:
