@@ -6,7 +6,8 @@ from typing import Any
 
 Content = Mapping[str, Any]
 Verdict = tuple[str, bool | None]
-"""Our figure, and whether it bears the claim out; None: it cannot be told from what was stored."""
+"""Our figure, and whether it bears the claim out; None: so few steps do not tell."""
+VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,6 @@ def _at(row: Any, t: int) -> float:
     return 100 * row["accuracy"][t - 1]
 
 
-def _ours(content: Content, label: str, column: str) -> Any:
-    value = {line["label"]: line["ours"] for line in content["lines"]}[label][column]
-    if value is None:
-        raise KeyError(column)
-    return value
-
-
 def _no_loss(rows: Mapping[str, Any], _: Content) -> Verdict:
     full, low = _last(rows["RMP, scale 1.0"]), _last(rows["RMP, scale 0.6"])
     best = max(full, low)
@@ -66,9 +60,12 @@ def _sparse(rows: Mapping[str, Any], _: Content) -> Verdict:
 
 
 def _sooner(scale: str, least: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
-    def judge(_: Mapping[str, Any], content: Content) -> Verdict:
-        times, level = (_ours(content, f"RMP, scale {scale}", name) for name in ("times sooner", "level"))
-        return f"{times:.1f} times, at {level}", times >= least
+    def judge(rows: Mapping[str, Any], content: Content) -> Verdict:
+        hard, soft = rows["IF, hard reset"], rows[f"RMP, scale {scale}"]
+        ours = {line["label"]: line["ours"] for line in content["lines"]}[f"RMP, scale {scale}"]
+        if ours["times sooner"] is None:
+            return f"after all steps {_last(soft):.1f} %, hard reset {_last(hard):.1f} %", None
+        return f"{ours['times sooner']:.1f} times, at {ours['level']}", ours["times sooner"] >= least
 
     return judge
 
@@ -168,5 +165,5 @@ def judged(results: Iterable[Content]) -> list[list[str]]:
             except KeyError:
                 continue
             where = f"{content['note']}, T = {content['conditions']['timesteps']:,}"
-            found.append([claim.words, claim.paper, ours, "holds" if holds else "does not hold", where])
+            found.append([claim.words, claim.paper, ours, VERDICTS[holds], where])
     return found

@@ -5,6 +5,8 @@ against 446 with Max Norm. Each row is compared with Max Norm at an accuracy tha
 RMP-SNN after 32 steps, the paper's table 2 60.30 %.) The last row has 0.8 of all Max Norm thresholds.
 """
 
+from torch import Tensor
+
 import equispike as es
 from equispike.analysis.fit import RateFit
 from equispike.analysis.plots import Panel, Series
@@ -53,9 +55,8 @@ def run(job: Job) -> Outcome:
     return Outcome(lines, figure, words, (), kept)
 
 
-def _mean(omega: object) -> float:
-    values = omega[omega > 0].double()  # type: ignore[index, operator]
-    return float(values.mean())
+def _mean(omega: Tensor) -> float:
+    return float(omega[omega > 0].double().mean())
 
 
 def _k(fits: dict[str, RateFit], names: list[str]) -> Panel:

@@ -98,6 +98,7 @@ class Outcome:
         note: networks and data.
         remarks: what the numbers say, in sentences.
         numbers: everything else, for the JSON file.
+        shared: conditions of all rows in words, where the table is about one of them.
     """
 
     lines: Sequence[Line]
@@ -105,6 +106,7 @@ class Outcome:
     note: str
     remarks: Sequence[str] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    shared: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def result(entry: Entry, job: Job) -> tuple[dict[str, Any], bool]:
         "command": command(entry, job),
         "note": outcome.note,
         "conditions": asdict(job.conditions) if entry.networks else {"timesteps": job.conditions.timesteps},
-        "all rows": str(job.conditions) if entry.networks else "",
+        "all rows": outcome.shared or (str(job.conditions) if entry.networks else ""),
         "remarks": list(outcome.remarks),
         "lines": [asdict(line) for line in outcome.lines],
         "numbers": dict(outcome.numbers),

@@ -17,6 +17,7 @@ WAYS = (
     Way("ModelNorm", es.ModelNorm()),
     Way("SpikeNorm, hard reset", es.SpikeNorm()),
     *(Way(f"RMP({scale})", es.RMP(scale)) for scale in (1.0, 0.8, 0.6, 0.4)),
+    Way("RMP(0.8, after=True)", es.RMP(0.8, after=True)),
 )
 COLUMNS = ("trained", *(f"T={2**k}" for k in range(3, 10)), "spike rate")
 CITES = ("diehl2015", "rueckauer2017", "kim2020", "sengupta2019", "han2020")

@@ -19,8 +19,9 @@ that the experiments left.
 
 {claims}
 
-"Holds" compares with the paper's own number, or with its words where it has none. Our networks are smaller or less
-accurate than the papers', and images fewer, where it says so: then sizes can be compared, not decimals.
+"Holds" compares with the paper's own number, or with its words where it has none; "open" needs more steps. Our networks
+are smaller or less accurate than the papers', and images fewer, where it says so: then sizes can be compared, not
+decimals.
 
 - Columns that end in "(paper)" are published, by the source named under the heading. All others were measured here.
 - All rows of a table share what stands behind "All rows": they differ in what the first column names, and in nothing

@@ -300,12 +300,17 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
     low = [0.5, 0.86]
     labelled = {f"RMP, scale {scale}": a_row(low, spike_rate=[1.0, 2.0], trained_accuracy=0.88) for scale in SCALES}
     labelled["RMP, scale 0.2"]["accuracy"] = [0.2, 0.2]
-    stored = {"name": "han-figure-5", "lines": [], "numbers": {"rows": labelled}, "note": "n", "conditions": QUICK}
+    labelled["IF, hard reset"] = a_row([0.1, 0.1], trained_accuracy=0.88)
+    speed = {"RMP, scale 1.0": {"times sooner": None}, "RMP, scale 0.6": {"times sooner": 9.0, "level": "85.0 %"}}
+    lines = [{"label": label, "ours": ours} for label, ours in speed.items()]
+    stored = {"name": "han-figure-5", "lines": lines, "numbers": {"rows": labelled}, "note": "n", "conditions": QUICK}
     said = {words: holds for words, _, _, holds, _ in judged([stored])}
     assert said == {
         "Han: thresholds at 0.6 lose nothing": "holds",
         "Han: at 0.2 accuracy drops": "holds",
         "Han: 0.6 takes few spikes": "holds",
+        "Han: soft reset is sooner than hard": "open",
+        "Han: lowered thresholds are sooner still": "holds",
     }
 
 
