@@ -14,7 +14,7 @@ from equispike.calibrate.rmp import RMP
 from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import Converter
 from equispike.files.checkpoint import save
-from equispike.functional.coding import Coder, Constant, Poisson
+from equispike.functional.coding import Constant
 from equispike.graph.network import Network
 from equispike.results import Result, document, write_json
 from equispike.versions import versions
@@ -28,18 +28,19 @@ DATA, MODEL, RECIPE = "mnist-sample", "mnist-cnn", "demo"
 CALIBRATION_IMAGES = 128
 CALIBRATION_STEPS = 100
 SCALES = (1.0, 0.8, 0.6, 0.4)
+CODER = Constant()
 
 
-def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Method, Coder, Network]]:
-    """Every method of the demo, its input coding, and the network that it gives."""
+def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Method, Network]]:
+    """Every method of the demo, and the network that it gives.
+
+    All have constant input, while thresholds are measured too, and the potential read out: they differ in the method.
+    """
     convert = Converter(model, calibration)
-    for method in (ModelNorm(), DataNorm(), DataNorm(99.9)):
-        yield method, Constant(), convert(method)
-    hard = SpikeNorm(CALIBRATION_STEPS)
-    yield hard, Poisson(), convert(hard)
-    for scale in SCALES:
-        soft = RMP(scale, CALIBRATION_STEPS)
-        yield soft, Constant(), convert(soft)
+    spiking = [SpikeNorm(CALIBRATION_STEPS, coder=CODER)]
+    scaled = [RMP(scale, CALIBRATION_STEPS, CODER) for scale in SCALES]
+    for method in (ModelNorm(), DataNorm(), DataNorm(99.9), *spiking, *scaled):
+        yield method, convert(method, readout="potential")
 
 
 def demo(
@@ -51,7 +52,7 @@ def demo(
         out: the folder, made if absent.
         images: test digits to simulate, the first ones of the embedded 2,000.
         timesteps: T.
-        seed: of initial weights, training and Poisson draws.
+        seed: of initial weights and training.
         report: hears of the training's progress.
     Returns:
         accuracy of the trained network on the simulated digits, and one result per method.
@@ -63,10 +64,10 @@ def demo(
     save_model(out / "model.safetensors", MODEL, trained.model, told)
     calibration = [digits.train.take(CALIBRATION_IMAGES).floats()]
     results: list[Result] = []
-    for method, coder, network in networks(trained.model, calibration):
-        result = evaluate(network, test.batches(100), timesteps, coder, seed, label=f"simulating {method}")
-        closer = look_closer(network, result, test, coder, seed)
-        results.append(Result(network, coder, result, closer))
+    for method, network in networks(trained.model, calibration):
+        result = evaluate(network, test.batches(100), timesteps, CODER, seed, label=f"simulating {method}")
+        closer = look_closer(network, result, test, CODER, seed)
+        results.append(Result(network, CODER, result, closer))
     save(results[-2].network, out / "network.safetensors")
     ceiling = results[0].evaluation.trained
     content = document(
