@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from equispike.arguments import tensor_of
 from equispike.errors import DataError
 from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Shape, inputs_of, join_inputs, split_inputs
@@ -92,13 +93,6 @@ def check_labels(labels: Tensor, classes: int, purpose: str = "labels") -> None:
             f"{purpose}: label {int(wrong[0])}, but the network has {classes} classes, 0 to {classes - 1}. Check the "
             "labels, and the network's last layer"
         )
-
-
-def tensor_of(value: object) -> object:
-    """A tensor for a NumPy array that can be one; anything else as it is."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(cast("np.ndarray[Any, Any]", value)))
-    return value
 
 
 def _items(batches: object) -> Iterable[object]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equispike.analysis.prediction import MOST, useful_timesteps
+from equispike.arguments import checked
 from equispike.conversion import Model, convert
 from equispike.errors import CalibrationError
 from equispike.functional.inputs import Images, join_inputs
@@ -86,6 +87,7 @@ class Report:
         return "\n".join([*lines, self.prediction])
 
 
+@checked
 def check(model: Model, example: Images, lossy: Iterable[LossyPass] = (), output: int | None = None) -> Report:
     """Judge every operation of a model: exact, approximate or refused, why, and the remedy; and predict T.
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from equispike.arguments import checked
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.data_norm import DataNorm, input_scale
 from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
@@ -33,6 +34,7 @@ Model = Traceable | Network
 """A trained network in any form that converts."""
 
 
+@checked
 def convert(
     model: Model,
     batches: Batches | Tensor,

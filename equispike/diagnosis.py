@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equispike.analysis.accuracy import accuracy
 from equispike.analysis.causes import Causes, causes
+from equispike.arguments import checked
 from equispike.batches import Batches
 from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method
@@ -85,6 +86,7 @@ class Diagnosis:
         return f"{fact} {where} Of the remedies tried, {best.name} helps most: {best.accuracy:.1%}."
 
 
+@checked
 def diagnose(
     model: Model,
     calibration: Batches | Tensor,

@@ -16,6 +16,7 @@ import equispike
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
     {"errors", "progress", "provenance", "versions"},
+    {"arguments"},
     {"functional", "bibliography", "extras"},
     {"batches", "store"},
     {"nn"},

@@ -8,7 +8,8 @@ from operator import length_hint
 import torch
 from torch import Tensor
 
-from equispike.batches import Batches, check_labels, read_labelled, tensor_of
+from equispike.arguments import checked
+from equispike.batches import Batches, check_labels, read_labelled
 from equispike.errors import DataError, SimulationError
 from equispike.functional.coding import Coder, Constant, Poisson, predict
 from equispike.graph.network import Network, without_output_neurons
@@ -78,6 +79,7 @@ class Evaluation:
         return {name: float(steps.sum()) for name, steps in self.spikes_by_step.items()}
 
 
+@checked
 def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
     """Share of images (or of places in them) classified correctly after each step, (T,), float64.
 
@@ -86,7 +88,7 @@ def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
         labels: true class of each image, (B,); of scores in space, of each place, (B, *space).
         top: how many of the classes with the highest scores count as an answer; of equal scores the lower class first.
     """
-    labels = torch.as_tensor(tensor_of(labels), device=run.predictions.device)
+    labels = torch.as_tensor(labels, device=run.predictions.device)
     if labels.shape != run.predictions.shape[1:]:
         raise SimulationError(
             f"labels: shape {tuple(labels.shape)} for {run.images} images. Give one per image, or per place of scores "
@@ -104,6 +106,7 @@ def accuracy(run: Run, labels: Tensor | Sequence[int], top: int = 1) -> Tensor:
     return (ahead.sum(-1) < top).double().flatten(1).mean(1)
 
 
+@checked
 def latency(accuracies: Tensor, target: float) -> int | None:
     """First step after which the accuracy, (T,), stays at or above the target; None if it ends below.
 
@@ -129,6 +132,7 @@ def speed_up(accuracies: Tensor, others: Tensor, target: float) -> float | None:
     return None if own is None or other is None else other / own
 
 
+@checked
 def evaluate(
     network: Network,
     batches: Batches,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked
 from equispike.batches import Batches, read
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
@@ -107,6 +108,7 @@ def rate_counts(run: Run) -> dict[str, Tensor]:
     }
 
 
+@checked
 def rate_fit(
     network: Network,
     batches: Batches | Tensor,

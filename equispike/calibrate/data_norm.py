@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer
 from equispike.errors import CalibrationError
@@ -17,6 +18,7 @@ from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DataNorm:
     """Data-based normalisation: threshold = a percentile of the layer's activation in the trained network.

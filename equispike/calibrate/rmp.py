@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold, read
 from equispike.calibrate.layers import Observation, measure, split
 from equispike.calibrate.method import Method, ReadoutKind, Sums, Thresholds, with_thresholds
@@ -23,6 +24,7 @@ Measured = Literal["maximum", "average"]
 STATISTICS = {"maximum": Maximum(), "average": Mean(positive=True)}
 
 
+@checked_fields
 @dataclass(frozen=True)
 class RMP:
     r"""RMP-SNN (Han et al., 2020): soft reset, and lowered thresholds.

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.layers import Given, Observation, measure
 from equispike.calibrate.method import Method, ReadoutKind, Sums, Thresholds, size_of_spikes
@@ -20,6 +21,7 @@ from equispike.graph.residual import residual_neurons
 Residual = Literal["measured", "unity"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class SpikeNorm:
     r"""SPIKE-NORM (Sengupta et al., 2019, algorithm 1): layer after layer, earlier layers already spiking.

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from equispike.arguments import checked
 from equispike.errors import FileError
 from equispike.files.disk import DAMAGED, reading, write_bytes
 from equispike.functional.finite import all_finite
@@ -44,6 +45,7 @@ CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]
 
 
+@checked
 def save(network: Network, path: str | os.PathLike[str]) -> None:
     """Write a converted network, atomically: a file of this name is replaced whole or stays as it was.
 
@@ -68,6 +70,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
     write_tensors(path, "equispike.network", {"nodes": nodes, "provenance": dict(network.provenance)}, tensors)
 
 
+@checked
 def load(path: str | os.PathLike[str]) -> Network:
     """Read a converted network. FileError in one line if the file is missing, damaged or not one of these."""
     description, tensors = read_tensors(path, "equispike.network")

@@ -20,6 +20,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.finite import all_finite
 
@@ -126,6 +127,7 @@ class Constant:
         return currents if amplitude == scale else currents * (amplitude / scale)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Poisson:
     r"""Signed random spikes: :math:`a\,\mathrm{sign}(x)` with probability :math:`\min(1, |x|/s)` in every step.

@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 from torch import Tensor
 from torch.nn.functional import pad
 
+from equispike.arguments import tensor_of, told
 from equispike.errors import DataError
 
 Shape = tuple[int, ...]
@@ -43,7 +44,10 @@ def join_inputs(images: Images) -> Tensor:
     >>> join_inputs((torch.rand(4, 3, 32, 32), torch.rand(4, 1, 16, 16), torch.rand(4, 10))).shape
     torch.Size([4, 5, 32, 32])
     """
-    inputs = cast("tuple[Tensor, ...]", inputs_of(images))
+    inputs = cast("tuple[Tensor, ...]", tuple(map(tensor_of, inputs_of(images))))
+    for x in inputs:
+        if not isinstance(cast("object", x), Tensor) or (len(inputs) > 1 and not x.ndim):
+            raise DataError(f"inputs: {told(x)}. Give tensors (B, *features)")
     if len(inputs) == 1:
         return inputs[0]
     if len({len(x) for x in inputs}) != 1:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from equispike.arguments import checked
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, LeakyReLU, MaxPool, Neuron, Op
@@ -22,6 +23,7 @@ class Change(NamedTuple):
 LossyPass = Callable[[Network], tuple[Network, list[Change]]]
 
 
+@checked
 def max_pool_to_avg(network: Network) -> tuple[Network, list[Change]]:
     """Replace every max pool by an average pool of the same windows.
 
@@ -42,6 +44,7 @@ def max_pool_to_avg(network: Network) -> tuple[Network, list[Change]]:
     return network.replace_ops(ops), changes
 
 
+@checked
 def max_pool_to_winner(network: Network) -> tuple[Network, list[Change]]:
     """Let every max pool pass the growth of the largest count of spikes in each window (see ``ops.WinnerPool``).
 
@@ -55,6 +58,7 @@ def max_pool_to_winner(network: Network) -> tuple[Network, list[Change]]:
     return network.replace_ops(ops), changes
 
 
+@checked
 def leaky_relu_to_pairs(network: Network) -> tuple[Network, list[Change]]:
     """Replace every leaky ReLU by two layers of neurons, one for each sign: relu(x) - slope relu(-x).
 

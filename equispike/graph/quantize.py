@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node, not_spiking
 from equispike.graph.ops import Add, AvgPool, Input, Move, Neuron, Op, Readout, Sum, Weighted, WinnerPool
@@ -38,6 +39,7 @@ def check_bits(bits: int) -> None:
         raise ConversionError(f"bits: {bits} is not between 4 and 16. 12 keep the accuracy of most networks")
 
 
+@checked
 def quantize(network: Network, bits: int = 12, timesteps: int = 1, per_channel: bool = True) -> Network:
     r"""The network on integer grids, where every engine gives the same spikes and scores to the last bit.
 
@@ -69,6 +71,8 @@ def quantize(network: Network, bits: int = 12, timesteps: int = 1, per_channel: 
             not even float64 holds.
     """
     check_bits(bits)
+    if timesteps < 1:
+        raise ConversionError(f"timesteps: {timesteps} is less than 1. Give the steps of the simulation")
     unit = fold_amplitudes(network.to(torch.float64))
     rounded = to_grid(unit if per_channel else fold_thresholds(unit), bits, per_channel)
     needed = sum_bits(rounded, timesteps)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from equispike.arguments import checked
 from equispike.errors import ConversionError, one_line
 from equispike.functional.inputs import Images, inputs_of, layout
 from equispike.graph.network import Network
@@ -22,6 +23,7 @@ from equispike.graph.verdicts import Finding
 Traceable = nn.Module | ExportedProgram
 
 
+@checked
 def trace(model: Traceable, example: Images, output: int | None = None) -> Network:
     """Read a model into a Network, without thresholds.
 

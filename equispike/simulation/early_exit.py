@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
@@ -65,6 +66,7 @@ class Certain:
         return ahead.scatter(2, winner[..., None], True).all(2) | (left == 0)[:, None]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Stable:
     """Stop when the prediction has not changed for ``steps`` steps. Nothing is proved: later steps might change it.

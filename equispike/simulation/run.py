@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.functional.inputs import Images, join_inputs
@@ -112,6 +113,7 @@ class Run:
         return spike_rate(sum_layers(self.spikes), sum(self.neurons.values()), self.images)
 
 
+@checked
 def simulate(
     network: Network,
     images: Images,
