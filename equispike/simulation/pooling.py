@@ -18,5 +18,6 @@ def winners(op: WinnerPool, inputs: Tensor, total: Tensor) -> tuple[Tensor, Tens
         what passes, (T', B, C, *windows), and the sums after the last step.
     """
     sums = torch.cat([total[None], inputs]).cumsum(0)
-    largest = op(sums.flatten(0, 1)).unflatten(0, sums.shape[:2])
+    largest = op(sums.flatten(0, 1))
+    largest = largest.view(*sums.shape[:2], *largest.shape[1:])
     return largest.diff(dim=0).to(inputs.dtype), sums[-1]

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def fold(kind: str, attributes: Attributes, inputs: Sequence[Any]) -> Tensor:
     """The value of an operation on constants. Untranslatable, or what torch raises, if it has none."""
     tensors = [x for x in inputs if isinstance(x, Tensor) and x.numel()]
     if kind in ELEMENTWISE:
-        affordable(*torch.broadcast_shapes(*(x.shape for x in tensors)))
+        affordable(*np.broadcast_shapes(*(tuple(x.shape) for x in tensors)))
         return ELEMENTWISE[kind](*inputs)
     return FOLDED[kind](attributes, *inputs)
 
@@ -103,7 +105,8 @@ def _filled(attributes: Attributes, shape: Tensor) -> Tensor:
 
 
 def _expanded(attributes: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, affordable(*whole_numbers(shape)))).contiguous()
+    sizes = affordable(*whole_numbers(shape))
+    return x.expand(np.broadcast_shapes(tuple(x.shape), sizes)).contiguous()
 
 
 def _repeated(attributes: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
@@ -147,15 +150,15 @@ def _quotient(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _total(*terms: Tensor) -> Tensor:
-    return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+    return reduce(torch.add, terms)
 
 
 def _largest(*terms: Tensor) -> Tensor:
-    return torch.stack(torch.broadcast_tensors(*terms)).amax(0)
+    return reduce(torch.maximum, terms)
 
 
 def _least(*terms: Tensor) -> Tensor:
-    return torch.stack(torch.broadcast_tensors(*terms)).amin(0)
+    return reduce(torch.minimum, terms)
 
 
 ELEMENTWISE: dict[str, Callable[..., Tensor]] = {

@@ -101,7 +101,7 @@ def resize(attributes: Attributes, x: Value, *given: Any) -> list[Op]:
     axes = [n % (len(x.shape) + 1) - 2 for n in attributes.get("axes") or range(len(x.shape) + 1)]
     factors, wanted = [1.0] * len(space), list(space)
     for kind, values in (("scales", scales), ("sizes", sizes)):
-        for axis, value in zip(axes, () if values is None else values.flatten().tolist(), strict=False):
+        for axis, value in zip(axes, [] if values is None else map(float, values.flatten()), strict=False):
             if axis < 0 and value not in (0.0, 1.0) and (kind == "scales" or (axis == -1 and value != x.shape[0])):
                 raise Untranslatable("resizes channels or images. Resize space alone")
             if axis >= 0 and kind == "scales":
@@ -117,9 +117,8 @@ def resize(attributes: Attributes, x: Value, *given: Any) -> list[Op]:
         return _nearest(x, factors, wanted, where, rounding)
     if where not in ("half_pixel", "pytorch_half_pixel", "align_corners") or attributes.get("antialias", 0):
         raise Untranslatable(f"interpolates by {where}, or smooths. Use half_pixel or align_corners")
-    name = {"linear1": "upsample_linear1d", "linear2": "upsample_bilinear2d", "cubic2": "upsample_bicubic2d"}.get(
-        f"{mode}{len(space)}", mode
-    )
+    known = {"linear1": "upsample_linear1d", "linear2": "upsample_bilinear2d", "cubic2": "upsample_bicubic2d"}
+    name = known.get(f"{mode}{len(space)}", str(mode))
     corners = where == "align_corners"
     return translated(getattr(getattr(aten, name), "vec", name), x, wanted, corners, None)
 
@@ -147,9 +146,9 @@ def _nearest(x: Value, factors: list[float], wanted: list[int], where: str, roun
 
 def _sources(n: int, factor: float, size: int, where: str, rounding: str) -> list[int]:
     """Which pixel of a row of n each pixel of the new row takes, as the operator's definition says."""
-    rounds = {
-        "floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-        "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    rounds: dict[str, tuple[Any, float]] = {
+        "floor": (np.floor, 0.0), "ceil": (np.ceil, 0.0), "round_prefer_floor": (np.ceil, -0.5),
+        "round_prefer_ceil": (np.floor, 0.5),
     }  # fmt: skip
     new = np.arange(size)
     places = {
@@ -160,4 +159,5 @@ def _sources(n: int, factor: float, size: int, where: str, rounding: str) -> lis
     }
     if where not in places or rounding not in rounds:
         raise Untranslatable(f"counts its pixels by {where}, {rounding}. Use asymmetric and floor")
-    return [int(place) for place in np.clip(rounds[rounding](places[where]), 0, n - 1)]
+    whole, shift = rounds[rounding]
+    return [int(place) for place in np.clip(whole(places[where] + shift), 0, n - 1)]

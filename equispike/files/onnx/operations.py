@@ -97,14 +97,15 @@ def _average_pool(attributes: Attributes, x: Value) -> list[Op]:
 
 
 def _rounding(x: Value, kernel: Sequence[int], w: Mapping[str, list[int]]) -> bool:
-    """Whether the last windows reach over the end, where padding that does not count differs from that in front.
+    """True if the last windows reach over the end, where padding that does not count differs from that in front.
 
     Then a pool that is padded at both ends as in front, with or without ``ceil_mode``, has the same windows.
     """
     axes = list(zip(x.shape[1:], kernel, *w.values(), strict=True))
     wanted = [(n + b + a - d * (k - 1) - 1) // s for n, k, s, _, d, b, a in axes]
     for ceil in (False, True):
-        pool = MaxPool(tuple(kernel), *(tuple(w[key]) for key in ("strides", "before", "dilations")), ceil)
+        strides, before, dilations = (tuple(w[key]) for key in ("strides", "before", "dilations"))
+        pool = MaxPool(tuple(kernel), strides, before, dilations, ceil)
         if all(2 * b <= k for k, b in zip(kernel, w["before"], strict=True)) and list(behind(x, [pool]).shape[1:]) == [
             n + 1 for n in wanted
         ]:
