@@ -316,8 +316,10 @@ def model_norm_factors(weights: Sequence[Array]) -> list[float]:
 
 
 def nearest_rank(values: Array, percentile: float) -> float:
-    """The smallest value with at least this share of all values at or below it."""
-    ordered = sorted(values.flatten().tolist())
+    """The smallest positive value with at least this share of all positive values at or below it; 0 without any."""
+    ordered = sorted(value for value in values.flatten().tolist() if value > 0)
+    if not ordered:
+        return 0.0
     rank = math.ceil(Fraction(str(percentile)) * len(ordered) / 100)
     return float(ordered[rank - 1])
 

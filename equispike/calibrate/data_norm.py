@@ -1,5 +1,6 @@
 """Thresholds from the trained network's activations (Diehl 2015, Rueckauer 2017), or from its weights alone."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,16 @@ from torch import Tensor
 from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer
-from equispike.errors import CalibrationError
+from equispike.errors import CalibrationError, CalibrationWarning
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
 from equispike.graph.network import Network, evaluate
 from equispike.graph.ops import Neuron, Node
 from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
+
+MUCH = 0.1
+"""Share of a layer's activity above its threshold from which on there is a warning."""
 
 
 @checked_fields
@@ -24,9 +28,11 @@ class DataNorm:
     """Data-based normalisation: threshold = a percentile of the layer's activation in the trained network.
 
     100 is the maximum (Diehl et al., 2015); 99.9 is robust against outliers (Rueckauer et al., 2017);
-    per channel follows Kim et al. (2020). The maximum is exact; other percentiles follow nearest rank over all
-    activations, zeros included, within the bound stated at ``functional.statistics.Percentile``. A channel that stays
-    silent takes the layer's largest threshold.
+    per channel follows Kim et al. (2020). The maximum is exact; other percentiles follow nearest rank over the
+    activations above zero, as Rueckauer's reference code has it, within the bound stated at
+    ``functional.statistics.Percentile``. A channel that stays silent takes the layer's largest threshold, a layer that
+    does so the size of a spike that reaches it, with a warning. There is a warning as well where a threshold cuts off
+    more than a tenth of a layer's activity, which no number of steps brings back.
     """
 
     percentile: float = 100.0
@@ -53,7 +59,15 @@ class DataNorm:
                     states[name] = update(name, statistic, states[name], value)
         thresholds = Thresholds()
         for name in states:
-            thresholds[name] = self._threshold(network, name, statistic.value(states[name]), thresholds)
+            value = statistic.value(states[name])
+            thresholds[name] = self._threshold(network, name, value, thresholds)
+            if isinstance(statistic, Percentile) and (lost := statistic.clipped(states[name], value)) > MUCH:
+                warnings.warn(
+                    f"{name}: the threshold of {self} cuts off {100 * lost:.0f} % of the layer's activity on the "
+                    "calibration images, at any number of steps. Raise the percentile",
+                    CalibrationWarning,
+                    stacklevel=2,
+                )
         return thresholds
 
     def _statistic(self) -> Any:

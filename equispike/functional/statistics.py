@@ -142,18 +142,19 @@ class Histogram(NamedTuple):
 
 @dataclass(frozen=True)
 class Percentile:
-    r"""Percentile by nearest rank: the smallest value v with at least ``percentile`` % of the values <= v.
+    r"""Percentile of the values above zero by nearest rank: the smallest v with at least ``percentile`` % of them <= v.
 
-    Made for outputs of ReLU: values below zero count as zero, and zeros count. The state is a histogram whose bins are
-    the sign-free leading bits of the float32 representation (8 of the exponent, m = ``bits`` of the mantissa), which
-    order positive numbers as their values do. The value is the middle of the bin that holds the nearest rank, or the
-    exact maximum where that is smaller, so
+    Made for outputs of ReLU: zeros do not count, so that the percentile of a layer of which few neurons are active is
+    one of what is active (as in the reference code of Rueckauer et al., 2017). It is 0 where there is none. The state
+    is a histogram whose bins are the sign-free leading bits of the float32 representation (8 of the exponent,
+    m = ``bits`` of the mantissa), which order positive numbers as their values do. The value is the middle of the bin
+    that holds the nearest rank, or the exact maximum where that is smaller, so
 
     .. math:: |\hat v - v| \le 2^{-(m+1)} v, \qquad \hat v \le \max
 
     for float32 and smaller types. Values under 2**-126 have no such relative bound: there the error is at most
-    2**-(126 + m). A float64 is rounded to float32 first, which adds 2**-24 to the bound; one too large for float32 is
-    refused. Percentile 100 gives the exact maximum.
+    2 * 2**-(126 + m). A float64 is rounded to float32 first, which adds 2**-24 to the bound; one too large for float32
+    is refused. Percentile 100 gives the exact maximum.
 
     Args:
         percentile: in (0, 100], read as the decimal number that it prints as: 99.9 is 999 / 1000.
@@ -195,6 +196,7 @@ class Percentile:
         x = x.where(x > 0, 0.0)
         maximum = x.amax(dim=_reduced(x, self.per_channel)).double()
         keys = x.float().view(torch.int32) >> (23 - self.mantissa_bits)
+        keys = torch.where(x > 0, keys.clamp(min=1), keys)  # the first bin is for zeros alone
         channels = 1
         if self.per_channel:
             channels = x.shape[1]
@@ -208,16 +210,21 @@ class Percentile:
 
     def value(self, state: Histogram) -> Tensor:
         below = state.counts.cumsum(dim=1)
-        seen = int(below[0, -1])  # the same in every channel
-        if seen == 0:
+        if int(below[0, -1]) == 0:
             raise _nothing_seen()
+        zeros, total = below[:, 0], below[:, -1]
+        active = cast("list[int]", (total - zeros).tolist())
         # In exact arithmetic: 99.9 / 100 * 1000 is above 999 in floating point, and its ceiling 1000.
-        rank = -(-Fraction(repr(float(self.percentile))) * seen // 100)
-        if rank == seen:
-            return state.maximum
-        wanted = torch.full_like(below[:, :1], int(rank))
-        middle = self._middle(torch.searchsorted(below, wanted).squeeze(1))
+        share = Fraction(repr(float(self.percentile))) / 100
+        ranks = zeros + torch.tensor([-(-share * n // 1) for n in active], dtype=torch.int64, device=below.device)
+        middle = self._middle(torch.searchsorted(below, ranks.unsqueeze(1)).squeeze(1)).where(ranks < total, torch.inf)
         return torch.minimum(middle.reshape(state.maximum.shape), state.maximum)
+
+    def clipped(self, state: Histogram, limit: Tensor) -> float:
+        """Share of the sum of all values that lies above the limit, () or (C,); a value counts as its bin's middle."""
+        middle = self._middle(torch.arange(self.bins, device=state.counts.device))
+        above = (middle - limit.reshape(-1, 1)).clamp(min=0)
+        return float((state.counts * above).sum() / (state.counts * middle).sum().clamp(min=1e-300))
 
     def _middle(self, bins: Tensor) -> Tensor:
         """Middle of each bin, float64; zero for the first, which holds zero."""
