@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from equispike.analysis.accuracy import evaluate as evaluate
     from equispike.analysis.accuracy import latency as latency
     from equispike.analysis.fit import rate_fit as rate_fit
+    from equispike.calibrate.corrections import Bias as Bias
+    from equispike.calibrate.corrections import Potential as Potential
+    from equispike.calibrate.corrections import StepBias as StepBias
     from equispike.calibrate.data_norm import DataNorm as DataNorm
     from equispike.calibrate.data_norm import ModelNorm as ModelNorm
     from equispike.calibrate.rate_norm import RateNorm as RateNorm
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "analysis.accuracy": ("accuracy", "evaluate", "latency"),
     "analysis.fit": ("rate_fit",),
+    "calibrate.corrections": ("Bias", "Potential", "StepBias"),
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
     "calibrate.rate_norm": ("RateNorm",),
     "calibrate.rmp": ("RMP",),

@@ -260,7 +260,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
 """Checks by the names that arguments have everywhere."""
 
 NEEDED = {
-    *("timesteps", "seed", "runs", "verify", "top", "steps", "bits", "percentile", "tolerance", "target", "lead"),
+    *("timesteps", "seed", "runs", "verify", "top", "steps", "bits", "tolerance", "target", "lead"),
     *("trial", "memory", "batch_size"),
 }
 """Numbers for which None stands only where it is the default."""

@@ -5,12 +5,16 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from equispike.arguments import checked
 from equispike.batches import Batch, Batches, hold
+from equispike.calibrate.choice import choose, usual
+from equispike.calibrate.corrections import Correction
+from equispike.calibrate.corrections import correct as apply_corrections
 from equispike.calibrate.data_norm import DataNorm, input_scale
 from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
@@ -30,6 +34,7 @@ from equispike.graph.verdicts import VERDICTS
 from equispike.provenance import as_data
 from equispike.versions import versions
 
+Spikes = Literal["binary", "signed"]
 Model = Traceable | Network
 """A trained network in any form that converts."""
 
@@ -42,7 +47,10 @@ def convert(
     *,
     reset: Reset | None = None,
     readout: ReadoutKind | None = None,
-    v_init: float | str = 0.0,
+    v_init: float | str | None = None,
+    spikes: Spikes = "binary",
+    timesteps: int | None = None,
+    correct: Sequence[Correction] = (),
     lossy: Iterable[LossyPass] = (),
     output: int | None = None,
 ) -> Network:
@@ -56,11 +64,18 @@ def convert(
             pairs, preprocessed as in training, or one tensor. Read once and held in memory. For a model of several
             inputs, of pairs ((first, second, ...), labels); labels may be None.
         method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else
-            ``DataNorm(percentile=99.9)``.
+            ``DataNorm(percentile=99.9)``; with ``timesteps``, the percentile per channel that is best for them.
         reset: "subtract" (soft) or "zero" (hard); default the method's own.
         readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
             calibrated like any other); default the method's own.
-        v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta).
+        v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta); default 0,
+            with ``timesteps`` a half.
+        spikes: "binary", or "signed": neurons with soft reset that also take spikes back, which hardware must offer.
+        timesteps: T for which the network is to answer. Percentile (unless a method is given) and correction (none,
+            ``Bias`` or ``StepBias``) are then those whose scores after T steps are nearest to the trained ones on
+            calibration images held out from the fitting; ``provenance["chosen"]`` tells all that was tried. The network
+            runs for any number of steps.
+        correct: corrections to apply, as ``[es.StepBias(8)]``, instead of choosing.
         lossy: passes for what has no exact counterpart in spikes: ``es.max_pool_to_avg``, ``es.max_pool_to_winner``,
             ``es.leaky_relu_to_pairs``. Max pools behind the first layer are exact as they are with constant input.
         output: which of several tensors that the model returns is to be the readout, from 0. Networks for several of
@@ -83,8 +98,20 @@ def convert(
     >>> es.simulate(network, images, timesteps=32).predictions.shape
     torch.Size([32, 16])
     """
-    check_v_init(v_init)
-    return _measure(model, batches, method, reset, readout, lossy, output).spiking(v_init)
+    if timesteps is not None and timesteps < 1:
+        raise ConversionError(f"timesteps: {timesteps} is less than 1")
+    if timesteps is not None and correct:
+        raise ConversionError("timesteps: chooses a correction, and correct names one. Give one of the two")
+    _check_options("subtract", "potential", spikes)
+    start = (0.0 if timesteps is None else 0.5) if v_init is None else v_init
+    check_v_init(start)
+    entered = _enter(model, batches, method, reset, readout, lossy, output)
+    if timesteps is None:
+        spiking = with_spikes(entered.measured().spiking(start), spikes)
+    else:
+        entered, correct = _chosen(entered, timesteps, start, spikes, method)
+        spiking = with_spikes(entered.measured().spiking(start), spikes)
+    return corrected(spiking, entered.held, correct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +126,58 @@ class _Measured:
 
     def spiking(self, v_init: float | str) -> Network:
         told = {"method": as_data(self.method), "scale": self.thresholds.scale, "reset": self.reset, **self.told}
+        if self.thresholds.told:
+            told["chosen"] = as_data(self.thresholds.told)
         network = with_thresholds(self.network, self.thresholds, self.reset)
         return with_v_init(dataclasses.replace(network, provenance={**network.provenance, **told}), v_init)
 
 
-def _measure(
+@dataclass(frozen=True, eq=False)
+class _Entered:
+    """A network that is ready for a method, and the images that it is calibrated with."""
+
+    network: Network
+    held: list[Batch]
+    method: Method
+    reset: Reset
+    told: Mapping[str, object]
+
+    def measured(self) -> _Measured:
+        return _Measured(self.network, self.method(self.network, self.held), self.method, self.reset, self.told)
+
+
+def _chosen(
+    entered: _Entered, timesteps: int, v_init: float | str, spikes: Spikes, method: Method | None
+) -> tuple[_Entered, Sequence[Correction]]:
+    """The same with the method that is best for T steps, and the corrections that go with it."""
+
+    def install(network: Network, thresholds: Thresholds) -> Network:
+        return with_spikes(with_v_init(with_thresholds(network, thresholds, entered.reset), v_init), spikes)
+
+    methods = [entered.method] if method is not None or isinstance(entered.method, RateNorm) else usual()
+    choice = choose(entered.network, entered.held, timesteps, methods, install)
+    told = {**entered.told, "chosen": choice.told}
+    return dataclasses.replace(entered, method=choice.method, told=told), choice.corrections
+
+
+def corrected(network: Network, batches: Batches, corrections: Sequence[Correction]) -> Network:
+    """The network with these corrections, which its provenance tells."""
+    if not corrections:
+        return network
+    provenance = {**network.provenance, "corrections": as_data(list(corrections))}
+    return dataclasses.replace(apply_corrections(network, batches, corrections), provenance=provenance)
+
+
+def with_spikes(network: Network, spikes: Spikes) -> Network:
+    """The network with neurons that take spikes back ("signed"), or not ("binary"). ConversionError with hard reset."""
+    if spikes == "signed" and (hard := [name for name, op in network.neurons.items() if op.reset == "zero"]):
+        raise ConversionError(f'{hard[0]}: signed spikes need soft reset. Convert with reset="subtract"')
+    changed = {name: dataclasses.replace(op, spikes=spikes) for name, op in network.neurons.items()}
+    told = {"spikes": spikes} if spikes == "signed" else {}
+    return dataclasses.replace(network.replace_ops(changed), provenance={**network.provenance, **told})
+
+
+def _enter(
     model: Model,
     batches: Batches | Tensor,
     method: Method | None,
@@ -111,7 +185,7 @@ def _measure(
     readout: ReadoutKind | None,
     lossy: Iterable[LossyPass],
     output: int | None,
-) -> _Measured:
+) -> _Entered:
     held = hold(batches)
     network, changes = prepare(model, held[0].inputs, lossy, output)
     if method is None:
@@ -134,7 +208,7 @@ def _measure(
     }
     if len(held[0].shapes) > 1:
         told["inputs"] = [list(shape) for shape in held[0].shapes]
-    return _Measured(network, method(network, held), method, reset, told)
+    return _Entered(network, held, method, reset, told)
 
 
 class Converter:
@@ -163,7 +237,8 @@ class Converter:
         base = method if after is None else dataclasses.replace(after, scale=1.0)
         key = f"{base!r}, {reset}, {readout}"
         if key not in self._measured:
-            self._measured[key] = _measure(self._model, self._held, base, reset, readout, self._lossy, self._output)
+            entered = _enter(self._model, self._held, base, reset, readout, self._lossy, self._output)
+            self._measured[key] = entered.measured()
         found = self._measured[key]
         if after is not None and after.scale is not None:
             found = dataclasses.replace(found, thresholds=scaled(found.thresholds, after.scale), method=after)
@@ -229,10 +304,11 @@ def prepare(
     return network, changes
 
 
-def _check_options(reset: str, readout: str) -> None:
+def _check_options(reset: str, readout: str, spikes: str = "binary") -> None:
     choices: Sequence[tuple[str, str, tuple[str, ...]]] = (
         ("reset", reset, ("subtract", "zero")),
         ("readout", readout, ("potential", "spikes")),
+        ("spikes", spikes, ("binary", "signed")),
     )
     for name, value, allowed in choices:
         if value not in allowed:

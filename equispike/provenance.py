@@ -17,9 +17,9 @@ UNSAID = "reset", "readout", "seed", "coder", "scales", "trial", "tolerance"
 def as_data(value: object) -> Any:
     """JSON-able data that tell a setting: of a dataclass its name and fields, but for those that its repr leaves out.
 
-    >>> from equispike import DataNorm
-    >>> as_data(DataNorm(99.9))
-    {'name': 'DataNorm', 'percentile': 99.9, 'per_channel': False, 'reset': 'subtract', 'readout': 'potential'}
+    >>> from equispike import ModelNorm
+    >>> as_data(ModelNorm())
+    {'name': 'ModelNorm', 'reset': 'subtract', 'readout': 'potential'}
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -532,3 +532,67 @@ def k_curve(train: Array, rates: Array) -> Array:
             r = train[:t, image].sum(0) / t
             curve[t - 1, image] = ((r - rates[image]) ** 2).sum() / (rates[image] ** 2).sum()
     return curve
+
+
+# Corrections of the drive
+
+
+def driven(currents: Array, theta: Any, v: Any, drive: Array, reset: str, signed: bool) -> Array:
+    """Spikes in {-1, 0, 1}, (T, B, C, ...), of neurons that receive drive[t][c] beside their current."""
+    v = v + np.zeros_like(currents[0])
+    n = np.zeros_like(v)
+    trains: list[Array] = []
+    for current, row in zip(currents, drive):
+        u = v + current + row.reshape(-1, *(1,) * (current.ndim - 2))
+        z = (u >= theta).astype(float)
+        if signed:
+            z = z - ((u < 0) & (n > 0))
+        v = u - theta * z if reset == "subtract" else np.where(z > 0, 0.0, u)
+        n = n + z
+        trains.append(z)
+    return np.stack(trains)
+
+
+def by_channel(x: Array) -> Array:
+    """Mean of each channel over images and space, (C,)."""
+    return np.array([x[:, c].mean() for c in range(x.shape[1])])
+
+
+def bias_table(currents: Array, theta: Any, v: Any, trained: Array, passes: int, reset: str, signed: bool) -> Array:
+    """Li et al. (2021), light pipeline: the mean error of each channel is taken from a constant drive, (T, C)."""
+    table = np.zeros((len(currents), trained.shape[1]))
+    for _ in range(passes):
+        rates = driven(currents, theta, v, table, reset, signed).sum(0) / len(currents)
+        table = table - (by_channel(theta * rates) - by_channel(trained))
+    return table
+
+
+def step_bias_table(
+    currents: Array, theta: Any, v: Any, trained: Array, passes: int, rate: float, reset: str, signed: bool
+) -> Array:
+    """Wu et al. (2024): the same step by step; each step begins again on what the corrected steps before have left."""
+    table = np.zeros((len(currents), trained.shape[1]))
+    for t in range(len(currents)):
+        for _ in range(passes):
+            z = driven(currents[: t + 1], theta, v, table[: t + 1], reset, signed)[t]
+            table[t] -= rate * (by_channel(theta * z) - by_channel(trained))
+    return table
+
+
+def corrected_chain(network: Any, images: Array, timesteps: int, correct: Callable[..., Array]) -> dict[str, Array]:
+    """The drive of each layer of a chain, each found with the spikes of the layers before it, which have theirs.
+
+    Args:
+        network: with thresholds in the activation form.
+        correct: (currents, theta, V(0), trained activation, reset, signed) -> drive, (T, C).
+    """
+    values = trained(network, images)
+    spikes = np.stack([images] * timesteps)
+    found: dict[str, Array] = {}
+    for layer, (name, op) in zip(stages(network), network.neurons.items()):
+        currents = np.stack([current(layer, step) for step in spikes])
+        theta = array(op.threshold)
+        signed = op.spikes == "signed"
+        found[name] = correct(currents, theta, op.v_init * theta, values[name], reset=op.reset, signed=signed)
+        spikes = driven(currents, theta, op.v_init * theta, found[name], op.reset, signed) * array(op.amplitude)
+    return found

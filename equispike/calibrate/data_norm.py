@@ -1,7 +1,7 @@
 """Thresholds from the trained network's activations (Diehl 2015, Rueckauer 2017), or from its weights alone."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold
-from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer
+from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer, with_thresholds
+from equispike.calibrate.scores import halves, score_error
 from equispike.errors import CalibrationError, CalibrationWarning
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
@@ -17,6 +18,9 @@ from equispike.graph.network import Network, evaluate
 from equispike.graph.ops import Neuron, Node
 from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
+
+PERCENTILES = 97.0, 99.0, 99.5, 99.9, 100.0
+"""Those between which a number of time-steps decides."""
 
 MUCH = 0.1
 """Share of a layer's activity above its threshold from which on there is a warning."""
@@ -33,23 +37,36 @@ class DataNorm:
     ``functional.statistics.Percentile``. A channel that stays silent takes the layer's largest threshold, a layer that
     does so the size of a spike that reaches it, with a warning. There is a warning as well where a threshold cuts off
     more than a tenth of a layer's activity, which no number of steps brings back.
+
+    ``percentile=None`` takes that of PERCENTILES whose scores after ``timesteps`` steps, divided by them, are nearest
+    to the trained scores: constant input, half a threshold at the start, on a quarter of the images (at most 64) that
+    is held out while thresholds are fitted. With what was chosen all images are fitted.
     """
 
-    percentile: float = 100.0
+    percentile: float | None = 100.0
     per_channel: bool = False
     reset: Reset = "subtract"
     readout: ReadoutKind = "potential"
+    timesteps: int | None = None
 
     def __post_init__(self) -> None:
-        self._statistic()
+        if (self.percentile is None) != (self.timesteps is not None):
+            raise CalibrationError("DataNorm: give a percentile, or percentile=None and the timesteps to choose it for")
+        if self.timesteps is not None and self.timesteps < 1:
+            raise CalibrationError(f"DataNorm.timesteps: {self.timesteps} is less than 1")
+        if self.percentile is not None:
+            self._statistic()
 
     def __str__(self) -> str:
         channels = ", per_channel=True" if self.per_channel else ""
-        return f"DataNorm(percentile={self.percentile:g}{channels})"
+        percentile = f"{self.percentile:g}" if self.percentile is not None else f"None, timesteps={self.timesteps}"
+        return f"DataNorm(percentile={percentile}{channels})"
 
     def __call__(self, network: Network, batches: Batches) -> Thresholds:
         """Thresholds by layer. DataError if the images are unusable."""
         held = hold(batches, network.input.shape)
+        if self.timesteps is not None:
+            return self._choose(network, held, self.timesteps)
         statistic = self._statistic()
         layers = set(network.neurons)
         states = {name: statistic.init(network.device) for name in network.neurons}
@@ -70,9 +87,23 @@ class DataNorm:
                 )
         return thresholds
 
+    def _choose(self, network: Network, held: list[Batch], timesteps: int) -> Thresholds:
+        fitted, held_out = halves(held)
+        errors: dict[float, float] = {}
+        for percentile in PERCENTILES:
+            method = replace(self, percentile=percentile, timesteps=None)
+            spiking = with_thresholds(network, method(network, fitted), self.reset)
+            begun = {name: replace(op, v_init=0.5) for name, op in spiking.neurons.items()}
+            errors[percentile] = score_error(spiking.replace_ops(begun), held_out, timesteps)
+        best = min(errors, key=lambda percentile: errors[percentile])
+        thresholds = replace(self, percentile=best, timesteps=None)(network, held)
+        thresholds.told = {"timesteps": timesteps, "percentile": best, "errors": {f"{p:g}": errors[p] for p in errors}}
+        return thresholds
+
     def _statistic(self) -> Any:
         if self.percentile == 100.0:
             return Maximum(self.per_channel)
+        assert self.percentile is not None
         return Percentile(self.percentile, self.per_channel)
 
     def _threshold(self, network: Network, name: str, value: Tensor, found: Thresholds) -> Tensor:

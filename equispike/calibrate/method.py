@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import torch
@@ -31,11 +32,13 @@ class Thresholds(dict[str, Tensor]):
         scale: factor by which the method multiplied what it had measured; 1 for all but RMP.
         grows: spikes keep the size that was measured, threshold / scale, so that signals grow with depth.
         sums: how spikes of layers with different thresholds meet, see :func:`with_thresholds`.
+        told: what the method chose itself, and how, for provenance.
     """
 
     scale: float = 1.0
     grows: bool = False
     sums: Sums = "weighted"
+    told: Mapping[str, object] = MappingProxyType({})
 
 
 class Method(Protocol):

@@ -1,0 +1,281 @@
+r"""Corrections for a stated number of steps T: what spikes make of a ReLU is brought nearer to it, without labels.
+
+All work on a network that has thresholds, in one pass: layer after layer, each with the currents that it receives from
+the spikes of the layers before it, which are corrected already. Weights, biases and thresholds stay, and so does the
+trained function; corrections go into the neurons' drive and initial potential. With the trained activation :math:`A`,
+N spikes in T steps, and the amplitude :math:`a`, the error of a channel is that of its mean over images and space,
+
+.. math:: d_c = \overline{a N / T} - \bar A_c .
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from equispike.batches import Batches, hold
+from equispike.calibrate.method import gain
+from equispike.errors import CalibrationError
+from equispike.functional.coding import Constant
+from equispike.functional.statistics import Mean
+from equispike.graph.exact import calibrated
+from equispike.graph.network import Network
+from equispike.graph.ops import Input, Neuron, Node, WinnerPool
+from equispike.graph.walk import interpret
+from equispike.simulation.pooling import winners
+
+Fire = Callable[[Tensor], Tensor]
+"""Potential -> spikes, in {-1, 0, 1}."""
+
+
+class Correction(Protocol):
+    """A way to correct one layer. Variants are frozen dataclasses."""
+
+    @property
+    def timesteps(self) -> int:
+        """T, for which the layer is corrected."""
+        ...
+
+    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+        """The layer, corrected.
+
+        Args:
+            op: with threshold and amplitude.
+            currents: that it receives in each step, (T, B, C, *space).
+            trained: its activation in the trained network, (B, C, *space).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Bias:
+    r"""A constant drive for each channel (Li et al., 2021, "light pipeline"), set for T steps.
+
+    .. math:: \delta_c \leftarrow \delta_c - d_c / g, \qquad \text{redone } \text{passes times}
+
+    with the layer's ``calibrate.method.gain`` g, which is 1 for a ReLU.
+    """
+
+    timesteps: int
+    passes: int = 5
+
+    def __post_init__(self) -> None:
+        _check(self, self.timesteps, self.passes)
+
+    def __str__(self) -> str:
+        return f"Bias(timesteps={self.timesteps})"
+
+    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+        steps, goal = len(currents), _mean(trained)
+        drive = torch.zeros_like(goal)
+        for _ in range(self.passes):
+            driven = replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
+            estimate = _size(op, goal) * _sent(driven, currents) / (steps * _places(trained))
+            drive = drive - (estimate - goal) / _slope(op, goal)
+        return replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
+
+
+@dataclass(frozen=True)
+class StepBias:
+    r"""A drive for each channel and step (Wu et al., 2024, "forward temporal bias correction"), set for T steps.
+
+    .. math:: \delta_c(t) \leftarrow \delta_c(t) - \rho \, (\overline{a z_c(t)} - \bar A_c) / g
+
+    for t = 1, ..., T in order, each redone ``passes`` times on the potential that the corrected steps before have left.
+    Later steps use the last row.
+    """
+
+    timesteps: int
+    passes: int = 6
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(self, self.timesteps, self.passes)
+        if not 0 < self.rate <= 1:
+            raise CalibrationError(f"StepBias.rate: {self.rate} is outside (0, 1]")
+
+    def __str__(self) -> str:
+        return f"StepBias(timesteps={self.timesteps})"
+
+    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+        goal = _mean(trained)
+        table = torch.zeros(len(currents), *goal.shape, dtype=goal.dtype, device=goal.device)
+
+        def settle(t: int, u: Tensor, fire: Fire) -> Tensor:
+            for _ in range(self.passes):
+                sent = _total(fire(u + _spread(table[t], u)))
+                error = _size(op, goal) * sent / _places(trained) - goal
+                table[t] -= self.rate * error / _slope(op, goal)
+            return u + _spread(table[t], u)
+
+        for _ in _steps(op, currents, settle):
+            pass
+        return replace(op, drive=table.to(currents.dtype))
+
+
+@dataclass(frozen=True)
+class Potential:
+    r"""An initial potential for each channel (Li et al., 2021; Bu et al., 2022 have theta/2 for all), set for T steps.
+
+    .. math:: V_c(0) \leftarrow V_c(0) - T \, d_c / g, \qquad \text{redone } \text{passes times}
+    """
+
+    timesteps: int
+    passes: int = 5
+
+    def __post_init__(self) -> None:
+        _check(self, self.timesteps, self.passes)
+
+    def __str__(self) -> str:
+        return f"Potential(timesteps={self.timesteps})"
+
+    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+        steps, goal = len(currents), _mean(trained)
+        start = _first_potential(op, currents[0]).movedim(1, 0).flatten(1)[:, 0].double()
+        for _ in range(self.passes):
+            begun = replace(op, v_init=_spread(start, currents[0]))
+            estimate = _size(op, goal) * _sent(begun, currents) / (steps * _places(trained))
+            start = start - steps * (estimate - goal) / _slope(op, goal)
+        return replace(op, v_init=_spread(start, currents[0]))
+
+
+def correct(network: Network, batches: Batches, corrections: Sequence[Correction]) -> Network:
+    """The network with these corrections, applied to each layer in this order; constant input.
+
+    Corrections for the same T share one pass. The currents of one layer are held for all images and steps: T x images x
+    neurons x 4 bytes of the largest layer.
+
+    Raises:
+        ConversionError: the network has no thresholds.
+        CalibrationError: initial potentials are random.
+        DataError: the images are unusable.
+    """
+    images = torch.cat([batch.images for batch in hold(batches, network.input.shape)])
+    with torch.no_grad():
+        for timesteps, same in groupby(corrections, key=lambda correction: correction.timesteps):
+            network = _pass(network, network.check_images(images), timesteps, list(same))
+    return network
+
+
+class _Both(NamedTuple):
+    """One node's value as spikes, (T or 1, B, *features), and in the trained network, (B, *features)."""
+
+    spiking: Tensor
+    trained: Tensor
+
+
+def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequence[Correction]) -> Network:
+    found: dict[str, Neuron] = {}
+
+    def enter(node: Node, op: Input) -> _Both:
+        scale, amplitude = op.scale, op.amplitude
+        numbers = torch.arange(len(images), device=images.device)
+        return _Both(Constant().encode(images, numbers, range(1, 2), 0, scale, amplitude), op(images))
+
+    def fire(node: Node, op: Neuron, value: _Both) -> _Both:
+        calibrated(node.name, op)
+        if op.v_init == "uniform":
+            raise CalibrationError(f"{node.name}: potentials begin at random. Correct with a fixed v_init, as 0.5")
+        currents = value.spiking.expand(timesteps, *value.spiking.shape[1:])
+        trained = op(value.trained)
+        for correction in corrections:
+            op = correction(op, currents, trained)
+        found[node.name] = op
+        size = calibrated(node.name, op)[1]
+        return _Both(torch.stack([z * size for z in _driven(op, currents)]), trained)
+
+    def through(node: Node, inputs: Sequence[_Both]) -> _Both:
+        steps = max(len(value.spiking) for value in inputs)
+        trained = node.op(*(value.trained for value in inputs))
+        if isinstance(node.op, WinnerPool) and steps > 1:
+            (value,) = inputs
+            none = torch.zeros_like(value.spiking[0], dtype=torch.float64)
+            return _Both(winners(node.op, value.spiking, none)[0], trained)
+        flat = [value.spiking.expand(steps, *value.spiking.shape[1:]).flatten(0, 1) for value in inputs]
+        return _Both(node.op(*flat).unflatten(0, (steps, len(images))), trained)
+
+    for _ in interpret(network.nodes, enter, fire, through):
+        pass
+    return network.replace_ops(found)
+
+
+def _driven(op: Neuron, currents: Tensor) -> Iterator[Tensor]:
+    """Spikes of each step of a layer with its drive."""
+    rows = op.drive
+    if rows is None:
+        return _steps(op, currents, lambda t, u, fire: u)
+    return _steps(op, currents, lambda t, u, fire: u + _spread(rows[min(t, len(rows) - 1)], u))
+
+
+def _steps(op: Neuron, currents: Tensor, add: Callable[[int, Tensor, Fire], Tensor]) -> Iterator[Tensor]:
+    """Spikes, in {-1, 0, 1}, of each step t = 0, 1, ... of a layer without its drive.
+
+    Args:
+        add: (t, potential, fire) -> the potential with a drive; ``fire`` says which spikes a potential would give.
+    """
+    theta, _ = calibrated("neurons", op)
+    v = _first_potential(op, currents[0])
+    sent = torch.zeros_like(v)
+
+    def fire(u: Tensor) -> Tensor:
+        z = (u >= theta).to(u.dtype)
+        return z - ((u < 0) & (sent > 0)).to(u.dtype) if op.signed else z
+
+    for t, current in enumerate(currents):
+        u = add(t, v + current, fire)
+        z = fire(u)
+        v = u - theta * z if op.reset == "subtract" else u.masked_fill(z > 0, 0.0)
+        sent = sent + z
+        yield z
+
+
+def _first_potential(op: Neuron, like: Tensor) -> Tensor:
+    """V(0), (B, C, *space)."""
+    theta, _ = calibrated("neurons", op)
+    start = op.v_init if isinstance(op.v_init, Tensor) else float(op.v_init) * theta
+    return torch.zeros_like(like) + start
+
+
+def _spread(row: Tensor, like: Tensor) -> Tensor:
+    """A value per channel, (C,), that broadcasts over (B, C, *space)."""
+    return row.to(like.dtype).view(-1, *(1,) * (like.ndim - 2))
+
+
+def _mean(trained: Tensor) -> Tensor:
+    """Mean of each channel, (C,), float64, exact: the same for any order of the images."""
+    statistic = Mean(per_channel=True)
+    return statistic.value(statistic.update(statistic.init(trained.device), trained))
+
+
+def _total(spikes: Tensor) -> Tensor:
+    """Spikes of each channel, (C,), float64; sums of whole numbers are exact."""
+    return spikes.double().movedim(1, 0).flatten(1).sum(1)
+
+
+def _sent(op: Neuron, currents: Tensor) -> Tensor:
+    """Spikes of each channel over all steps, (C,)."""
+    return torch.stack([_total(z) for z in _driven(op, currents)]).sum(0)
+
+
+def _places(trained: Tensor) -> int:
+    """Neurons of one channel, times images."""
+    return trained.numel() // trained.shape[1]
+
+
+def _size(op: Neuron, like: Tensor) -> Tensor:
+    """Amplitude of each channel, (C,) or (1,)."""
+    return calibrated("neurons", op)[1].to(like.dtype).flatten()
+
+
+def _slope(op: Neuron, like: Tensor) -> Tensor:
+    """Gain of each channel, (C,) or (1,)."""
+    return torch.as_tensor(gain(op), dtype=like.dtype, device=like.device).flatten()
+
+
+def _check(correction: object, timesteps: int, passes: int) -> None:
+    for name, value in (("timesteps", timesteps), ("passes", passes)):
+        if value < 1:
+            raise CalibrationError(f"{type(correction).__name__}.{name}: {value} is less than 1")

@@ -1,0 +1,56 @@
+"""How far scores are from the trained ones after T steps, on calibration images that were held out from the fitting."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equispike.batches import Batch
+from equispike.graph.network import Network, without_output_neurons
+from equispike.simulation.run import simulate
+
+MOST = 64
+"""Images to fit candidates on, and to compare them on, at most."""
+
+
+class Halves(NamedTuple):
+    """Images to fit on and images that were held out, (B, *features) each."""
+
+    fitted: Tensor
+    held_out: Tensor
+
+
+def halves(held: Sequence[Batch]) -> Halves:
+    """A quarter of the images held out; which ones depends on what they show, not on their order or batches.
+
+    Of one image alone there is nothing to hold out: it is on both sides.
+    """
+    images = torch.cat([batch.images for batch in held])
+    digests = [hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest() for image in images]
+    ordered = images[sorted(range(len(images)), key=lambda i: digests[i])]
+    count = min(MOST, len(images) // 4) or min(1, len(images) - 1)
+    rest = ordered[count:]
+    return Halves(rest[:MOST], ordered[:count] if count else rest)
+
+
+def score_error(network: Network, images: Tensor, timesteps: int) -> float:
+    r"""Squared error of the scores after T steps of constant input, relative to the trained scores.
+
+    .. math:: \sum \| s / T - y \|^2 \big/ \sum \| y \|^2
+
+    with the mean over the classes taken from both where there are several: it decides nothing.
+
+    Args:
+        images: (B, *features).
+    """
+    found = simulate(network, images, timesteps).readout[-1].double() / timesteps
+    with torch.no_grad():
+        trained = without_output_neurons(network)(network.check_images(images)).double()
+    found, trained = (_centred(scores.flatten(1)) for scores in (found, trained))
+    return float((found - trained).square().sum() / trained.square().sum().clamp(min=1e-300))
+
+
+def _centred(scores: Tensor) -> Tensor:
+    return scores - scores.mean(1, keepdim=True) if scores.shape[1] > 1 else scores

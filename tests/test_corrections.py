@@ -1,0 +1,192 @@
+"""Corrections for a number of steps: literal loops, what they leave alone, and what is chosen."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import dyadic, seeds
+from test_calibrate import chain, drive
+from torch import Tensor, nn
+
+import equispike as es
+from equispike.batches import hold
+from equispike.calibrate.corrections import correct
+from equispike.calibrate.scores import halves, score_error
+from equispike.conversion import with_spikes, with_v_init
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+T = 5
+
+
+def calibrated(seed: int, images: Tensor, reset: Any = "subtract", spikes: Any = "binary") -> es.Network:
+    network = es.convert(drive(chain(seed, bias=True), images), images, es.DataNorm(), reset=reset, v_init=0.5)
+    return with_spikes(network, spikes)
+
+
+@given(
+    seeds,
+    st.sampled_from([("subtract", "binary"), ("zero", "binary"), ("subtract", "signed")]),
+    st.sampled_from([es.Bias(T), es.Bias(T, passes=2), es.StepBias(T), es.StepBias(T, passes=3, rate=1.0)]),
+)
+@settings(max_examples=25)
+def test_corrections_are_the_literal_loops(seed: int, kind: tuple[str, str], correction: Any) -> None:
+    images = dyadic(seed, 3, 2, 6, 6, low=0)
+    assume(bool(images.any()))
+    network = calibrated(seed % 10**6, images, *kind)
+    if isinstance(correction, es.Bias):
+        literal = partial(reference.bias_table, passes=correction.passes)
+    else:
+        literal = partial(reference.step_bias_table, passes=correction.passes, rate=correction.rate)
+    expected = reference.corrected_chain(network, reference.array(images), T, literal)
+    found = correct(network, images, [correction])
+    for name, op in found.neurons.items():
+        assert op.drive is not None
+        table = np.broadcast_to(op.drive.numpy(), expected[name].shape)
+        np.testing.assert_allclose(table, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("correction", [es.Bias(T), es.StepBias(T), es.Potential(T)], ids=str)
+def test_the_trained_function_stays_and_neither_order_nor_batches_count(correction: Any) -> None:
+    images = dyadic(3, 12, 2, 6, 6, low=0)
+    network = calibrated(7, images)
+    found = correct(network, images, [correction])
+    assert torch.equal(found(images), network(images))
+    assert found.thresholds.keys() == network.thresholds.keys()
+    assert all(torch.equal(found.thresholds[name], theta) for name, theta in network.thresholds.items())
+    for batches in (images.split(5), images.flip(0)):
+        again = correct(network, batches, [correction])
+        for name in found.neurons:
+            for field in ("drive", "v_init"):
+                one, other = (getattr(n.neurons[name], field) for n in (found, again))
+                assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+@pytest.mark.parametrize("spikes", ["binary", "signed"])
+def test_corrections_take_away_the_mean_errors_of_channels(spikes: Any) -> None:
+    images, timesteps = load("mnist-sample").train.take(16).floats(), 4
+    network = es.convert(load_model("mnist-cnn")[0], images, es.DataNorm(99.0), v_init=0.5, spikes=spikes)
+
+    def errors(network: es.Network) -> float:
+        run, trained = es.simulate(network, images, timesteps), network.values(images, network.neurons)
+        total = 0.0
+        for name, op in network.neurons.items():
+            error = op.amplitude * run.sent(name) / timesteps - trained[name]
+            total += float(error.movedim(1, 0).flatten(1).mean(1).abs().sum())
+        return total
+
+    before = errors(network)
+    for correction in (es.Bias(timesteps), es.StepBias(timesteps), es.Potential(timesteps)):
+        assert errors(correct(network, images, [correction])) < 0.95 * before
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    return nn.Sequential(*layers).double()
+
+
+def pictures() -> Tensor:
+    return torch.rand(40, 4, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize("spikes", ["binary", "signed"])
+def test_convert_takes_what_is_best_for_the_steps_and_says_what_it_tried(spikes: Any) -> None:
+    network = es.convert(model(), pictures(), timesteps=6, spikes=spikes)
+    chosen: Any = network.provenance["chosen"]
+    assert len(chosen["others"]) == 10
+    assert all(chosen["error"] <= other["error"] for other in chosen["others"])
+    assert {other["correction"].partition("(")[0] for other in chosen["others"]} <= {"none", "Bias", "StepBias"}
+    assert (chosen["fitted"], chosen["held_out"]) == (30, 10)
+    assert all(op.spikes == spikes for op in network.neurons.values())
+    method = es.DataNorm(network.provenance["method"]["percentile"], per_channel=True)  # type: ignore[index]
+    told: Any = network.provenance.get("corrections", [])
+    corrections = [getattr(es, c["name"])(**{k: v for k, v in c.items() if k != "name"}) for c in told]
+    again = es.convert(model(), pictures(), method, v_init=0.5, spikes=spikes, correct=corrections)
+    assert torch.equal(es.simulate(network, pictures(), 6).readout, es.simulate(again, pictures(), 6).readout)
+    shuffled = es.convert(model(), pictures().flip(0).split(7), timesteps=6, spikes=spikes)
+    assert shuffled.provenance["method"] == network.provenance["method"]
+
+
+def test_a_method_that_is_given_is_kept_and_long_runs_get_no_table() -> None:
+    network = es.convert(model(), pictures(), es.DataNorm(98.0), timesteps=64)
+    chosen: Any = network.provenance["chosen"]
+    assert chosen["method"] == "DataNorm(percentile=98)"
+    assert {chosen["correction"], *(other["correction"] for other in chosen["others"])} == {
+        "none",
+        "Bias(timesteps=64)",
+    }
+
+
+def test_data_norm_chooses_the_percentile_of_the_smallest_error() -> None:
+    network = es.convert(model(), pictures(), es.DataNorm(None, timesteps=6), v_init=0.5)
+    chosen: Any = network.provenance["chosen"]
+    assert chosen["errors"][f"{chosen['percentile']:g}"] == min(chosen["errors"].values())
+    expected = es.convert(model(), pictures(), es.DataNorm(chosen["percentile"]), v_init=0.5)
+    assert all(torch.equal(network.thresholds[name], theta) for name, theta in expected.thresholds.items())
+
+
+def test_held_out_images_are_others_and_the_same_in_any_order() -> None:
+    images = pictures()
+    first, again = (halves(hold(batches)) for batches in (images, images.flip(0).split(9)))
+    assert torch.equal(first.fitted, again.fitted)
+    assert torch.equal(first.held_out, again.held_out)
+    assert (len(first.fitted), len(first.held_out)) == (30, 10)
+    assert not {tuple(x.tolist()) for x in first.fitted} & {tuple(x.tolist()) for x in first.held_out}
+    assert len(halves(hold(images[:1])).held_out) == 1
+
+
+def test_the_error_of_scores_is_that_of_their_differences() -> None:
+    network = es.convert(model(), pictures(), es.DataNorm())
+    found = es.simulate(network, pictures(), 7).readout[-1] / 7
+    trained = model()(pictures()).detach()
+    a, b = (scores - scores.mean(1, keepdim=True) for scores in (found, trained))
+    assert score_error(network, pictures(), 7) == pytest.approx(float((a - b).square().sum() / b.square().sum()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timesteps": 0}, "timesteps: 0 is less than 1"),
+        ({"timesteps": 4, "correct": [es.Bias(4)]}, "timesteps: chooses a correction"),
+        ({"spikes": "signed", "reset": "zero"}, "signed spikes need soft reset"),
+        ({"spikes": "both"}, "spikes: 'both' is not known"),
+        ({"v_init": "uniform", "correct": [es.Bias(4)]}, "potentials begin at random"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(es.EquispikeError, match=message):
+        es.convert(model(), pictures(), **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: es.Bias(0),
+        lambda: es.Bias(4, passes=0),
+        lambda: es.StepBias(4, rate=0.0),
+        lambda: es.Potential(-1),
+        lambda: es.DataNorm(None),
+        lambda: es.DataNorm(99.0, timesteps=4),
+        lambda: es.DataNorm(None, timesteps=0),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(make: Any) -> None:
+    with pytest.raises(es.CalibrationError):
+        make()
+
+
+def test_corrections_of_one_number_of_steps_add_up() -> None:
+    images = pictures()
+    network = with_v_init(es.convert(model(), images, es.DataNorm()), 0.5)
+    both = correct(network, images, [es.Potential(T), es.Bias(T)])
+    for op in both.neurons.values():
+        assert isinstance(op.v_init, Tensor)
+        assert op.drive is not None
+        assert op.drive.shape == (1, 8)
+    assert all(op.drive is None for op in network.neurons.values())
