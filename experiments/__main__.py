@@ -25,6 +25,8 @@ def run(
         Parameter(
             help="Trained networks in place of the entry's own, as many as it has: a name of the zoo, a file of "
             "'equispike train', or he-resnet20, he-resnet56 (=FILE).",
+            negative="",
+            show_default=False,
         ),
     ] = (),
     data: Annotated[str | None, Parameter(help="Another data set than the network's card names.")] = None,

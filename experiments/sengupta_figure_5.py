@@ -6,6 +6,8 @@ the spiking network per multiplication of the trained one, in the layers that sp
 image a spike reaches fewer synapses.
 """
 
+from functools import partial
+
 import equispike as es
 from equispike.analysis.energy import INT8_45NM
 from equispike.analysis.operations import operations
@@ -65,17 +67,12 @@ def ratio(kind: str, job: Job) -> Outcome:
 
 def _entries(kind: str, network: str) -> tuple[Entry, Entry]:
     title = NETWORKS[kind][0]
-
-    def sparse(job: Job) -> Outcome:
-        return sparsity(kind, job)
-
-    def counted(job: Job) -> Outcome:
-        return ratio(kind, job)
-
     where = (CONDITIONS, (network,), "sengupta2019")
     return (
-        Entry(f"sengupta-figure-5-{kind}", f"{title}: spikes by layer", sparse, *where, "figure 5"),
-        Entry(f"sengupta-operations-{kind}", f"{title}: additions per multiplication", counted, *where, "section 7.4"),
+        Entry(f"sengupta-figure-5-{kind}", f"{title}: spikes by layer", partial(sparsity, kind), *where, "figure 5"),
+        Entry(
+            f"sengupta-operations-{kind}", f"{title}: additions per MAC", partial(ratio, kind), *where, "section 7.4"
+        ),
     )
 
 
