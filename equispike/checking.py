@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from equispike.graph.pooling import early_max_pools
 from equispike.graph.program import check_chosen
 from equispike.graph.trace import examine
 from equispike.graph.verdicts import VERDICTS, Finding, Verdict
+from equispike.shown import frame, html_table
 
 IMAGES = 8
 """Images of noise from which T is predicted where there are no others."""
@@ -47,7 +49,7 @@ EARLY = "of constant currents, in front of neurons"
 _WIDTHS = 20, 5, 11, 36, 36, 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What a model is made of, and whether it converts. Printing it gives a table.
 
@@ -72,6 +74,18 @@ class Report:
         if self.timesteps is None:
             return f"No T predicted: {self.basis}."
         return f"Predicted smallest useful T: {self.timesteps}, {self.basis}."
+
+    def __repr__(self) -> str:
+        refused = sum(row.count for row in self.rows if row.converts == "refused")
+        verdict = "converts" if self.convertible else f"{refused} operations refused"
+        return f"Report({verdict}, {len(self.rows)} kinds of operations, timesteps={self.timesteps})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.prediction, HEADER, (row.cells for row in self.rows))
+
+    def to_frame(self) -> Any:
+        """One row per operation and verdict, as a pandas data frame."""
+        return frame({name: [getattr(row, name) for row in self.rows] for name in HEADER})
 
     def __str__(self) -> str:
         rows = [

@@ -19,6 +19,7 @@ from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
 from equispike.provenance import as_data
+from equispike.shown import frame, html_table
 from equispike.simulation.run import Run, simulate
 
 SMALL = 0.005
@@ -39,7 +40,7 @@ class Remedy(NamedTuple):
     spike_rate: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
     """What a conversion loses, where, why, and what was measured to help.
 
@@ -59,6 +60,20 @@ class Diagnosis:
     images: int
     layers: tuple[Causes, ...]
     remedies: tuple[Remedy, ...]
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.sentence})"
+
+    def _repr_html_(self) -> str:
+        layers = ((row.layer, *(f"{part:.1%}" for part in row[1:]), row.largest) for row in self.layers)
+        remedies = ((r.name, f"{r.accuracy:.2%}", f"{r.spike_rate:.2f} %") for r in self.remedies)
+        return html_table(self.sentence, (*Causes._fields, "largest"), layers) + html_table(
+            "Remedies that were measured", Remedy._fields, remedies
+        )
+
+    def to_frame(self) -> Any:
+        """One row per layer: its error by cause, as a pandas data frame."""
+        return frame({name: [getattr(row, name) for row in self.layers] for name in Causes._fields})
 
     @property
     def worst(self) -> Causes:

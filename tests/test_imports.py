@@ -18,6 +18,7 @@ LAYERS = (
     {"errors", "progress", "provenance", "versions"},
     {"arguments"},
     {"functional", "bibliography", "extras"},
+    {"shown"},
     {"batches", "store"},
     {"nn"},
     {"graph"},

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import length_hint
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from equispike.errors import DataError, SimulationError
 from equispike.functional.coding import Coder, Constant, Poisson, predict
 from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
+from equispike.shown import frame, html_table
 from equispike.simulation.early_exit import Stop
 from equispike.simulation.run import EngineName, Run, check_arguments, simulate, spike_rate
 
@@ -24,7 +26,7 @@ UNHEARD = 0.005
 """Share of images that may go unheard without a word."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """A network's accuracy on labelled images, with everything else that a table needs.
 
@@ -62,6 +64,32 @@ class Evaluation:
     seeds: tuple[int, ...]
     seconds: float
     steps: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({self.images} images, T = {self.accuracy.shape[1]}, accuracy {float(self.mean[-1]):.2%}, "
+            f"trained {self.trained:.2%}, spike rate {float(self.spike_rate[:, -1].mean()):.2f} %)"
+        )
+
+    def _repr_html_(self) -> str:
+        last = self.accuracy.shape[1]
+        steps = [*(2**k for k in range(last.bit_length()) if 2**k < last), last]
+        rate = self.spike_rate.mean(0)
+        rows = [(t, f"{100 * float(self.mean[t - 1]):.2f}", f"{float(rate[t - 1]):.2f}") for t in steps]
+        return html_table(repr(self), ("T", "accuracy, %", "spike rate, %"), rows)
+
+    def to_frame(self) -> Any:
+        """One row per seed and step, as a pandas data frame."""
+        runs, last = self.accuracy.shape
+        return frame(
+            {
+                "seed": [seed for seed in self.seeds for _ in range(last)],
+                "t": list(range(1, last + 1)) * runs,
+                "accuracy": self.accuracy.flatten().tolist(),
+                "spike_rate_percent": self.spike_rate.flatten().tolist(),
+                "ties": self.ties.flatten().tolist(),
+            }
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +18,8 @@ from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.ops import Add, Conv, Input, Neuron, Node, Op, Readout, Sum, Weighted, map_tensors
 from equispike.graph.walk import interpret
+from equispike.provenance import in_words
+from equispike.shown import frame, html_table
 
 LARGEST = 2**28
 """Features of one image in one place; more is a file that lies, or a network that this machine could not run."""
@@ -34,7 +37,7 @@ class Row(NamedTuple):
     threshold: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Network:
     """A trained network as data, with or without thresholds.
 
@@ -63,6 +66,21 @@ class Network:
     def __call__(self, x: Images) -> Tensor:
         """The trained network's output (B, classes) for images (B, *features): every neuron as its ReLU."""
         return self.values(x)[self.nodes[-1].name]
+
+    def __repr__(self) -> str:
+        neurons = sum(math.prod(self.shapes[name]) for name in self.neurons)
+        shapes = f"{self.input.shape} -> {self.shapes[self.nodes[-1].name]}"
+        method = self.provenance.get("method")
+        how = in_words(cast("Mapping[str, Any]", method)) if isinstance(method, Mapping) else "no thresholds"
+        return f"Network({shapes}, {len(self.nodes)} nodes, {neurons:,} neurons in {len(self.neurons)} layers, {how})"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), Row._fields, map(_cells, self.table()))
+
+    def to_frame(self) -> Any:
+        """One row per node, as a pandas data frame."""
+        rows = self.table()
+        return frame({name: [getattr(row, name) for row in rows] for name in Row._fields})
 
     def __str__(self) -> str:
         header = tuple(name.capitalize() if name != "macs" else "MACs" for name in Row._fields)
@@ -97,9 +115,13 @@ class Network:
         return {node.name: node.op for node in self.nodes if isinstance(node.op, Neuron)}
 
     @property
-    def thresholds(self) -> dict[str, Tensor]:
-        """Threshold of each calibrated neuron layer, in the network's own units, shape () or (C, 1, ...)."""
-        return {name: op.threshold for name, op in self.neurons.items() if op.threshold is not None}
+    def thresholds(self) -> Mapping[str, Tensor]:
+        """Threshold of each calibrated neuron layer, in the network's own units, shape () or (C, 1, ...).
+
+        A view that cannot be set: ``calibrate.method.with_thresholds`` gives a network with others.
+        """
+        found = {name: op.threshold for name, op in self.neurons.items() if op.threshold is not None}
+        return MappingProxyType(found)
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
+from equispike.shown import frame, html_table
 from equispike.simulation import events, layerwise, on_gpu
 from equispike.simulation.early_exit import Stop, until_settled
 from equispike.simulation.record import Engine, Observer, Record, Task, check_room, join, neuron_layers
@@ -42,7 +43,7 @@ BATCH = {"cpu": 32}
 MEMORY_ELSEWHERE, BATCH_ELSEWHERE = 2**30, 512
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A simulation of B images over T steps.
 
@@ -72,6 +73,24 @@ class Run:
     trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     negative: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def __repr__(self) -> str:
+        spikes = sum(int(layer.sum()) for layer in self.spikes.values()) / self.images
+        rate = float(self.spike_rate[-1])
+        return f"Run({self.images} images, T = {self.timesteps}, {spikes:,.0f} spikes per image, rate {rate:.2f} %)"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, number, f"{float(self.spikes[name].sum()) / self.images:,.1f}",
+             f"{100 * float(self.spikes[name].sum()) / (self.images * number * self.timesteps):.2f}")
+            for name, number in self.neurons.items()
+        ]  # fmt: skip
+        return html_table(repr(self), ("layer", "neurons", "spikes per image", "rate, %"), rows)
+
+    def to_frame(self) -> Any:
+        """One row per image: its prediction after T steps, the steps that it ran, its spikes by layer."""
+        spikes = {f"spikes {name}": layer.sum(0).tolist() for name, layer in self.spikes.items()}
+        return frame({"prediction": self.predictions[-1].tolist(), "steps": self.steps.tolist(), **spikes})
 
     def sent(self, layer: str) -> Tensor:
         """Spikes of each neuron over all steps less twice the negative ones: what the layer told those behind it."""
