@@ -34,7 +34,7 @@ needs_core = pytest.mark.skipif(not engine.installed(), reason="installed withou
 T = 11
 EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "120"))
 coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
-everything = st.tuples(networks(form="any", drives=False, signed=False), st.data())
+everything = st.tuples(networks(form="any"), st.data())
 
 
 def in_turn(layer: cpu.Layer) -> str:

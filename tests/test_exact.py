@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,15 @@ from torch import Tensor
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.errors import ConversionError
 from equispike.functional.coding import Coder, Constant, Poisson
-from equispike.graph.exact import fold_affine, fold_amplitudes, fold_thresholds, normalise_weights, rescale, sum_pools
+from equispike.graph.exact import (
+    fold_affine,
+    fold_amplitudes,
+    fold_drives,
+    fold_thresholds,
+    normalise_weights,
+    rescale,
+    sum_pools,
+)
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 from equispike.simulation.run import Run, simulate
@@ -461,3 +470,24 @@ def test_sums_in_the_place_of_averages_keep_the_spikes(network: Network, data: s
     summed = sum_pools(network)
     assert not any(isinstance(node.op, AvgPool) for node in summed)
     assert_same_spikes(network, summed, data.draw(images_for(network)))
+
+
+@given(networks(form="any", powers_of_two=True), st.data())
+@settings(max_examples=15)
+def test_constant_drives_become_biases_that_move_no_spike(network: Network, data: Any) -> None:
+    constant = {
+        n: dataclasses.replace(op, drive=op.drive[:1]) for n, op in network.neurons.items() if op.drive is not None
+    }
+    network, images = network.replace_ops(constant), data.draw(images_for(network))
+    folded = fold_drives(network)
+    assert all(op.drive is None for op in folded.neurons.values())
+    before, after = simulate(network, images, 9), simulate(folded, images, 9)
+    assert torch.equal(before.readout, after.readout)
+    assert all(torch.equal(before.counts[name], after.counts[name]) for name in before.counts)
+
+
+def test_a_drive_by_step_is_no_bias() -> None:
+    op = Neuron(torch.ones(()), torch.ones(()), drive=torch.ones(2, 3))
+    network = Network((Node("input", Input((3,))), Node("n", op, ("input",)), Node("readout", Readout(), ("n",))))
+    with pytest.raises(ConversionError, match="n: its drive changes from step to step"):
+        fold_drives(network)

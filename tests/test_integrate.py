@@ -1,6 +1,7 @@
 """Theorems about integrate-and-fire neurons. Integer currents in float64 make every equality exact."""
 
 import math
+import random
 from fractions import Fraction
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equispike.functional.integrate import if_scan, if_step
+from equispike.functional.integrate import if_scan, if_step, signed_step
 
 RESETS = "subtract", "zero"
 
@@ -176,3 +177,79 @@ def test_equation_4_of_han_counts_whole_events() -> None:
     eta = Fraction(9, 10)
     assert spikes_of(eta, events, "subtract") == math.floor(eta * 4) == 3
     assert math.floor(eta * f_in * steps) == 4
+
+
+# A drive, and spikes that are taken back
+
+
+@given(current=st.integers(-40, 60), threshold=st.integers(1, 40), steps=st.integers(1, 40))
+def test_half_a_threshold_may_come_as_a_drive_or_as_the_first_potential(
+    current: int, threshold: int, steps: int
+) -> None:
+    """All in units of 1 / (2 T), so that theta / (2 T) is an integer."""
+    currents = torch.full((steps, 1), 2.0 * steps * current, dtype=torch.float64)
+    theta = 2.0 * steps * threshold
+    driven, _ = if_scan(currents, theta, drive=torch.full((1, 1), float(threshold), dtype=torch.float64))
+    started, _ = if_scan(currents, theta, v_init=theta / 2)
+    assert int(driven.sum()) == int(started.sum())
+    assert bool((started.cumsum(0) >= driven.cumsum(0)).all()), "with the potential no spike is later"
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=40), st.lists(st.integers(-9, 9), min_size=1, max_size=40))
+def test_a_drive_is_added_to_the_current_of_its_step(currents: list[int], drive: list[int]) -> None:
+    rows = torch.tensor([drive[min(t, len(drive) - 1)] for t in range(len(currents))]).double()[:, None]
+    given_currents = torch.tensor(currents).double()[:, None]
+    driven, summed = if_scan(given_currents, 7.0, drive=rows), if_scan(given_currents + rows, 7.0)
+    assert all(torch.equal(a, b) for a, b in zip(driven, summed, strict=True))
+
+
+def signed(currents: Tensor, threshold: float, v: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Spikes, potential and what was sent in all, of one neuron."""
+    sent = torch.zeros_like(currents[0])
+    spikes, end = if_scan(currents, threshold, v_init=v, sent=sent)
+    return spikes, end, sent
+
+
+@given(
+    currents=st.lists(st.integers(-50, 50), min_size=1, max_size=60),
+    threshold=st.integers(1, 40),
+    v=st.integers(-40, 40),
+)
+def test_signed_neurons_are_the_literal_loop_and_conserve_charge(currents: list[int], threshold: int, v: int) -> None:
+    spikes, end, sent = signed(torch.tensor(currents).double()[:, None], threshold, v)
+    u, n, expected, one = v, 0, list[int](), (torch.tensor([float(v)]).double(), torch.zeros(1).double())
+    for current in currents:
+        u += current
+        z = int(u >= threshold) - int(u < 0 < n)
+        u, n = u - threshold * z, n + z
+        expected.append(z)
+        _, *one = signed_step(torch.tensor([float(current)]).double(), *one, float(threshold))
+    assert spikes[:, 0].int().tolist() == expected
+    assert (int(end), int(sent)) == (u, n) == (int(one[0]), int(one[1]))
+    assert int(end) == v + sum(currents) - threshold * sum(expected)
+
+
+@given(current=st.integers(0, 100), threshold=st.integers(1, 60), steps=st.integers(1, 120), v=st.integers(0, 59))
+def test_signed_neurons_under_constant_current_take_nothing_back(
+    current: int, threshold: int, steps: int, v: int
+) -> None:
+    currents = torch.full((steps, 1), float(current), dtype=torch.float64)
+    spikes, end, _ = signed(currents, threshold, v)
+    plain = if_scan(currents, threshold, v_init=v)
+    assert torch.equal(spikes, plain[0])
+    assert torch.equal(end, plain[1])
+
+
+@given(
+    currents=st.lists(st.integers(-50, 50), min_size=1, max_size=30),
+    threshold=st.integers(1, 40),
+    order=st.randoms(use_true_random=False),
+)
+def test_after_silence_signed_neurons_have_sent_what_came_in_any_order(
+    currents: list[int], threshold: int, order: random.Random
+) -> None:
+    silence = [0] * (len(currents) + sum(map(abs, currents)) // threshold + 1)
+    shuffled = order.sample(currents, len(currents))
+    for came in (currents, shuffled):
+        _, _, sent = signed(torch.tensor(came + silence).double()[:, None], threshold)
+        assert int(sent) == max(0, sum(currents) // threshold)

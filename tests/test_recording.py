@@ -34,7 +34,7 @@ def digits() -> tuple[es.Network, Part]:
 
 
 @given(
-    st.tuples(networks(form="any", drives=False, signed=False), st.data()),
+    st.tuples(networks(form="any"), st.data()),
     st.sampled_from([es.Constant(), es.Poisson()]),
     seeds,
 )

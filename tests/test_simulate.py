@@ -199,6 +199,58 @@ def test_initial_potential_is_a_fraction_of_the_threshold() -> None:
     assert first == {0.0: 4, 0.5: 2}
 
 
+def test_potentials_may_be_given_for_each_channel() -> None:
+    network, images = one_layer(2.0, v_init=torch.tensor([0.0, 1.0, -1.0]).double()), torch.full((1, 3), 0.5).double()
+    run = es.simulate(network, images, 6, trains=["n"])
+    assert (run.trains["n"][:, 0].int().argmax(0) + 1).tolist() == [4, 2, 6]
+
+
+def test_a_drive_goes_on_with_its_last_row() -> None:
+    rows = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]], dtype=torch.float64)
+    network = one_layer()
+    network = network.replace_ops({"n": dataclasses.replace(network.neurons["n"], drive=rows)})
+    run = es.simulate(network, torch.zeros(1, 3).double(), 5, trains=["n"])
+    assert run.trains["n"][:, 0].int().T.tolist() == [[1, 0, 0, 0, 0], [0, 1, 1, 1, 1], [0, 1, 0, 1, 0]]
+    assert torch.equal(network(torch.ones(1, 3).double()), one_layer()(torch.ones(1, 3).double())), (
+        "no part of the ReLU"
+    )
+
+
+def test_signed_spikes_are_taken_back_and_both_signs_are_counted() -> None:
+    """The second layer is driven up by the first input and down by the second, which comes later."""
+    theta = torch.tensor(1.0).double()
+    neurons = Neuron(theta, theta, spikes="signed", drive=torch.tensor([[1.0], [1.0], [-1.0], [-1.0], [0.0]]).double())
+    eye = torch.eye(1).double()
+    nodes = (
+        Node("input", Input((1,))),
+        Node("in", Linear(eye, None), ("input",)),
+        Node("n", neurons, ("in",)),
+        Node("out", Linear(eye, None), ("n",)),
+        Node("readout", Readout(), ("out",)),
+    )
+    run = es.simulate(Network(nodes), torch.zeros(1, 1).double(), 6, trains=["n"])
+    assert run.trains["n"].flatten().tolist() == [1, 1, -1, -1, 0, 0]
+    assert run.readout.flatten().tolist() == [1, 2, 1, 0, 0, 0]
+    assert (int(run.counts["n"]), int(run.negative["n"]), int(run.sent("n"))) == (4, 2, 0)
+    assert float(run.spike_rate[-1]) == pytest.approx(100 * 4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"drive": torch.ones(2, 4)}, "n .Neuron.: a drive of shape .2, 4.. Give rows of 3 channels"),
+        ({"drive": torch.ones(3)}, "a drive of shape .3,."),
+        ({"drive": torch.ones(0, 3)}, "at least one"),
+        ({"v_init": torch.ones(2)}, r"n .Neuron.: v_init of shape \(2,\), where \(3,\) is expected"),
+        ({"spikes": "signed", "reset": "zero"}, "a hard reset has forgotten"),
+    ],
+)
+def test_drives_potentials_and_signs_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
+    network = one_layer()
+    with pytest.raises(es.ConversionError, match=message):
+        network.replace_ops({"n": dataclasses.replace(network.neurons["n"], **fields)})
+
+
 def test_random_initial_potentials_are_below_the_threshold_and_keyed_by_seed_and_image() -> None:
     network, images = one_layer(inputs=64, v_init="uniform"), torch.full((4, 64), 0.5).double()
     run = es.simulate(network, images, 2)

@@ -12,6 +12,7 @@ from equispike.simulation.layerwise import apply_over_time
 from equispike.simulation.machine import Machine
 from equispike.simulation.pooling import winners
 from equispike.simulation.state import State
+from equispike.simulation.stepwise import drive_in
 
 
 def present(state: State, name: str) -> None:
@@ -40,7 +41,16 @@ def fire(state: State, machine: Machine, name: str, layer: Any) -> None:
         current, op = state.dense.pop(name), state.network.neurons[name]
         threshold, _ = calibrated(name, op)
         current = current.expand(len(state.steps), *current.shape[1:])
-        if_scan(current, threshold, op.reset, state.neurons.v[name], potentials=state.potentials[name][state.rows])
+        by_step = op.drive is not None and len(op.drive) > 1  # one that is the same in every step is in the current
+        if_scan(
+            current,
+            threshold,
+            op.reset,
+            state.neurons.v[name],
+            potentials=state.potentials[name][state.rows],
+            drive=drive_in(op, state.steps, current.ndim - 1)[:, None] if by_step else None,
+            sent=state.neurons.sent.get(name),
+        )
     machine.fire(state, name, layer)
 
 

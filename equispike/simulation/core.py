@@ -3,12 +3,23 @@
 from importlib import import_module
 from types import ModuleType
 
+from equispike.errors import SimulationError
+
+INTERFACE = 2
+"""The core that belongs to this package says this number."""
+
 
 def _load() -> ModuleType | None:
     try:
-        return import_module("equispike.simulation._core")
+        found = import_module("equispike.simulation._core")
     except ImportError:  # installed without a compiler
         return None
+    if (number := getattr(found, "interface", 1)) != INTERFACE:
+        raise SimulationError(
+            f"{found.__file__}: a compiled core of interface {number}, where {INTERFACE} is needed. "
+            "Install equispike again"
+        )
+    return found
 
 
 core = _load()

@@ -12,8 +12,8 @@ from torch import Tensor
 from equispike.graph.network import Network
 from equispike.simulation.core import ISA, core
 from equispike.simulation.layout import Integers, extent, padded, to_features, train_bytes, widen
-from equispike.simulation.neurons import Shapes, by_layer, by_step, extents
-from equispike.simulation.state import SIGNS, State
+from equispike.simulation.neurons import SIGNS, ByLayer, Driven, Shapes, by_layer, by_step, extents
+from equispike.simulation.state import State
 from equispike.simulation.views import Current, integers, most_at_once
 
 SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
@@ -73,8 +73,7 @@ class Layer:
         current: Current,
         network: Network,
         choose: bool = False,
-        threshold: Tensor | None = None,
-        hard: bool = False,
+        neurons: Driven | None = None,
     ) -> None:
         """Prepare the event-driven kernel that suits the shape; with ``choose`` all that may pay."""
         dtype = network.dtype
@@ -85,9 +84,10 @@ class Layer:
         self.bias = None if current.bias is None else widen(current.bias, self.channels)
         weights = integers(current, dtype)
         self.cores = {how: self._core(current, weights, dtype, how) for how in self._kernels(current, weights, choose)}
-        if threshold is not None:
+        self.neurons = neurons
+        if neurons is not None:
             for own in self.cores.values():
-                own.set_neurons(threshold, hard)
+                own.set_neurons(neurons.threshold, "signed" if neurons.signed else neurons.reset)
         self.products = _products(weights) * self.positions * self.channels / CYCLES
         self.pace: dict[str, float] = {}
         self.runs = 0
@@ -170,14 +170,29 @@ class Layer:
 
 
 class Neurons:
-    """All neurons that run, in memory of the core; ``place``: number of each layer."""
+    """All neurons that run, in memory of the core.
+
+    Attributes:
+        place: number of each layer.
+        signed: layers that take spikes back.
+        before: what these had sent when the run began, (B, *features).
+    """
 
     def __init__(self, network: Network, shapes: Shapes, images: int, steps: int) -> None:
         assert core is not None
         self.shapes, self.images = shapes, images
         self.place = {name: n for n, name in enumerate(shapes)}
+        self.wide = network.dtype == torch.float64
         kind = core.Neurons32 if network.dtype == torch.float32 else core.Neurons64
-        self.own = kind(images, steps, extents(shapes))
+        self.signed = [name for name in shapes if network.neurons[name].signed]
+        self.own = kind(images, steps, extents(shapes), bool(self.signed))
+        self.before: dict[str, Tensor] = {}
+
+    def begin(self, sent: Mapping[str, Tensor]) -> None:
+        """Signed layers go on from what they have sent."""
+        for name in self.signed:
+            by_layer(self.own.counts, self.images, self.shapes)[name].copy_(sent[name])
+            self.before[name] = sent[name].to(torch.int32)
 
     @property
     def v(self) -> Mapping[str, Tensor]:
@@ -187,16 +202,36 @@ class Neurons:
     @property
     def counts(self) -> Mapping[str, Tensor]:
         """See ``neurons.Neurons``."""
-        return by_layer(self.own.counts, self.images, self.shapes, torch.int32)
+        net = by_layer(self.own.counts, self.images, self.shapes, torch.int32)
+        return ByLayer(self.shapes, lambda name: self._count(net[name], name)) if self.signed else net
+
+    def _count(self, net: Tensor, name: str) -> Tensor:
+        if name not in self.signed:
+            return net
+        return net - self.before.get(name, 0) + 2 * self.negative[name]
+
+    @property
+    def negative(self) -> dict[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        taken = by_layer(self.own.taken, self.images, self.shapes, torch.int32)
+        return {name: taken[name] for name in self.signed}
+
+    @property
+    def sent(self) -> dict[str, Tensor]:
+        """See ``neurons.Neurons``."""
+        net = by_layer(self.own.counts, self.images, self.shapes, torch.float64 if self.wide else torch.float32)
+        return {name: net[name] for name in self.signed}
 
     @property
     def fired(self) -> Mapping[str, Tensor]:
         """See ``neurons.Neurons``."""
         return by_step(torch.as_tensor(self.own.fired), self.shapes)
 
-    def spikes_in(self, steps: slice) -> dict[str, int]:
-        """Spikes by layer in some steps, all images."""
-        return dict(zip(self.shapes, self.own.fired[:, :, steps].sum((1, 2)).tolist()))
+    def rates_in(self, steps: slice) -> dict[str, float]:
+        """Spikes per neuron and step by train; of signed layers all in the train of the positive ones."""
+        fired = self.own.fired[:, :, steps].mean((1, 2)).tolist()
+        trains = (name + SIGNS[0] if name in self.signed else name for name in self.shapes)
+        return {train: spikes / prod(shape) for train, spikes, shape in zip(trains, fired, self.shapes.values())}
 
 
 def suits(current: Current) -> bool:
@@ -234,8 +269,15 @@ def fire(state: State, name: str, layer: Layer) -> None:
     """Neurons, and the current that drives them, in the core."""
     neurons: Any = state.neurons
     first, steps = state.rows.start, len(state.steps)
-    given = *layer.inputs(state), neurons.own, neurons.place[name], first, steps, torch.get_num_threads(), ISA
-    state.trains[name] = layer.run(state.batch * steps, lambda own: own.fire(*given))
+    assert layer.neurons is not None
+    drive = layer.neurons.drive_in(state.steps)
+    place = neurons.own, neurons.place[name], first, steps
+    given = *layer.inputs(state), *place, torch.get_num_threads(), ISA, None if drive is None else drive.numpy()
+    if layer.neurons.signed:
+        both = layer.run(state.batch * steps, lambda own: own.fire_signed(*given))
+        state.trains.update(zip((name + sign for sign in SIGNS), both))
+    else:
+        state.trains[name] = layer.run(state.batch * steps, lambda own: own.fire(*given))
 
 
 def emit(state: State, name: str, layer: Layer) -> None:

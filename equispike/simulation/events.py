@@ -6,7 +6,6 @@ made once per network, says which layers the core runs; what it cannot run is co
 """
 
 from functools import partial
-from math import prod
 from typing import cast
 
 import torch
@@ -30,9 +29,8 @@ def installed() -> bool:
 
 
 def suits(network: Network) -> bool:
-    """Whether the core knows the network's device, type and neurons."""
-    known = all(op.drive is None and not op.signed for op in network.neurons.values())
-    return known and network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
+    """Whether the core knows the network's device and type."""
+    return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 
 def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> tuple[Record, Resume]:
@@ -47,8 +45,7 @@ def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = F
     """
     if not (installed() and suits(task.network)):
         raise SimulationError(
-            "engine: 'events' needs a network in float32 or float64 on the CPU, whose neurons have no drive and no "
-            "signed spikes, and its compiled core. "
+            "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
             "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
         )
     crowded = _crowded if adapt else None
@@ -57,8 +54,7 @@ def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = F
 
 def _crowded(first: Plan, state: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
-    size, shapes, neurons = state.batch * len(state.steps), state.network.shapes, cast("cpu.Neurons", state.neurons)
-    rates = {name: count / (size * prod(shapes[name])) for name, count in neurons.spikes_in(state.rows).items()}
+    rates = cast("cpu.Neurons", state.neurons).rates_in(state.rows)
     return frozenset(
         name
         for name, trains in first.events.items()

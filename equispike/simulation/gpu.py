@@ -20,8 +20,8 @@ from equispike.graph.network import Network
 from equispike.simulation import actions
 from equispike.simulation.gpu_tables import Gather, Tiles, gather_of, taps_of
 from equispike.simulation.layout import extent, from_bits, padded, to_bits, train_bytes, widen
-from equispike.simulation.neurons import Shapes, by_layer, by_step, extents
-from equispike.simulation.state import SIGNS, State
+from equispike.simulation.neurons import SIGNS, Driven, Shapes, by_layer, by_step, extents
+from equispike.simulation.state import State
 from equispike.simulation.views import Current, integers, most_at_once
 
 kernels: Any = import_module("equispike.simulation.gpu_kernels")  # Triton's language has no types
@@ -47,12 +47,12 @@ class Layer:
         current: Current,
         network: Network,
         choose: bool = False,
-        threshold: Tensor | None = None,
-        hard: bool = False,
+        neurons: Driven | None = None,
     ) -> None:
         """Prepare weights and tables; there is one way to compute a current, whatever ``choose`` says."""
         device = network.device
-        self.threshold, self.hard = threshold, hard
+        self.threshold = None if neurons is None else neurons.threshold
+        self.hard = neurons is not None and neurons.reset == "zero"
         self.shape, self.dense = current.shape, current.dense
         channels, rows, cols = extent(current.shape)
         self.positions, self.channels = rows * cols, padded(channels)
@@ -208,6 +208,19 @@ class Neurons:
     def fired(self) -> Mapping[str, Tensor]:
         """See ``neurons.Neurons``."""
         return by_step(self.tallies, self.shapes)
+
+    @property
+    def negative(self) -> dict[str, Tensor]:
+        """Nothing: no neurons are signed."""
+        return {}
+
+    @property
+    def sent(self) -> dict[str, Tensor]:
+        """Nothing: no neurons are signed."""
+        return {}
+
+    def begin(self, sent: Mapping[str, Tensor]) -> None:
+        """Nothing to begin with."""
 
 
 def fire(state: State, name: str, layer: Layer) -> None:

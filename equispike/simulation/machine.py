@@ -19,10 +19,9 @@ class Machine(Protocol):
 
     @property
     def Layer(self) -> type[Any]:
-        """``Layer(current, network, choose, threshold, hard)`` prepares a current, and neurons if it drives any.
+        """``Layer(current, network, choose, neurons)`` prepares a current, and neurons if it drives any (or None).
 
-        With ``choose``, by all ways between which it may choose as it runs. Thresholds are those of all channels in
-        whole slabs, None without neurons.
+        With ``choose``, by all ways between which it may choose as it runs.
         """
         ...
 

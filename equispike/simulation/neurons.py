@@ -9,11 +9,37 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from equispike.functional.integrate import Reset
 from equispike.simulation.layout import layer_at, padded
+
+SIGNS = "+", "-"
+"""Endings of the names of two trains: those of the input, and of layers that take spikes back."""
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 """Features of layers, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """The neurons of a layer, with numbers for its channels in whole slabs.
+
+    Attributes:
+        threshold: (channels,), infinite where there is no channel.
+        reset: "subtract" or "zero".
+        signed: spikes are taken back.
+        drive: by step, (S, channels), S > 1; None where there is none, and where it is the same in every step: then it
+            is a part of the bias.
+    """
+
+    threshold: Tensor
+    reset: Reset
+    signed: bool = False
+    drive: Tensor | None = None
+
+    def drive_in(self, steps: range) -> Tensor | None:
+        """The drive in some steps, (T', channels)."""
+        return None if self.drive is None else self.drive[[min(t, len(self.drive)) - 1 for t in steps]]
 
 
 class Neurons(Protocol):
@@ -26,7 +52,21 @@ class Neurons(Protocol):
 
     @property
     def counts(self) -> Mapping[str, Tensor]:
-        """Spikes so far by layer, (B, *features), int32."""
+        """Spikes since the run began by layer, (B, *features), int32; negative ones count as well."""
+        ...
+
+    @property
+    def negative(self) -> Mapping[str, Tensor]:
+        """Of these, the negative ones of signed layers."""
+        ...
+
+    @property
+    def sent(self) -> Mapping[str, Tensor]:
+        """Of signed layers, the spikes since the first step less the negative ones, of the network's type."""
+        ...
+
+    def begin(self, sent: Mapping[str, Tensor]) -> None:
+        """Signed layers go on from what they have sent."""
         ...
 
     @property

@@ -28,7 +28,7 @@ OLDEST = (8, 0)
 
 def suits(network: Network) -> bool:
     """Whether the kernels can run this network: in float32, on an NVIDIA GPU that is not too old, with Triton."""
-    plain = all(op.drive is None and not op.signed for op in network.neurons.values())
+    plain = all((op.drive is None or len(op.drive) == 1) and not op.signed for op in network.neurons.values())
     return plain and network.dtype == torch.float32 and network.device.type == "cuda" and _able(network.device)
 
 
@@ -46,7 +46,7 @@ def _machine(task: Task) -> Generator[Machine]:
     if not suits(task.network):
         raise SimulationError(
             "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and Triton; "
-            "its neurons have no drive and no signed spikes. "
+            "its neurons have no drive by step and no signed spikes. "
             "Choose 'auto' or 'layerwise', or move the network: network.to('cuda')"
         )
     _check_batch(task.network, len(task.images))

@@ -18,8 +18,9 @@ from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, Winne
 from equispike.simulation import actions
 from equispike.simulation.layout import extent, padded, widen
 from equispike.simulation.machine import Machine
+from equispike.simulation.neurons import SIGNS, Driven
 from equispike.simulation.record import upstream
-from equispike.simulation.state import SIGNS, State
+from equispike.simulation.state import State
 from equispike.simulation.views import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
 
 
@@ -177,7 +178,9 @@ class _Planner:
     def _spikes(self, node: Node, op: Neuron) -> None:
         shape = self.network.shapes[node.name]
         _, amplitude = calibrated(node.name, op)
-        self.values[node.name] = Spikes((whole(node.name, shape, amplitude),), shape)
+        sizes = (amplitude, -amplitude) if op.signed else (amplitude,)
+        views = (whole(train, shape, size) for train, size in zip(_trains(node.name, op), sizes))
+        self.values[node.name] = Spikes(tuple(views), shape)
 
     def _fire(self, node: Node, op: Neuron) -> None:
         name = node.name
@@ -185,9 +188,15 @@ class _Planner:
         threshold, _ = calibrated(name, op)
         theta = threshold.reshape(-1).expand(extent(current.shape)[0])
         theta = widen(theta, padded(len(theta)), value=torch.inf)
-        layer = self.machine.Layer(current, self.network, self.choose, theta, op.reset == "zero")
+        drive = op.drive
+        if drive is not None and len(drive) == 1:
+            bias = drive[0] if current.bias is None else current.bias + drive[0]
+            current, drive = replace(current, bias=bias), None
+        neurons = Driven(theta, op.reset, op.signed, None if drive is None else widen(drive, len(theta)))
+        layer = self.machine.Layer(current, self.network, self.choose, neurons)
         fire = partial(actions.fire, machine=self.machine, name=name, layer=layer)
-        self._act(node, fire, self._reads(current), self._train_size(name, name))
+        writes = {train: size for own in _trains(name, op) for train, size in self._train_size(own, name).items()}
+        self._act(node, fire, self._reads(current), writes)
         self._spikes(node, op)
 
     def _input(self, node: Node) -> None:
@@ -274,6 +283,11 @@ class _Planner:
 
     def _train_size(self, train: str, name: str) -> dict[str, int]:
         return {train: self.machine.bytes_per_step(self.network.shapes[name])}
+
+
+def _trains(name: str, op: Neuron) -> tuple[str, ...]:
+    """Names of the trains of a neuron layer: one, or of signed neurons one for each sign."""
+    return tuple(name + sign for sign in SIGNS) if op.signed else (name,)
 
 
 def _events(current: Current, op: Conv | Linear) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equispike.simulation.layout import train_bytes, unpack
 from equispike.simulation.machine import Machine
+from equispike.simulation.neurons import SIGNS
 from equispike.simulation.plan import Plan, input_spike, plan
 from equispike.simulation.record import Moment, Record, Resume, Task
 from equispike.simulation.state import State
@@ -37,15 +38,25 @@ def run(
     present = first = planned(frozenset[str]())
     state = State(machine, first.needed, task, {}, start)
     extent = timesteps - state.before, state.batch
-    sizes = {name: train_bytes(network.shapes[name]) for name in task.trains}
+    kept = {name: [name + sign for sign in SIGNS] if network.neurons[name].signed else [name] for name in task.trains}
+    sizes = {train: train_bytes(network.shapes[name]) for name, own in kept.items() for train in own}
     bits = {name: task.indices.new_empty(*extent, *size, dtype=torch.uint8) for name, size in sizes.items()}
     while state.steps.stop <= timesteps:
         _advance(machine, state, present, memory, bits)
         if crowded and first.events and state.steps.stop <= timesteps:
             present = planned(crowded(first, state))
-    trains = {name: unpack(own, network.shapes[name], torch.bool) for name, own in bits.items()}
-    record = Record(state.readout, state.neurons.counts, state.neurons.fired, trains, state.potentials)
-    return record, lambda: Moment(timesteps, {**state.neurons.v, **state.pools}, state.sums)
+    trains = {name: _unpacked([bits[train] for train in own], network.shapes[name]) for name, own in kept.items()}
+    neurons = state.neurons
+    record = Record(state.readout, neurons.counts, neurons.fired, trains, state.potentials, neurons.negative)
+    return record, lambda: Moment(timesteps, {**neurons.v, **state.pools}, state.sums, neurons.sent)
+
+
+def _unpacked(bits: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Spikes as they are kept, (T, B, *shape): bool, or of two trains 1 and -1, int8."""
+    if len(bits) == 1:
+        return unpack(bits[0], shape, torch.bool)
+    positive, negative = (unpack(own, shape, torch.int8) for own in bits)
+    return positive - negative
 
 
 def observe(
@@ -75,8 +86,9 @@ def _advance(machine: Machine, state: State, present: Plan, memory: int, keep: M
     state.steps = range(first, min(first + chunk, timesteps + 1))
     for action in present.actions:
         action.run(state)
-        if (name := action.node.name) in keep:
-            keep[name][state.rows] = machine.packed(state, name)
+        for name in action.writes:
+            if name in keep and name in state.trains:
+                keep[name][state.rows] = machine.packed(state, name)
         for name in action.last_read:
             state.trains.pop(name, None)
             state.dense.pop(name, None)

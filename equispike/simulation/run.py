@@ -276,6 +276,10 @@ def observe(
         given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
         keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
     """
+    if signed := [name for name, op in task.network.neurons.items() if op.signed]:
+        raise SimulationError(
+            f"{signed[0]}: thresholds are measured on spikes that are all positive. Make neurons signed afterwards"
+        )
     _, observer = automatic(task.network)
     with full_precision(task.network.device):
         observer(task, default_memory(task.network), visit, given, keep)

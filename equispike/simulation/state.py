@@ -14,9 +14,6 @@ from equispike.simulation.machine import Machine
 from equispike.simulation.record import Moment, Task
 from equispike.simulation.stepwise import beginning, sums_of_pools
 
-SIGNS = "+", "-"
-"""Endings of the names of the input's two trains."""
-
 
 class Based(Protocol):
     """A layer whose current has a part that no spike makes.
@@ -88,6 +85,7 @@ class State:
         else:
             for name, v in self.neurons.v.items():
                 v.copy_(start.potentials[name])
+            self.neurons.begin(start.sent)
             self.pools = {name: v for name, v in start.potentials.items() if name in needed and name not in shapes}
             self.sums = start.scores.clone()
 

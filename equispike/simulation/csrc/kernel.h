@@ -74,6 +74,10 @@ struct Tap {
   const Real *weights;
 };
 
+// What becomes of the potential of a neuron that spikes: less the threshold, or zero. Signed neurons, which lose the
+// threshold too, take a spike back where the potential is below zero.
+enum class Reset { soft, hard, takes_back };
+
 // One layer over a chunk of steps. `padded` output channels (a multiple of `width`) in slabs of `width` (16, 32, 48, 64).
 template <class Real>
 struct Job {
@@ -96,14 +100,17 @@ struct Job {
   int tap_count;
   const Real *base;  // current that is there without spikes, [images][positions][steps][padded] or with fewer dimensions
   std::size_t base_image, base_position, base_step;  // its strides, zero where it does not vary
+  const Real *drive;  // current of each step that is added to it, [steps][padded]; or null
   // Either neurons ...
   const Real *threshold;  // [padded]; null if currents are asked for
-  bool hard;
+  Reset reset;
   Real *v;              // [images][positions][padded]
-  Int<Real> *counts;    // likewise
+  Int<Real> *counts;    // likewise, less those taken back; of these:
+  Int<Real> *taken;     // the number so far, likewise; null but of signed neurons
   std::int32_t *fired;  // [images][steps], images so far from each other:
   std::size_t fired_image;
   std::uint8_t *spikes;  // [images][positions][steps][spike_bytes]
+  std::uint8_t *back;    // those taken back, likewise; null but of signed neurons
   int spike_bytes;
   // ... or their input.
   Real *currents;  // [images][positions][steps][padded]

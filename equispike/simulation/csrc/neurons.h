@@ -72,13 +72,19 @@ class Constants {
   Vector<Real> held_[roomy ? N : 1];
 };
 
-// Neurons of one vector go one step; those that spike.
-template <bool hard, class Real>
-Lanes<Real> fire(Vector<Real> &v, Vector<Int<Real>> &count, Vector<Real> current, Vector<Real> theta) {
+// Neurons of one vector go one step; those that spike, and in `back` those that take a spike back.
+template <Reset reset, class Real>
+Lanes<Real> fire(Vector<Real> &v, Vector<Int<Real>> &count, Vector<Real> current, Vector<Real> theta, Lanes<Real> &back) {
   const Vector<Real> u = v + current;
   const Lanes<Real> fires = at_least(u, theta);
-  v = choose(fires, hard ? Vector<Real>{} : u - theta, u);
-  count = count_up(count, fires);
+  if constexpr (reset == Reset::takes_back) {
+    back = static_cast<Lanes<Real>>(~at_least(u, Vector<Real>{}) & positive(count));
+    v = choose(fires, u - theta, choose(back, u + theta, u));
+    count = count_down(count_up(count, fires), back);
+  } else {
+    v = choose(fires, reset == Reset::hard ? Vector<Real>{} : u - theta, u);
+    count = count_up(count, fires);
+  }
   return fires;
 }
 
@@ -86,7 +92,7 @@ Lanes<Real> fire(Vector<Real> &v, Vector<Int<Real>> &count, Vector<Real> current
 // and counts in registers. `make()` gives a function of which `current(p, t, sum)` sets the current of position p in a step;
 // it is made here, so that what it holds is in registers too. Several positions together hide how long an addition takes,
 // where there are few channels.
-template <class Real, int N, int P, bool hard, class Make>
+template <class Real, int N, int P, Reset reset, class Make>
 __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Make make,
                                          std::int32_t *fired) {
   constexpr int L = lanes<Real>, width = N * L;
@@ -97,15 +103,18 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
   std::uint8_t *out = job.spikes + (place * job.steps + first) * bytes + channel / 8;
   const bool alone = job.padded == width && bytes == 8;  // the bits above are zero
   const Constants<Real, N> theta(job.threshold + channel);
+  constexpr bool back = reset == Reset::takes_back;
+  std::uint8_t *out_back = back ? job.back + (out - job.spikes) : nullptr;
   const auto current = make();
   Vector<Real> v[P][N];
-  Vector<Int<Real>> count[P][N];
+  Vector<Int<Real>> count[P][N], taken[back ? P : 1][N];
   EQUISPIKE_UNROLL
   for (int p = 0; p < P; ++p) {
     EQUISPIKE_UNROLL
     for (int n = 0; n < N; ++n) {
       v[p][n] = load(own_v + p * padded + n * L);
       count[p][n] = load(own_counts + p * padded + n * L);
+      if constexpr (back) taken[p][n] = load(job.taken + place * padded + channel + p * padded + n * L);
     }
   }
   for (int t = first; t < last; ++t, out += bytes) {
@@ -114,13 +123,25 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
     for (int p = 0; p < P; ++p) {
       Vector<Real> sum[N];
       current(p, t, sum);
-      std::uint64_t bits = 0;
+      std::uint64_t bits = 0, taken_bits = 0;
       EQUISPIKE_UNROLL
-      for (int n = 0; n < N; ++n) bits |= bits_of<Real>(fire<hard, Real>(v[p][n], count[p][n], sum[n], theta[n])) << (n * L);
+      for (int n = 0; n < N; ++n) {
+        Lanes<Real> taking{};
+        bits |= bits_of<Real>(fire<reset, Real>(v[p][n], count[p][n], sum[n], theta[n], taking)) << (n * L);
+        if constexpr (back) {
+          taken[p][n] = count_up(taken[p][n], taking);
+          taken_bits |= bits_of<Real>(taking) << (n * L);
+        }
+      }
       alone ? std::memcpy(out + p * next, &bits, 8) : std::memcpy(out + p * next, &bits, width / 8);
       spikes += __builtin_popcountll(bits);
+      if constexpr (back) {
+        alone ? std::memcpy(out_back + p * next, &taken_bits, 8) : std::memcpy(out_back + p * next, &taken_bits, width / 8);
+        spikes += __builtin_popcountll(taken_bits);
+      }
     }
     fired[t] += spikes;
+    if constexpr (back) out_back += bytes;
   }
   EQUISPIKE_UNROLL
   for (int p = 0; p < P; ++p) {
@@ -128,6 +149,7 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
     for (int n = 0; n < N; ++n) {
       store(own_v + p * padded + n * L, v[p][n]);
       store(own_counts + p * padded + n * L, count[p][n]);
+      if constexpr (back) store(job.taken + place * padded + channel + p * padded + n * L, taken[p][n]);
     }
   }
 }
@@ -136,9 +158,12 @@ __attribute__((noinline)) void integrate(const Job<Real> &job, int image, int he
 template <class Real, int N, int P, class Make>
 void integrate(const Job<Real> &job, int image, int here, int slab, int first, int last, Make make, std::int32_t *fired) {
   if (job.threshold) {
-    job.hard ? integrate<Real, N, P, true>(job, image, here, slab, first, last, make, fired)
-             : integrate<Real, N, P, false>(job, image, here, slab, first, last, make, fired);
-    return;
+    switch (job.reset) {
+      case Reset::soft: return integrate<Real, N, P, Reset::soft>(job, image, here, slab, first, last, make, fired);
+      case Reset::hard: return integrate<Real, N, P, Reset::hard>(job, image, here, slab, first, last, make, fired);
+      case Reset::takes_back:
+        return integrate<Real, N, P, Reset::takes_back>(job, image, here, slab, first, last, make, fired);
+    }
   }
   constexpr int L = lanes<Real>;
   const std::size_t place = static_cast<std::size_t>(image) * job.out_rows * job.out_cols + here, padded = job.padded;
@@ -161,11 +186,16 @@ void arrive(const Job<Real> &job, int image, int here, int slab, int first, int 
   constexpr int L = lanes<Real>, width = N * L;
   const std::size_t step = job.base_step, position = job.base_position;
   const Real *base = job.base + image * job.base_image + here * position + slab * width, *units = job.units + slab * width;
+  const Real *drive = job.drive ? job.drive + slab * width : nullptr;
+  const std::size_t padded = job.padded;
   auto with = [&](auto gathers) {
     auto make = [=]() __attribute__((always_inline)) {
       const Constants<Real, N> unit(units);
       return [=](int p, int t, Vector<Real> *sum) __attribute__((always_inline)) {
         for (int n = 0; n < N; ++n) sum[n] = load(base + p * position + t * step + n * L);
+        if (drive) {
+          for (int n = 0; n < N; ++n) sum[n] += load(drive + t * padded + n * L);
+        }
         if (decltype(gathers)::value) {
           Vector<Int<Real>> arrived[N];
           total(p, t, arrived);
@@ -197,7 +227,7 @@ void arrive(const Job<Real> &job, int image, int here, int slab, int first, int 
       for (int n = 0; n < N; ++n) sum[n] = held[p][n];
     };
   };
-  if (!job.gather_count && !job.tap_count && !step) {
+  if (!job.gather_count && !job.tap_count && !step && !drive) {
     integrate<Real, N, P>(job, image, here, slab, first, last, steady, fired);
   } else {
     job.gather_count ? with(std::true_type{}) : with(std::false_type{});

@@ -102,6 +102,22 @@ using Lanes = std::conditional_t<sizeof(Real) == 4, __mmask16, __mmask8>;
   return (Vector<std::int64_t>)_mm512_mask_add_epi64((__m512i)counts, these, (__m512i)counts, _mm512_set1_epi64(1));
 }
 
+// One less in these lanes.
+[[maybe_unused]] Vector<std::int32_t> count_down(Vector<std::int32_t> counts, Lanes<float> these) {
+  return (Vector<std::int32_t>)_mm512_mask_sub_epi32((__m512i)counts, these, (__m512i)counts, _mm512_set1_epi32(1));
+}
+[[maybe_unused]] Vector<std::int64_t> count_down(Vector<std::int64_t> counts, Lanes<double> these) {
+  return (Vector<std::int64_t>)_mm512_mask_sub_epi64((__m512i)counts, these, (__m512i)counts, _mm512_set1_epi64(1));
+}
+
+// Those above zero.
+[[maybe_unused]] Lanes<float> positive(Vector<std::int32_t> x) {
+  return _mm512_cmpgt_epi32_mask((__m512i)x, _mm512_setzero_si512());
+}
+[[maybe_unused]] Lanes<double> positive(Vector<std::int64_t> x) {
+  return _mm512_cmpgt_epi64_mask((__m512i)x, _mm512_setzero_si512());
+}
+
 template <class Real>
 std::uint64_t bits_of(Lanes<Real> these) {
   return these;
@@ -134,6 +150,16 @@ V choose(L these, V x, V y) {
 template <class L>
 L count_up(L counts, L these) {
   return counts - these;
+}
+
+template <class L>
+L count_down(L counts, L these) {
+  return counts + these;
+}
+
+template <class L>
+L positive(L x) {
+  return (L)(x > L{});
 }
 
 // One bit per lane.
