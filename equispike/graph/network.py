@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, join_inputs
-from equispike.graph.ops import Add, Conv, Input, Neuron, Node, Op, Readout, Sum, Weighted, map_tensors
+from equispike.graph.ops import Add, Conv, Input, Neuron, Node, Op, Readout, Sum, Weighted, WinnerPool, map_tensors
 from equispike.graph.walk import interpret
+from equispike.nn.spiking import TRIANGLE, Neurons, Operation, Spiking, Surrogate
 from equispike.provenance import in_words
 from equispike.shown import frame, html_table
 
@@ -161,6 +162,42 @@ class Network:
         """
         keep = {self.nodes[-1].name} if wanted is None else set(wanted)
         return dict(evaluate(self, self.check_images(x), keep))
+
+    def module(self, surrogate: Surrogate = TRIANGLE, seed: int = 0) -> Spiking:
+        """The converted network as an ``nn.Module`` that runs one step a call: to stream frames, or to train on.
+
+        The same spikes as those of ``simulate`` with constant input. Its weights are copies.
+
+        Args:
+            surrogate: slope of a spike where gradients pass.
+            seed: of potentials that start at random; images then count as 0, 1, ... of the data set.
+        Raises:
+            ConversionError: the network has no thresholds yet, or holds an operation that does not run step by step.
+
+        >>> from equispike.graph.ops import Input, Linear, Neuron, Readout
+        >>> neurons = Neuron(torch.tensor(1.0), torch.tensor(1.0))
+        >>> nodes = Node("x", Input((1,))), Node("w", Linear(torch.eye(1), None), ("x",)), Node("n", neurons, ("w",))
+        >>> module = Network((*nodes, Node("scores", Readout(), ("n",)))).module()
+        >>> [float(module(torch.tensor([[0.5]])).detach()) for _ in range(4)]
+        [0.0, 1.0, 0.0, 1.0]
+        """
+        streams = {name: number for number, name in enumerate(self.neurons, start=1)}
+        nodes: list[tuple[str, nn.Module, tuple[str, ...]]] = []
+        for node in self.nodes:
+            op = node.op
+            layer: nn.Module = Operation(op)
+            if isinstance(op, Neuron):
+                if op.threshold is None or op.amplitude is None:
+                    raise ConversionError(f"{node.name}: has no threshold yet. Convert the model first")
+                own = op.threshold, op.amplitude, op.reset, op.signed, op.v_init, op.drive
+                layer = Neurons(*own, surrogate, streams[node.name], seed)
+            elif isinstance(op, WinnerPool):
+                raise ConversionError(
+                    f"{node.name} (WinnerPool): keeps sums of its own, for which a module has no place. Convert with "
+                    "lossy=[es.max_pool_to_avg], or train with AvgPool2d"
+                )
+            nodes.append((node.name, layer, node.inputs))
+        return Spiking(nodes)
 
     def check_images(self, x: Images) -> Tensor:
         """The images in the network's type, on its device and on its input's grid, if it has one; inputs joined.
