@@ -1,6 +1,5 @@
 """From a PyTorch model to a Network, by way of ``torch.export``."""
 
-import copy
 import io
 import logging
 import warnings
@@ -15,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from equispike.arguments import checked
 from equispike.errors import ConversionError, one_line
 from equispike.functional.inputs import Images, inputs_of, layout
+from equispike.graph.models import copied, dynamic
 from equispike.graph.network import Network
 from equispike.graph.program import FREE_BATCH, Program, of
 from equispike.graph.translate import Reader
@@ -44,7 +44,9 @@ def trace(model: Traceable, example: Images, output: int | None = None) -> Netwo
     """
     network, reader = _translated(model, example, output)
     if network is None:
-        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in reader.refused))
+        first = {(f.layer, f.operation): f for f in reversed(reader.refused)}  # a module may be made of several calls
+        told = [f for f in reader.refused if first[f.layer, f.operation] is f]
+        raise ConversionError("; ".join(f"{f.layer} ({f.operation}): {f.why}. {f.remedy}" for f in told))
     return network.widened()
 
 
@@ -63,7 +65,7 @@ def export(model: Traceable, example: Images) -> Program:
     _check_types(model, inputs)
     if not isinstance(model, nn.Module):
         return _checked(model, inputs)
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    name, model = type(model).__name__, copied(model)
     parameter = next(model.parameters(), None)
     if parameter is not None:
         inputs = tuple(x.to(parameter.device, parameter.dtype) for x in inputs)
@@ -71,13 +73,13 @@ def export(model: Traceable, example: Images) -> Program:
         inputs = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)
     try:
         with _silence(), torch.no_grad():
-            batch = Dim("batch")
-            program: Any = torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+            sizes = dynamic(model, [{0: Dim("batch")}] * len(inputs))
+            program: Any = torch.export.export(model, inputs, dynamic_shapes=sizes)
             return of(program.run_decompositions({}))
     except Exception as error:  # whatever the user's forward may raise
         reason = one_line(error)
         raise ConversionError(
-            f"{type(model).__name__}: torch.export could not read it with {_told(inputs)}: "
+            f"{name}: torch.export could not read it with {_told(inputs)}: "
             f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
             "branch on values"
         ) from error
@@ -102,8 +104,7 @@ def _told(inputs: Sequence[Tensor]) -> str:
 
 def _checked(model: ExportedProgram, inputs: Sequence[Tensor]) -> Program:
     """A program in the form that ``export`` gives. ConversionError if it takes other inputs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silence():
         program = of(cast("Any", model).run_decompositions({}))
     fixed = any(isinstance(value, Tensor) and type(value.shape[0]) is int for value in program.inputs)
     if strange := [value for value in program.inputs if not isinstance(value, Tensor)]:
