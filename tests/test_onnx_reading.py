@@ -275,12 +275,9 @@ REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
         ([node("Concat", "k k", "a0", axis=0), *(node("Concat", f"a{n} a{n}", f"a{n + 1}", axis=0) for n in range(30)),
           node("Add", "x a30", "f"), *HEAD], [weights("k", 64), weights("w", 5, 192)]), "out of proportion"),
     "a gate": (layer("Mul", "x x"), "multiplies two data-dependent"),
-    "clipping from below zero": (layer("Clip", "x l", scalar("l", -1)), "lower bound of 0"),
-    "a constant per pixel": (layer("Add", "x k", weights("k", 3, 8, 8)), "one value per channel"),
     "batch norm in training": (
         layer("BatchNormalization", "x s s s s", weights("s", 3), training_mode=1), "Export the model in eval mode"),
     "a reshape that mixes images": (layer("Reshape", "x s", numbers("s", -1, 8)), "mixes the images"),
-    "joined along rows": (layer("Concat", "x x", axis=2), "Join along the channels"),
     "weights that are no numbers": (
         layer("Conv", "x k", weights("k", 3, 3, 1, 1, scale=np.nan)), "NaN or infinity"),
     "weights of another shape": (layer("Conv", "x k", weights("k", 3, 5, 1, 1)), "does not fit its input"),

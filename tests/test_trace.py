@@ -16,7 +16,7 @@ from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import max_pool_to_avg
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Linear, MaxPool, Neuron, Pad
-from equispike.graph.trace import export, trace
+from equispike.graph.trace import trace
 from equispike.simulation.run import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch copies the input of an even kernel
@@ -640,8 +640,6 @@ REFUSED_LAYERS = {
     "softplus": (nn.Softplus(), NO_RATE),
     "mish": (nn.Mish(), NO_RATE),
     "hardswish": (nn.Hardswish(), NO_RATE),
-    "hardsigmoid": (nn.Hardsigmoid(), NO_RATE),
-    "hardtanh": (nn.Hardtanh(), "only a lower bound of 0"),
     "softmax": (nn.Softmax(1), "only at the end"),
     "log softmax": (nn.LogSoftmax(1), "only at the end"),
     "layer norm": (nn.LayerNorm(4), "Train with batch norm"),
@@ -672,17 +670,6 @@ REFUSED_ON_IMAGES = {
         "BatchNorm2d",
         "track_running_stats",
     ),
-    "circular padding": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "", ""),
-    "reflect padding": (nn.ReflectionPad2d(1), "ReflectionPad2d", "by the mode 'reflect'"),
-    "replicate padding": (nn.ReplicationPad2d(1), "ReplicationPad2d", "Pad with zeros"),
-    "padding with ones": (nn.ConstantPad2d(1, 1.0), "ConstantPad2d", "pads with 1, and only zeros stay silent"),
-    "bilinear up-sampling": (nn.Upsample(scale_factor=2, mode="bilinear"), "Upsample", ""),
-    "up-sampling by one and a half": (nn.Upsample(scale_factor=1.5), "Upsample", "whole number of times"),
-    "divisor": (nn.AvgPool2d(2, divisor_override=3), "AvgPool2d", "divisor_override"),
-    "uneven adaptive pool": (nn.AdaptiveAvgPool2d(3), "AdaptiveAvgPool2d", "size that divides"),
-    "adaptive max pool": (nn.AdaptiveMaxPool2d(1), "AdaptiveMaxPool2d", ""),
-    "linear on the last dimension": (nn.Linear(8, 8), "Linear", "1x1 convolution"),
-    "pixel unshuffle": (nn.PixelUnshuffle(2), "PixelUnshuffle", ""),
 }
 
 
@@ -696,10 +683,6 @@ def test_layers_on_images_are_refused(name: str) -> None:
 
 
 REFUSED_FORWARDS = {
-    "permute": (lambda m, x: x.permute(0, 2, 3, 1).flatten(1), "permute"),
-    "transpose": (lambda m, x: x.transpose(1, 2).flatten(1), "transpose"),
-    "reshape that splits channels": (lambda m, x: x.view(-1, 2, 2, 8, 8).relu().flatten(1), "Only a reshape"),
-    "reshape to a map": (lambda m, x: F.conv1d(x.flatten(2), m.pixels[:, :4, :1]).flatten(1), "Only a reshape"),
     "dropout at all times": (lambda m, x: F.dropout(x).flatten(1), "drops at random in eval mode"),
     "batch norm at all times": (
         lambda m, x: F.batch_norm(x, m.factors, m.factors, training=True).flatten(1), "statistics"
@@ -708,35 +691,17 @@ REFUSED_FORWARDS = {
     "mean in another type": (lambda m, x: x.mean((2, 3), dtype=torch.float64).float(), "changes the type"),
     "share of the batch": (lambda m, x: (x / x.shape[0]).flatten(1), "how many images are in a batch"),
     "sum over images": (lambda m, x: (x - x.mean(0, keepdim=True)).flatten(1), "mixes the images"),
-    "mean over channels": (lambda m, x: x.mean(1).flatten(1), "mean over all of space"),
-    "mean over rows": (lambda m, x: x.mean(2).flatten(1), "mean over all of space"),
-    "mean over all features": (lambda m, x: x.mean((1, 2, 3)).reshape(-1, 1), "mean over all of space"),
     "gate": (lambda m, x: (x * x.mean((2, 3), keepdim=True)).flatten(1), "gate"),
     "quotient": (lambda m, x: (x / x).flatten(1), "divides by a data-dependent"),
     "reciprocal": (lambda m, x: (1 / (x + 1)).flatten(1), "no translation"),
-    "broadcasting sum": (lambda m, x: (x + x.mean((2, 3), keepdim=True)).flatten(1), "Give both the same shape"),
-    "constant per pixel": (lambda m, x: (x + m.pixels).flatten(1), "one value per channel"),
-    "constant per row": (lambda m, x: (x * m.pixels[0, :, 0]).flatten(1), "one value per channel"),
-    "cat along rows": (lambda m, x: torch.cat([x, x], 2).flatten(1), "Join along the channels"),
     "cat with constants": (lambda m, x: torch.cat([x, torch.zeros_like(x)], 1).flatten(1), ""),
-    "every second channel": (lambda m, x: x[:, ::2].flatten(1), "every channel of 2"),
     "slice of nothing": (lambda m, x: F.relu(x[:, :, 5:5]).flatten(1), "takes nothing out of 8"),
-    "one channel": (lambda m, x: x[:, 1].flatten(1), "x[:, 2:3]"),
-    "parts of one": (lambda m, x: x.unbind(1)[0].flatten(1), "gives several parts. Slice"),
     "square": (lambda m, x: (x**2).flatten(1), "pow"),
-    "absolute value": (lambda m, x: x.abs().flatten(1), "abs"),
-    "maximum": (lambda m, x: torch.maximum(x, x).flatten(1), "maximum"),
     "attention": (
         lambda m, x: F.scaled_dot_product_attention(*(3 * [x.flatten(2)])).flatten(1), ""
     ),
-    "clamp from below 0": (lambda m, x: x.clamp(-1, 1).flatten(1), "only a lower bound of 0"),
-    "clamp without a lower bound": (lambda m, x: x.clamp(max=1).flatten(1), "only a lower bound of 0"),
     "clamp to nothing": (lambda m, x: x.clamp(0, 0).flatten(1), "constant"),
-    "scaled matrix product": (
-        lambda m, x: torch.addmm(m.bias, x.flatten(1), m.matrix, beta=2), "Fold the factors"
-    ),
     "product of data": (lambda m, x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)).flatten(1), ""),
-    "constant times data": (lambda m, x: (m.square @ x).flatten(1), "x @ weight"),
 }  # fmt: skip
 
 
@@ -780,7 +745,6 @@ def test_forward_passes_are_refused(name: str) -> None:
         (lambda x: torch.cat([x, x], 0), "mixes the images"),
         (lambda x: x.flatten(), "mixes the images"),
         (lambda x: x.relu() * x.sum().item(), "takes a number out of the images' data"),
-        (lambda x: x.unflatten(1, (2, 2)), "Return it as it was, or as a vector"),
         (lambda x: x.argmax(1), "argmax"),
     ],
 )
@@ -789,13 +753,13 @@ def test_forward_passes_without_a_vector_per_image_are_refused(forward, why: str
 
 
 def test_every_refused_operation_is_listed_at_once() -> None:
-    message = refused(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.GELU(), nn.Tanh()), 4)
+    message = refused(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.GELU(), nn.SiLU()), 4)
     assert [message.find(f"{place} (") >= 0 for place in ("1", "3", "4")] == [True] * 3
     assert message.count("; ") == 2
 
 
-@pytest.mark.parametrize("layer", [nn.Softmax(1), nn.LogSoftmax(-1)])
-def test_a_softmax_at_the_end_is_dropped(layer: nn.Module) -> None:
+@pytest.mark.parametrize("layer", [nn.Softmax(1), nn.LogSoftmax(-1), nn.Sigmoid(), nn.Tanh()])
+def test_what_keeps_the_order_of_the_scores_is_dropped_at_the_end(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), layer)
     x = torch.randn(5, 4)
     network = trace(model, x)
@@ -891,18 +855,19 @@ def test_one_of_several_outputs_is_read_without_what_others_need() -> None:
     def forward(m, x):
         y = m.a(x).relu()
         scores = m.b(y)
-        return torch.softmax(scores, 1), {"gate": m.c(y).sigmoid(), "rest": [scores, y]}
+        return torch.softmax(scores, 1), {"gate": F.gelu(m.c(y)), "rest": [scores, y]}
 
     model = Forward(forward, a=nn.Linear(4, 5), b=nn.Linear(5, 3), c=nn.Linear(5, 2)).double()
     x = images(4)
-    program, (expected, more) = export(model, x), model(x)
+    free = ({0: torch.export.Dim("batch")},)
+    program, (expected, more) = torch.export.export(model.eval(), (x,), dynamic_shapes=free), model(x)
     assert torch.allclose(torch.softmax(trace(model, x, output=0)(x), 1), expected)
     assert kinds(trace(program, x, output=2)) == ["Linear", "Neuron", "Linear"]
     assert torch.allclose(trace(program, x, output=2)(x), more["rest"][0])
     assert torch.allclose(trace(program, x, output=3)(x), more["rest"][1])
     assert check(program, x, output=2).convertible
     assert not check(program, x, output=1).convertible
-    with pytest.raises(ConversionError, match=r"^sigmoid \(sigmoid\): not piecewise linear"):
+    with pytest.raises(ConversionError, match=r"^gelu \(gelu\): not piecewise linear"):
         trace(program, x, output=1)
     for number in (-1, 4):
         with pytest.raises(ConversionError, match=f"output: {number}, and the model returns 4. Count from 0 to 3"):

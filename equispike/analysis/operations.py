@@ -16,8 +16,8 @@ from torch import Tensor
 from equispike.analysis.energy import FLOAT32_45NM, Costs
 from equispike.errors import ConversionError, SimulationError
 from equispike.graph.network import Network, not_spiking
-from equispike.graph.ops import Affine, AvgPool, Neuron, Node, Readout, Weighted, WinnerPool, map_tensors, reweighted
-from equispike.graph.walk import interpret
+from equispike.graph.ops import Affine, AvgPool, Neuron, Node, Readout, Weighted, WinnerPool, map_tensors
+from equispike.graph.walk import interpret, reweighted
 
 NOT_COUNTED = (
     "biases, and the potential's comparison with the threshold and its reset, in every neuron and step",

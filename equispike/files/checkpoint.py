@@ -25,11 +25,26 @@ from equispike.errors import FileError
 from equispike.files.disk import DAMAGED, reading, write_bytes
 from equispike.functional.finite import all_finite
 from equispike.graph.network import LARGEST, Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, WinnerPool
+from equispike.graph.ops import (
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Flatten,
+    Input,
+    Linear,
+    Neuron,
+    Op,
+    Pad,
+    Readout,
+    Sparse,
+    WinnerPool,
+)
 
 VERSION = 1
 OPS: dict[str, type[Op]] = {
-    op.__name__: op for op in (Input, Conv, Linear, AvgPool, WinnerPool, Flatten, Pad, Add, Concat, Neuron, Readout)
+    op.__name__: op
+    for op in (Input, Conv, Linear, Sparse, AvgPool, WinnerPool, Flatten, Pad, Add, Concat, Neuron, Readout)
 }
 POSITIVE: dict[type, tuple[str, ...]] = {
     Input: ("scale", "amplitude", "step"),
@@ -41,6 +56,9 @@ ADDED: dict[type, dict[str, object]] = {
     Neuron: {"drive": None, "spikes": "binary", "levels": None},
 }
 """Fields that the first files of this version lack, and what they mean there."""
+PLACES = ("source",)
+"""Fields of whole numbers."""
+
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]
 
@@ -163,8 +181,8 @@ def _value(where: str, hint: Any, value: Any, tensors: Mapping[str, Tensor]) -> 
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if Tensor in (hint, *arguments) and isinstance(value, dict):
         tensor = tensors[_mapping(where, value)["tensor"]]
-        if not tensor.is_floating_point() or not all_finite(tensor):
-            raise ValueError(f"{where}: holds NaN, infinity or integers")
+        if tensor.is_floating_point() == (where.rpartition(".")[2] in PLACES) or not all_finite(tensor):
+            raise ValueError(f"{where}: holds NaN, infinity or numbers of another type")
         return tensor
     if origin in (typing.Union, types.UnionType):
         for option in arguments:

@@ -6,44 +6,18 @@ returns the operations that replace the call, in order (none for a call that cha
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from equispike.functional import rate
-from equispike.graph.network import LARGEST
-from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, LeakyReLU, Linear, MaxPool, Neuron, Op, Pad
+from equispike.graph import clips, linear, moves
+from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Op, Pad
+from equispike.graph.values import Mask, Ops, Stacked, Step, Untranslatable, Value, affordable, flat, scaled
 
 aten: Any = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Value:
-    """Data of the images inside a model: the Network node that computes it, and its features without the batch.
-
-    ``viewed``: the node has these features in another shape, so that only a reshape to a vector can follow.
-    """
-
-    node: str
-    shape: tuple[int, ...]
-    viewed: bool = False
-
-
-class Untranslatable(Exception):
-    """An operation, or a use of one, without translation; of its two sentences one is the reason, one the remedy."""
-
-    @property
-    def why(self) -> str:
-        return str(self).partition(". ")[0]
-
-    @property
-    def remedy(self) -> str:
-        return str(self).partition(". ")[2]
-
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
 NO_STATISTICS = "has no running statistics to fold in. Use track_running_stats=True, and the model's eval mode"
@@ -65,10 +39,7 @@ REMEDIES = {
     **dict.fromkeys(("batch_norm", "BatchNorm1d", "BatchNorm2d"), NO_STATISTICS),
     "native_dropout": RANDOM,
     **dict.fromkeys(("Dropout", "Dropout1d", "Dropout2d"), "drops at random. Export the model in eval mode"),
-    **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d"), "is not nearest. Use nearest"),
     **dict.fromkeys(("conv3d", "Conv3d", "conv_transpose3d", "ConvTranspose3d"), THREE_DIMENSIONAL),
-    "select": "takes one channel or row and drops its dimension. Keep it: x[:, 2:3] for x[:, 2]",
-    "unbind": "gives several parts. Slice: x[:, :4], x[:, 4:]",
     **dict.fromkeys(
         ("item", "local_scalar_dense"), "takes a number out of the images' data. Compute with tensors per image"
     ),
@@ -129,41 +100,46 @@ def _conv_transposed(
     return [*spread, Conv(turned.contiguous(), bias, ones, (0,) * dims, dilations, groups)]
 
 
-def _upsample(x: Value, size: Any, factors: Any = None, *more: Any) -> list[Op]:
-    """Nearest neighbours: each pixel repeated, as a transposed convolution with weights of one."""
+def _upsample(x: Value, size: Any, factors: Any = None, *more: Any) -> Ops:
+    """Nearest neighbours: each pixel repeated, as a transposed convolution with weights of one; others as a move."""
     space = x.shape[1:]
     if size is None:
-        size = [int(n * float(f)) for n, f in zip(space, flat(factors), strict=True)]
-    size = [int(n) for n in flat(size)]
-    repeats = tuple(new // old for new, old in zip(size, space, strict=True))
-    if any(new % old for new, old in zip(size, space, strict=True)):
-        raise Untranslatable(f"{space} does not repeat a whole number of times into {tuple(size)}. Use such a factor")
-    return _conv_transposed(x, torch.ones(_affordable(x.shape[0], 1, *repeats)), None, repeats, groups=x.shape[0])
+        wanted = [int(n * float(f)) for n, f in zip(space, flat(factors), strict=True)]
+    else:
+        wanted = [int(n) for n in flat(size)]
+    repeats = tuple(new // old for new, old in zip(wanted, space, strict=True))
+    if any(new % old for new, old in zip(wanted, space, strict=True)):
+        target = aten.upsample_nearest1d.vec if len(space) == 1 else aten.upsample_nearest2d.vec
+        return moves.run(linear.interpolated, target, x, size, factors, *(more if factors is None else ()))
+    return _conv_transposed(x, torch.ones(affordable(x.shape[0], 1, *repeats)), None, repeats, groups=x.shape[0])
 
 
-def _affordable(*shape: int) -> tuple[int, ...]:
-    """The shape of a kernel; Untranslatable if a file, or its writer, asks for one that fills the memory."""
-    if math.prod(shape) > LARGEST:
-        raise Untranslatable(f"needs a kernel of shape {shape}, which is out of proportion. Use fewer channels")
-    return shape
+def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> Ops:
+    """On the last axis: of a vector a linear layer, else a 1x1 convolution with this axis as its channels."""
+    *others, size = x.shape
+    if not others:
+        return [Linear(weight, bias)]
+    places = math.prod(others)
+    back = (*others, len(weight))
+    return [
+        linear.moved(lambda t: t.reshape(len(t), places, size).transpose(1, 2), x.shape, (size, places)),
+        Conv(weight[:, :, None].contiguous(), bias, (1,), (0,), (1,)),
+        linear.moved(lambda t: t.transpose(1, 2).reshape(len(t), *back), (len(weight), places), back),
+    ]
 
 
-def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> list[Op]:
-    if len(x.shape) != 1:
-        raise Untranslatable(f"acts on the last of the features {x.shape}. Flatten first, or use a 1x1 convolution")
-    return [Linear(weight, bias)]
+def _matmul(x: Value | Tensor, weight: Value | Tensor) -> Ops:
+    if isinstance(x, Value) and isinstance(weight, Tensor) and weight.ndim == 2:
+        return _linear(x, weight.t().contiguous())
+    if isinstance(x, Value) and isinstance(weight, Value):
+        raise Untranslatable("multiplies two data-dependent tensors. Only images times fixed weights convert")
+    return moves.weighted(aten.matmul.default)(x, weight)
 
 
-def _matmul(x: Value | Tensor, weight: Value | Tensor) -> list[Op]:
-    if not isinstance(x, Value) or not isinstance(weight, Tensor) or weight.ndim != 2:
+def _addmm(bias: Tensor, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Ops:
+    if not isinstance(x, Value) or not isinstance(weight, Tensor) or isinstance(bias, Value):
         raise Untranslatable("is not images times fixed weights. Only x @ weight, with a matrix, converts")
-    return _linear(x, weight.t().contiguous())
-
-
-def _addmm(bias: Tensor, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> list[Op]:
-    if beta != 1 or alpha != 1:
-        raise Untranslatable("scales its terms. Fold the factors into the weights")
-    return [*_matmul(x, weight), _per_channel(Value(x.node, (weight.shape[1],)), 1.0, bias)]
+    return [*_linear(x, weight.t() * alpha), *scaled(Value(x.node, (weight.shape[1],)), 1.0, bias * beta)]
 
 
 def _batch_norm(
@@ -181,102 +157,72 @@ def _trained_batch_norm(x: Value, weight: Any, bias: Any, mean: Any, var: Any, m
     return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)
 
 
-def _relu(x: Value) -> list[Op]:
-    return [Neuron()]
-
-
-def _relu6(x: Value) -> list[Op]:
-    return [Neuron(ceiling=6.0)]
-
-
-def _clamp(x: Value, low: Any = None, high: Any = None) -> list[Op]:
-    if isinstance(low, Tensor) or isinstance(high, Tensor) or low is None or float(low) != 0.0:
-        raise Untranslatable(f"clamps to [{low}, {high}], and only a lower bound of 0 is a ReLU. Use ReLU or ReLU6")
-    if high is not None and float(high) <= 0:
-        raise Untranslatable(f"clamps to [0, {high}], which is constant. Remove it")
-    return [Neuron(ceiling=None if high is None else float(high))]
-
-
-def _leaky_relu(x: Value, slope: Any = 0.01) -> list[Op]:
-    if isinstance(slope, Value):
-        raise Untranslatable("its slope is computed from the images. Use a fixed one")
-    slope = torch.as_tensor(slope).flatten()
-    if len(slope) not in (1, x.shape[0]):
-        raise Untranslatable(f"has {len(slope)} slopes for {x.shape[0]} channels. Use one, or one per channel")
-    return [LeakyReLU(slope)]
-
-
-def _rate_norm(x: Value, theta: Tensor | Value) -> list[Op]:
-    if isinstance(theta, Value):
-        raise Untranslatable("its threshold is computed from the images. Use the running maximum, as eval mode does")
-    if not float(theta) > 0:
-        raise Untranslatable(f"its threshold {float(theta):g} is not positive. Train the model again")
-    return [Neuron(theta.clone(), torch.ones_like(theta), ceiling=float(theta))]
-
-
-def _rate_levels(x: Value, theta: Tensor | Value, size: Tensor | Value, levels: int) -> list[Op]:
-    (neuron,) = _rate_norm(x, theta)
-    if isinstance(size, Value) or not isinstance(neuron, Neuron):
-        raise Untranslatable("the size of its spikes is computed from the images. Use RateNorm with levels")
-    return [replace(neuron, amplitude=size.clone(), levels=levels)]
-
-
 def _avg_pool(
     x: Value, kernel: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_pad: bool = True,
     divisor: int | None = None,
-) -> list[Op]:  # fmt: skip
-    if divisor is not None:
-        raise Untranslatable("divisor_override is not supported. Scale the next layer's weights instead")
+) -> Ops:  # fmt: skip
     dims = len(x.shape) - 1
     size = _pair(kernel, dims)
-    return [AvgPool(size, _pair(stride, dims) if stride else size, _pair(padding, dims), ceil_mode, count_pad)]
+    pool = AvgPool(size, _pair(stride, dims) if stride else size, _pair(padding, dims), ceil_mode, count_pad)
+    return [pool] if divisor is None else [moves.alike(lambda t: pool.total(t) / divisor, x)]
 
 
-def _adaptive_avg_pool(x: Value, size: Any) -> list[Op]:
+def _adaptive_avg_pool(x: Value, size: Any) -> Ops:
     space = x.shape[1:]
     sizes = [None if n is None else int(n) for n in flat(size)]
     sizes = sizes * len(space) if len(sizes) == 1 else sizes
     wanted = tuple(have if want is None else want for have, want in zip(space, sizes, strict=True))
     if any(have % want and want % have for have, want in zip(space, wanted, strict=True)):
-        raise Untranslatable(
-            f"{space} does not divide into {wanted} equal windows, and no convolution has windows that differ. "
-            "Choose a size that divides it"
-        )
+        pool = torch.nn.functional.adaptive_avg_pool1d if len(space) == 1 else torch.nn.functional.adaptive_avg_pool2d
+        return [moves.alike(lambda t: pool(t, wanted), x)]
     kernel = tuple(max(1, have // want) for have, want in zip(space, wanted, strict=True))
-    pooled = [min(have, want) for have, want in zip(space, wanted, strict=True)]
-    larger = _upsample(Value(x.node, (x.shape[0], *pooled)), wanted) if pooled != list(wanted) else []
+    few = tuple(min(have, want) for have, want in zip(space, wanted, strict=True))
+    larger = _upsample(Value(x.node, (x.shape[0], *few)), wanted) if few != wanted else []
     return [
         *([AvgPool(kernel, kernel, (0,) * len(space))] if any(n > 1 for n in kernel) or not larger else []),
         *larger,
     ]
 
 
-def _mean(x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> list[Op]:
-    space = x.shape[1:]
-    rank = len(x.shape) + 1
-    over = [] if dims is None else sorted(int(d) % rank for d in flat(dims))
-    if not space or over != list(range(2, rank)):
-        raise Untranslatable("only the mean over all of space converts. Use global average pooling")
-    return [AvgPool(space, space, (0,) * len(space)), *([] if keepdim else [Flatten()])]
+def _mean(x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None, mean: bool = True) -> Ops:
+    if isinstance(x, Stacked) and [int(d) for d in flat(dims)] == [0] and not keepdim:
+        return [Add((1 / len(x.parts) if mean else 1.0,) * len(x.parts))]
+    rank = len(x.shape)
+    over = sorted({int(d) % (rank + 1) - 1 for d in flat(dims)}) if dims is not None and list(flat(dims)) else []
+    if not over or over[0] < 0:
+        raise Untranslatable("mixes the images of a batch. Keep the first dimension for the images")
+    out = tuple(1 if axis in over else n for axis, n in enumerate(x.shape) if keepdim or axis not in over) or (1,)
+    if rank > 1 and over == list(range(1, rank)) and mean:
+        space = x.shape[1:]
+        return [AvgPool(space, space, (0,) * len(space)), *([] if keepdim else [Flatten()])]
+    if over == [0] and rank in (2, 3):  # over the channels
+        ones = (1,) * (rank - 1)
+        weight = torch.full((1, x.shape[0], *ones), 1 / x.shape[0] if mean else 1.0, dtype=torch.float64)
+        return [Conv(weight, None, ones, (0,) * (rank - 1), ones), *([] if keepdim else [linear.reshaped(out)])]
+    return [linear.summed(x.shape, over, out, mean)]
+
+
+def _sum(x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Ops:
+    return _mean(x, dims, keepdim, mean=False)
 
 
 def _channel_shuffle(x: Value, groups: int) -> list[Op]:
     """A 1x1 convolution that puts each channel in its new place."""
     channels = torch.arange(x.shape[0]).view(groups, -1).t().flatten()
     ones = (1,) * (len(x.shape) - 1)
-    weight = torch.zeros(_affordable(x.shape[0], x.shape[0])).fill_diagonal_(1)[channels].view(x.shape[0], -1, *ones)
+    weight = torch.zeros(affordable(x.shape[0], x.shape[0])).fill_diagonal_(1)[channels].view(x.shape[0], -1, *ones)
     return [Conv(weight, None, ones, (0,) * len(ones), ones)]
 
 
 def _pixel_shuffle(x: Value, factor: int) -> list[Op]:
     """A transposed convolution that puts each channel in its place of a block of pixels."""
     channels, block = x.shape[0] // factor**2, factor**2
-    weight = torch.zeros(_affordable(channels, block, channels, block))
+    weight = torch.zeros(affordable(channels, block, channels, block))
     weight[torch.arange(channels), :, torch.arange(channels)] = torch.eye(block)
     return _conv_transposed(x, weight.view(-1, channels, factor, factor), stride=factor)
 
 
-def _parts(x: Value, sizes: Any, dim: int = 0) -> list[list[Op]]:
+def _parts(x: Value, sizes: Any, dim: int = 0) -> list[Ops]:
     length = x.shape[dim % (len(x.shape) + 1) - 1]
     lengths = [int(n) for n in flat(sizes)]
     if len(lengths) == 1:
@@ -284,8 +230,32 @@ def _parts(x: Value, sizes: Any, dim: int = 0) -> list[list[Op]]:
     return [_slice(x, dim, end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
-def _chunks(x: Value, chunks: int, dim: int = 0) -> list[list[Op]]:
+def _chunks(x: Value, chunks: int, dim: int = 0) -> list[Ops]:
     return _parts(x, -(-x.shape[dim % (len(x.shape) + 1) - 1] // chunks), dim)
+
+
+def _unbind(x: Value, dim: int = 0) -> list[Ops]:
+    length = x.shape[dim % (len(x.shape) + 1) - 1]
+    return [moves.move(aten.select.int)(x, dim, number) for number in range(length)]
+
+
+def _adaptive_max_pool(x: Value, size: Any) -> Ops:
+    space = x.shape[1:]
+    wanted = [int(n) for n in flat(size)]
+    wanted = wanted * len(space) if len(wanted) == 1 else wanted
+    if any(have % want for have, want in zip(space, wanted, strict=True)):
+        raise Untranslatable(
+            f"{space} does not divide into {tuple(wanted)} equal windows. Choose a size that divides it"
+        )
+    kernel = tuple(have // want for have, want in zip(space, wanted, strict=True))
+    return _max_pool(x, kernel)
+
+
+def _max_of(x: Value, dims: Any = (), keepdim: bool = False) -> Ops:
+    rank = len(x.shape)
+    if sorted(int(d) % (rank + 1) for d in flat(dims)) != list(range(2, rank + 1)) or rank == 1:
+        raise Untranslatable("only the maximum over all of space is a pool. Use a pool, or average")
+    return [*_max_pool(x, x.shape[1:]), *([] if keepdim else [Flatten()])]
 
 
 def _max_pool(
@@ -297,78 +267,97 @@ def _max_pool(
     return [MaxPool(size, strides, _pair(padding, dims), _pair(dilation, dims), ceil_mode)]
 
 
-def _add(x: Any, y: Any, *, alpha: float = 1) -> list[Op]:
+def _add(x: Any, y: Any, *, alpha: float = 1) -> Ops:
     if isinstance(x, Value) and isinstance(y, Value):
-        if x.shape != y.shape:
-            raise Untranslatable(f"adds features {x.shape} and {y.shape}. Give both the same shape")
-        return [Add((1.0, float(alpha)))]
+        if x.shape == y.shape:
+            return [Add((1.0, float(alpha)))]
+        return _broadcast(x, y, float(alpha))
     if isinstance(x, Value):
-        return [_per_channel(x, 1.0, y * alpha)]
-    return [_per_channel(y, float(alpha), x)]
+        return scaled(x, 1.0, y * alpha)
+    return scaled(y, float(alpha), x)
 
 
-def _sub(x: Any, y: Any, *, alpha: float = 1) -> list[Op]:
+def _broadcast(x: Value, y: Value, alpha: float) -> Ops:
+    """A sum in which the smaller features are repeated."""
+    try:
+        shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
+    except RuntimeError:
+        shape = ()
+    if len({len(x.shape), len(y.shape), len(shape)}) > 1:
+        raise Untranslatable(f"adds features {x.shape} and {y.shape}. Give both the same shape")
+    steps: list[Op | Step] = []
+    places = [0, 1]
+    for number, value in enumerate((x, y)):
+        if value.shape != shape:
+            places[number] = 2 + len(steps)
+            steps.append(Step(linear.moved(lambda t: t.expand(len(t), *shape), value.shape, shape), (number,)))
+    return [*steps, Step(Add((1.0, alpha)), (places[0], places[1]))]
+
+
+def _sub(x: Any, y: Any, *, alpha: float = 1) -> Ops:
     return _add(x, y, alpha=-alpha)
 
 
-def _rsub(x: Value, y: Any, alpha: float = 1) -> list[Op]:
-    return [_per_channel(x, -float(alpha), y)]
+def _rsub(x: Value, y: Any, alpha: float = 1) -> Ops:
+    return scaled(x, -float(alpha), y)
 
 
-def _neg(x: Value) -> list[Op]:
-    return [_per_channel(x, -1.0, 0.0)]
+def _neg(x: Value) -> Ops:
+    return scaled(x, -1.0, 0.0)
 
 
-def _mul(x: Any, y: Any) -> list[Op]:
+def _mul(x: Any, y: Any) -> Ops:
     if isinstance(x, Value) and isinstance(y, Value):
+        mask, other = (x, y) if isinstance(x, Mask) else (y, x)
+        if isinstance(mask, Mask):
+            return clips.chosen(mask, other, 0.0) if mask.above else clips.chosen(mask, 0.0, other)
         raise Untranslatable("multiplies two data-dependent tensors (a gate or attention). Remove it")
-    return [_per_channel(x, y, 0.0) if isinstance(x, Value) else _per_channel(y, x, 0.0)]
+    return scaled(x, y, 0.0) if isinstance(x, Value) else scaled(y, x, 0.0)
 
 
-def _div(x: Any, y: Any) -> list[Op]:
+def _div(x: Any, y: Any) -> Ops:
     if isinstance(y, Value):
         raise Untranslatable("divides by a data-dependent tensor. Remove it")
-    return _mul(x, 1.0 / y)
+    return scaled(x, 1.0 / y, 0.0)
 
 
-def _per_channel(x: Value, scale: Any, shift: Any) -> Affine:
-    return Affine(_channels(x, scale), _channels(x, shift))
-
-
-def _channels(x: Value, constant: Any) -> Tensor:
-    """A number or a tensor that broadcasts along the channels alone, as one value per channel, (C,)."""
-    t = torch.as_tensor(constant, dtype=None if isinstance(constant, Tensor) else torch.float64)
-    channels = x.shape[0]
-    along = (channels, *(1,) * (len(x.shape) - 1))
-    if t.numel() == 1:
-        return t.reshape(1).repeat(channels)
-    if t.shape[-len(along) :] == along and t.numel() == channels:
-        return t.reshape(channels).clone()
-    raise Untranslatable(f"has a constant of shape {tuple(t.shape)}, and only one value per channel converts. Use that")
-
-
-def _cat(values: list[Value | Tensor], dim: int = 0) -> list[Op]:
+def _cat(values: list[Value | Tensor], dim: int = 0) -> Ops:
     if not all(isinstance(value, Value) for value in values):
         raise Untranslatable("joins data and constants. Join data alone")
-    if dim % (len(values[0].shape) + 1) != 1:
-        raise Untranslatable(f"joins along dimension {dim}. Join along the channels (1)")
-    return [Concat((1.0,) * len(values))]
+    given = [value for value in values if isinstance(value, Value)]
+    if dim % (len(given[0].shape) + 1) == 1:
+        return [Concat((1.0,) * len(values))]
+    return moves.joined(lambda parts: torch.cat(parts, dim), given)
 
 
-def _pad(x: Value, amounts: Any, mode: str = "constant", value: float | None = None) -> list[Op]:
-    if mode != "constant" or value:
-        filling = f"with {value:g}" if value else f"by the mode {mode!r}"
-        raise Untranslatable(f"pads {filling}, and only zeros stay silent. Pad with zeros")
-    rank = len(x.shape)
-    before, after = ([*(int(n) for n in amounts[end::2]), *(0,) * rank][:rank][::-1] for end in (0, 1))
-    return _pad_or_crop(tuple(before), tuple(after))
+def _stack(values: list[Value | Tensor], dim: int = 0) -> Ops:
+    if not all(isinstance(value, Value) for value in values):
+        raise Untranslatable("joins data and constants. Join data alone")
+    return moves.joined(lambda parts: torch.stack(parts, dim), [v for v in values if isinstance(v, Value)])
 
 
-def _pad_with_value(x: Value, amounts: Any, value: float = 0.0) -> list[Op]:
+def _pad(x: Value, amounts: Any, mode: str = "constant", value: float | None = None) -> Ops:
+    rank, ends = len(x.shape), [int(n) for n in amounts]
+    if not any(ends[2 * rank :]):  # of the images
+        ends = ends[: 2 * rank]
+    if mode == "constant" and not value and len(ends) <= 2 * rank:
+        before, after = ([*ends[end::2], *(0,) * rank][:rank][::-1] for end in (0, 1))
+        return _pad_or_crop(tuple(before), tuple(after))
+    filling = {"value": value} if mode == "constant" else {}
+    if len(ends) < 2 * rank:
+        return [moves.alike(lambda t: torch.nn.functional.pad(t, ends, mode, **filling), x)]
+    return moves.move(aten.pad.default)(x, ends, mode, **filling)
+
+
+def _pad_with_value(x: Value, amounts: Any, value: float = 0.0) -> Ops:
     return _pad(x, amounts, value=value)
 
 
-def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> list[Op]:
+def _pad_by(mode: str) -> Callable[..., Ops]:
+    return lambda x, amounts: _pad(x, amounts, mode)
+
+
+def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Ops:
     """Margins cut off, then every ``step``-th pixel: what is first in each window of a pool with a kernel of 1."""
     axis, rank = dim % (len(x.shape) + 1) - 1, len(x.shape)
     if axis < 0:  # images: all of them, or the batch would have changed
@@ -376,8 +365,8 @@ def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = N
     first, last, _ = slice(start, end).indices(x.shape[axis])
     if last <= first:
         raise Untranslatable(f"takes nothing out of {x.shape[axis]}. Remove it")
-    if step > 1 and axis == 0:
-        raise Untranslatable(f"takes every channel of {step}. Use a 1x1 convolution, or sort the channels before")
+    if step > 1 and (axis == 0 or rank > 3):
+        return moves.move(aten.slice.Tensor)(x, dim, start, end, step)
     before, after, stride = [0] * rank, [0] * rank, [1] * rank
     before[axis], after[axis], stride[axis] = -first, last - x.shape[axis], step
     pool: list[Op] = [AvgPool((1,) * (rank - 1), tuple(stride[1:]), (0,) * (rank - 1))] if step > 1 else []
@@ -398,16 +387,9 @@ def _nothing(x: Value, *_: Any, **__: Any) -> list[Op]:
     return []
 
 
-def flat(arguments: object) -> Iterator[Any]:
-    """The leaves of nested lists and tuples."""
-    if isinstance(arguments, list | tuple):
-        for argument in cast("list[object]", arguments):
-            yield from flat(argument)
-    else:
-        yield arguments
-
-
-TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
+TRANSLATIONS: dict[object, Callable[..., Ops]] = {
+    **moves.TRANSLATIONS,
+    **clips.TRANSLATIONS,
     aten.conv1d.default: _conv,
     aten.conv1d.padding: _conv,
     aten.conv2d.default: _conv,
@@ -425,21 +407,15 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.addmm.default: _addmm,
     aten._native_batch_norm_legit_no_training.default: _trained_batch_norm,
     aten.batch_norm.default: _batch_norm,
-    aten.relu.default: _relu,
-    aten.relu6.default: _relu6,
-    aten.clamp.default: _clamp,
-    aten.clamp_min.default: _clamp,
-    aten.hardtanh.default: _clamp,
-    aten.leaky_relu.default: _leaky_relu,
-    aten.prelu.default: _leaky_relu,
-    aten._prelu_kernel.default: _leaky_relu,
-    rate.OPERATOR: _rate_norm,
-    rate.LEVELS_OPERATOR: _rate_levels,
     aten.avg_pool1d.default: _avg_pool,
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_avg_pool,
     aten.mean.dim: _mean,
+    aten.sum.dim_IntList: _sum,
+    aten.amax.default: _max_of,
+    aten.adaptive_max_pool1d.default: _adaptive_max_pool,
+    aten.adaptive_max_pool2d.default: _adaptive_max_pool,
     aten.channel_shuffle.default: _channel_shuffle,
     aten.native_channel_shuffle.default: _channel_shuffle,
     aten.pixel_shuffle.default: _pixel_shuffle,
@@ -453,7 +429,12 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
     aten.mul.Tensor: _mul,
     aten.div.Tensor: _div,
     aten.cat.default: _cat,
+    aten.stack.default: _stack,
     aten.pad.default: _pad,
+    aten.reflection_pad1d.default: _pad_by("reflect"),
+    aten.reflection_pad2d.default: _pad_by("reflect"),
+    aten.replication_pad1d.default: _pad_by("replicate"),
+    aten.replication_pad2d.default: _pad_by("replicate"),
     aten.constant_pad_nd.default: _pad_with_value,
     aten.slice.Tensor: _slice,
     aten.dropout.default: _dropout,
@@ -468,7 +449,8 @@ TRANSLATIONS: dict[object, Callable[..., list[Op]]] = {
 }
 """Translation of each operation that has one. Those in ``RESHAPES`` are judged by the shapes alone."""
 
-SPLITS: dict[object, Callable[..., list[list[Op]]]] = {
+SPLITS: dict[object, Callable[..., list[Ops]]] = {
+    aten.unbind.int: _unbind,
     aten.split.Tensor: _parts,
     aten.split_with_sizes.default: _parts,
     aten.chunk.default: _chunks,
@@ -478,7 +460,15 @@ SPLITS: dict[object, Callable[..., list[list[Op]]]] = {
 SOFTMAXES: frozenset[object] = frozenset(
     {aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default}
 )
-"""At the end of a model these keep the order of the scores, and are left out."""
+"""At the end of a model, over the classes, these keep the order of the scores, and are left out."""
+
+RISING: frozenset[object] = frozenset(
+    {aten.sigmoid.default, aten.log_sigmoid.default, aten.log_sigmoid_forward.default, aten.tanh.default}
+)
+"""At the end of a model these keep the order of the scores too."""
+
+HARMLESS: frozenset[object] = frozenset(target for target, made in TRANSLATIONS.items() if made in (_nothing, _dropout))
+"""What may follow them."""
 
 RESHAPES: frozenset[object] = frozenset(
     {
@@ -488,6 +478,9 @@ RESHAPES: frozenset[object] = frozenset(
         aten._unsafe_view.default,
         aten.squeeze.dim,
         aten.squeeze.dims,
+        aten.squeeze.default,
+        aten.unsqueeze.default,
+        aten.unflatten.int,
     }
 )
 

@@ -1,15 +1,20 @@
-"""Per-channel affine maps folded into the weights next to them: the network computes the same without them."""
+"""Operations folded into those next to them: the network computes the same without them."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equispike.graph.linear import composed, scaled, spread
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Affine, AvgPool, Conv, Flatten, Linear, Op, Pad, Readout, Sum, Weighted
+from equispike.graph.ops import Affine, AvgPool, Conv, Flatten, Linear, Neuron, Op, Pad, Readout, Sparse, Sum, Weighted
+
+MOST_DIAGONAL = 256
+"""Features of a vector up to which their own factors become a diagonal matrix, which every engine has kernels for."""
 
 
 def fold_affine(network: Network) -> Network:
@@ -44,12 +49,12 @@ def _fold_forward(network: Network, node: Node) -> Network:
     affine = node.op
     assert isinstance(affine, Affine)
     source, ops, behind = node.inputs[0], dict[str, Op](), dict[str, Affine]()
-    readers = network.consumers[node.name]
+    readers, shape = network.consumers[node.name], network.shapes[node.name]
     for reader in readers:
         op = reader.op
-        if (moved := _behind(op, affine, network.shapes[node.name])) is not None:
+        if (moved := _behind(op, affine, shape)) is not None:
             behind[reader.name] = moved
-        elif (taken := _take(op, [name == node.name for name in reader.inputs], affine)) is not None:
+        elif (taken := _take(op, [name == node.name for name in reader.inputs], affine, shape)) is not None:
             ops[reader.name] = taken
     left = [reader for reader in readers if reader.name not in ops and reader.name not in behind]
     nodes: list[Node] = []
@@ -68,7 +73,7 @@ def _fold_forward(network: Network, node: Node) -> Network:
     return dataclasses.replace(network, nodes=tuple(nodes))
 
 
-def _take(op: Op, mine: list[bool], affine: Affine) -> Op | None:
+def _take(op: Op, mine: list[bool], affine: Affine, shape: tuple[int, ...]) -> Op | None:
     """The operation with the affine map of its inputs (those that are ``mine``) absorbed, or None if it cannot be."""
     shifts = bool(affine.shift.any())
     if isinstance(op, Conv) and (not shifts or not any(op.padding)):
@@ -76,6 +81,8 @@ def _take(op: Op, mine: list[bool], affine: Affine) -> Op | None:
         return _absorbed(op, op.weight * scale, (op.weight * shift).flatten(1).sum(1), shifts)
     if isinstance(op, Linear):
         return _absorbed(op, op.weight * affine.scale, op.weight @ affine.shift, shifts)
+    if isinstance(op, Sparse):
+        return _taken_by_map(op, affine, shape)
     if isinstance(op, Affine):
         return Affine(affine.scale * op.scale, affine.shift * op.scale + op.shift)
     if shifts or bool((affine.scale != affine.scale[0]).any()):
@@ -87,6 +94,16 @@ def _take(op: Op, mine: list[bool], affine: Affine) -> Op | None:
         weights = (c * factor if m else c for c, m in zip(op.coefficients, mine, strict=True))
         return dataclasses.replace(op, coefficients=tuple(weights))
     return None
+
+
+def _taken_by_map(op: Sparse, affine: Affine, shape: tuple[int, ...]) -> Sparse:
+    scale, shift = (t.repeat_interleave(math.prod(shape[1:])) for t in (affine.scale, affine.shift))
+    if bool((scale == scale[0]).all()) and not bool(shift.any()):
+        return dataclasses.replace(op, weight=op.weight * scale[0])
+    source, weight = spread(op, math.prod(shape) // op.size)
+    added = (weight * shift[source]).sum(0).view(op.shape) if bool(shift.any()) else None
+    bias = op.bias if added is None else added if op.bias is None else op.bias + added
+    return Sparse(op.shape, len(scale), source, weight * scale[source], bias)
 
 
 def _absorbed(op: Weighted, weight: Tensor, added: Tensor, shifts: bool) -> Weighted:
@@ -105,6 +122,9 @@ def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
     """The affine map that does behind the operation what this one, on features of this shape, does in front of it."""
     if isinstance(op, AvgPool):
         moved, zeros_between = affine, any(op.padding) and op.count_include_pad
+    elif isinstance(op, Sparse) and op.bias is None and (op.size, op.shape[0]) == (math.prod(shape[1:]), shape[0]):
+        # the same for all channels: of weights that add up to less than 1, a shift comes out smaller
+        moved, zeros_between = affine, not bool((op.weight.sum(0) == 1).all())
     elif isinstance(op, Flatten):
         positions = math.prod(shape[1:])
         moved = Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions))
@@ -118,9 +138,11 @@ def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
     return None if zeros_between and bool(affine.shift.any()) else moved
 
 
-def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Weighted:
+def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Weighted | Sparse:
     bias = affine.shift if bool(affine.shift.any()) else None
     space = len(shape) - 1
+    if not space and shape[0] > MOST_DIAGONAL:
+        return scaled(affine.scale, shape, bias)
     if not space:
         return Linear(torch.diag(affine.scale), bias)
     ones, zeros = (1,) * space, (0,) * space
@@ -132,3 +154,29 @@ def _rewire(network: Network, renamed: Mapping[str, str]) -> Network:
     kept = (node for node in network.nodes if node.name not in renamed)
     nodes = (dataclasses.replace(n, inputs=tuple(renamed.get(name, name) for name in n.inputs)) for n in kept)
     return dataclasses.replace(network, nodes=tuple(nodes))
+
+
+def tidy(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Moves in a row as one, neurons that only repeat others left out, and no move that nobody reads."""
+    readers = Counter(name for node in nodes for name in node.inputs)
+    done: dict[str, Node] = {}
+    for node in nodes:
+        op, inputs = node.op, node.inputs
+        source = done[inputs[0]] if len(inputs) == 1 else None
+        if source is not None and isinstance(op, Sparse) and isinstance(source.op, Sparse) and op.moves:
+            if source.op.moves:
+                op, inputs = composed(op, source.op), source.inputs
+        elif source is not None and _repeats(op, source.op) and readers[source.name] == 1:
+            inputs = source.inputs
+        done[node.name] = Node(node.name, op, inputs)
+    read = {nodes[-1].name}
+    for node in reversed(list(done.values())):
+        if node.name in read or not isinstance(node.op, Sparse | Neuron):
+            read.update(node.inputs)
+    return tuple(node for node in done.values() if node.name in read or not isinstance(node.op, Sparse | Neuron))
+
+
+def _repeats(op: Op, source: Op) -> bool:
+    """Whether neurons without thresholds read neurons without ceiling: one layer does what both do."""
+    plain = isinstance(op, Neuron) and isinstance(source, Neuron)
+    return plain and source.ceiling is None and op.threshold is None and source.threshold is None

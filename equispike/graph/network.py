@@ -16,7 +16,20 @@ from torch import Tensor, nn
 from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, join_inputs
-from equispike.graph.ops import Add, Conv, Input, Neuron, Node, Op, Readout, Sum, Weighted, WinnerPool, map_tensors
+from equispike.graph.ops import (
+    Add,
+    Conv,
+    Input,
+    Neuron,
+    Node,
+    Op,
+    Readout,
+    Sparse,
+    Sum,
+    Weighted,
+    WinnerPool,
+    map_tensors,
+)
 from equispike.graph.walk import interpret
 from equispike.nn.spiking import TRIANGLE, Neurons, Operation, Spiking, Surrogate
 from equispike.provenance import in_words
@@ -230,8 +243,8 @@ class Network:
         neurons, threshold = (size, _span(op.threshold)) if isinstance(op, Neuron) else (0, "")
         return Row(node.name, type(op).__name__, shape, sum(t.numel() for t in tensors), neurons, macs, threshold)
 
-    def _weighted_ops(self) -> Iterator[Weighted]:
-        return (node.op for node in self.nodes if isinstance(node.op, Weighted))
+    def _weighted_ops(self) -> Iterator[Weighted | Sparse]:
+        return (node.op for node in self.nodes if isinstance(node.op, Weighted | Sparse))
 
 
 def free(name: str, taken: Container[str]) -> str:

@@ -5,6 +5,7 @@ what a spiking step does, so engines call them as they are and treat only ``Inpu
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -196,6 +197,56 @@ class Pad:
 
 
 @dataclass(frozen=True, eq=False)
+class Sparse:
+    r"""A fixed linear map of few weights, of features in C order: moves, repeats, sums, interpolates.
+
+    .. math:: y_i = \sum_k w_{ki} \, x_{s_{ki}} + b_i
+
+    The features are blocks of equal size, one after the other, and the same map acts on each of them: where it leaves
+    channels alone, these are the channels.
+
+    Attributes:
+        shape: of what it gives.
+        size: features of its input in one block.
+        source: s, places in the block, (K, outputs of one block), integers; 0 where there is no weight.
+        weight: w, of the same shape; 0 where there is none.
+        bias: of the shape that it gives, or None.
+    Raises:
+        ConversionError: sources do not fit the size, or weights the sources.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    source: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        known = self.source.device.type != "meta" and self.source.numel()
+        if (
+            self.source.dtype != torch.int64
+            or self.source.ndim != 2
+            or self.source.shape != self.weight.shape
+            or (known and not 0 <= int(self.source.min()) <= int(self.source.max()) < self.size)
+        ):
+            raise ConversionError(f"Sparse: its sources do not fit blocks of {self.size} features. Convert again")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        blocks = x.reshape(len(x), math.prod(x.shape[1:]) // self.size, self.size)
+        y = blocks.index_select(2, self.source[0]) * self.weight[0]
+        for source, weight in zip(self.source[1:], self.weight[1:], strict=True):
+            y = y + blocks.index_select(2, source) * weight
+        y = y.reshape(len(x), *self.shape)
+        return y if self.bias is None else y + self.bias
+
+    @property
+    def moves(self) -> bool:
+        """Every output is one of the inputs, or zero."""
+        alone = len(self.weight) == 1 and self.bias is None
+        return alone and bool(((self.weight == 0) | (self.weight == 1)).all())
+
+
+@dataclass(frozen=True, eq=False)
 class Add:
     """Sum of its inputs, input i weighted with coefficient i: 1 unless the inputs count in different units."""
 
@@ -287,8 +338,8 @@ class Readout:
 
 
 Op = (
-    Input | Conv | Linear | AvgPool | MaxPool | WinnerPool | LeakyReLU | Affine | Flatten | Pad | Add | Concat
-    | Neuron | Readout
+    Input | Conv | Linear | Sparse | AvgPool | MaxPool | WinnerPool | LeakyReLU | Affine | Flatten | Pad | Add
+    | Concat | Neuron | Readout
 )  # fmt: skip
 AnyOp = TypeVar("AnyOp", bound=Op)
 
@@ -311,43 +362,16 @@ class Node:
     inputs: tuple[str, ...] = ()
 
 
-def reweighted(op: Op, change: Callable[[Tensor], Tensor], bias: bool = False) -> Callable[..., Tensor]:
-    """The linear map of an operation with each of its weights w replaced by ``change(w)``.
-
-    Weights of 0 and 1 that only say what goes where are left alone.
-
-    Args:
-        op: a weighted operation, a sum, an average pool, or a move.
-        change: element by element.
-        bias: whether the bias stays; else there is none.
-    Raises:
-        ConversionError: the operation is not linear.
-
-    >>> reweighted(Add((1.0, -2.0)), torch.square)(torch.ones(1), torch.ones(1))
-    tensor([5.])
-    """
-    if isinstance(op, Weighted):
-        return dataclasses.replace(op, weight=change(op.weight), bias=op.bias if bias else None)
-    if isinstance(op, Affine):
-        return Affine(change(op.scale), op.shift if bias else torch.zeros_like(op.shift))
-    if isinstance(op, Sum):
-        changed = change(torch.tensor(op.coefficients, dtype=torch.float64))
-        return dataclasses.replace(op, coefficients=tuple(float(c) for c in changed))
-    if isinstance(op, AvgPool):
-
-        def pool(x: Tensor) -> Tensor:
-            return op.total(x) * change(1 / op.divisors(x.shape[2:]).to(x))
-
-        return pool
-    if isinstance(op, Move):
-        return op
-    raise ConversionError(f"{type(op).__name__}: is not linear. Convert the model first")
-
-
 def map_tensors(op: AnyOp, change: Callable[[Tensor], Tensor]) -> AnyOp:
-    """The operation with ``change`` applied to each of its tensors (a copy; the original stays)."""
+    """The operation with ``change`` applied to each of its tensors (a copy; the original stays).
+
+    Integers keep their type and values, and go where ``change`` takes the others.
+    """
     tensors = {f.name: value for f in dataclasses.fields(op) if isinstance(value := getattr(op, f.name), Tensor)}
-    return dataclasses.replace(op, **{name: change(value) for name, value in tensors.items()})
+    changed = {name: change(value) for name, value in tensors.items() if value.is_floating_point()}
+    devices = [value.device for value in changed.values()]
+    kept = {name: value.to(devices[0]) for name, value in tensors.items() if name not in changed}
+    return dataclasses.replace(op, **changed, **kept)
 
 
 def _weighted(inputs: tuple[Tensor, ...], coefficients: tuple[float, ...]) -> list[Tensor]:

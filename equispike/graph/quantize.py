@@ -13,8 +13,22 @@ from torch import Tensor
 
 from equispike.arguments import checked
 from equispike.errors import ConversionError
+from equispike.graph.linear import pooled
 from equispike.graph.network import Network, Node, not_spiking
-from equispike.graph.ops import Add, AvgPool, Input, Move, Neuron, Op, Readout, Sum, Weighted, WinnerPool
+from equispike.graph.ops import (
+    Add,
+    AvgPool,
+    Input,
+    Move,
+    Neuron,
+    Op,
+    Readout,
+    Sparse,
+    Sum,
+    Weighted,
+    WinnerPool,
+    map_tensors,
+)
 from equispike.graph.units import fold_amplitudes, fold_thresholds
 
 PIXELS = 256
@@ -136,8 +150,10 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_c
         readers = network.consumers[node.name]
         alone = len(readers) == 1 and isinstance(neuron := readers[0].op, Neuron) and neuron.ceiling is None
         return _rounded_weights(op, units[0], bits, per_channel and alone)
+    if isinstance(op, Sparse):
+        return (op, units[0]) if op.moves else _rounded_weights(op, units[0], bits, False)
     if isinstance(op, AvgPool):
-        return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], units[0])
+        return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], units[0], bits)
     if isinstance(op, Sum):
         return _rounded_sum(op, units, bits)
     if isinstance(op, Neuron):
@@ -151,7 +167,7 @@ def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_c
     raise ConversionError(not_spiking(node))
 
 
-def _rounded_weights(op: Weighted, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
+def _rounded_weights(op: Weighted | Sparse, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
     weight, bias = op.weight * unit, op.bias
     largest = weight.flatten(1).abs().amax(1)
     exponent = _exponent(largest.max(), bits)
@@ -163,14 +179,20 @@ def _rounded_weights(op: Weighted, unit: Tensor, bits: int, per_channel: bool) -
     return dataclasses.replace(op, weight=whole, bias=bias), 2.0**-exponent
 
 
-def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor) -> tuple[Op, Tensor]:
-    """Averages over powers of two stay; over others they become sums, and the division goes to whoever reads them."""
+def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor, bits: int) -> tuple[Op, Tensor]:
+    """Averages over powers of two stay; over others they become sums, and the division goes to whoever reads them.
+
+    Where windows differ in size, their weights are rounded like others.
+    """
     sizes = op.sizes(shape[1:])
     if all(n & (n - 1) == 0 for n in sizes):
         return op, unit
     size = math.prod(op.kernel)
     if sizes == {size}:
         return op.sums(shape[0], torch.float64, unit.device), unit / size
+    if (found := pooled(op, shape)) is not None:
+        found = map_tensors(found, lambda t: t.to(unit))
+        return _rounded_weights(found, unit, bits, False)
     raise ConversionError(
         f"{name} (AvgPool): its windows hold {', '.join(map(str, sorted(sizes)))} elements, and sums of their "
         "averages are not exact. Train with windows of a power of two elements, or without padding in the pool"
@@ -232,6 +254,10 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
         most = op.weight.double().flatten(1).abs().sum(1) * bound
         bias = torch.zeros_like(most) if op.bias is None else op.bias.double()
         values = _Span(float((most + bias.abs()).max()), max(_grain(op.weight) + grain, _grain(bias)))
+    elif isinstance(op, Sparse):
+        bias = torch.zeros(()) if op.bias is None else op.bias.double()
+        most = float(op.weight.double().abs().sum(0).max()) * bound + float(bias.abs().max())
+        values = _Span(most, max(_grain(op.weight) + grain, _grain(bias)))
     elif isinstance(op, AvgPool):
         sizes = op.sizes(network.shapes[node.inputs[0]][1:])
         fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else ANY

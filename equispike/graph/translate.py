@@ -1,33 +1,36 @@
 """From a program of ATen operations to a Network: every operation is translated or refused by name."""
 
+import dataclasses
 import math
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from equispike.errors import ConversionError
 from equispike.functional.finite import all_finite
-from equispike.graph.aten import (
-    RESHAPES,
-    SOFTMAXES,
-    SPLITS,
-    TRANSLATIONS,
-    Untranslatable,
-    Value,
-    flat,
-    remedy,
-    reshape,
-)
-from equispike.graph.network import LARGEST, Network, Node
-from equispike.graph.ops import Op, Readout, map_tensors
+from equispike.graph import linear
+from equispike.graph.aten import HARMLESS, RESHAPES, RISING, SOFTMAXES, SPLITS, TRANSLATIONS, remedy, reshape
+from equispike.graph.clips import COMPARISONS
+from equispike.graph.fold import tidy
+from equispike.graph.moves import MIXES
+from equispike.graph.moves import TRANSLATIONS as MOVES
+from equispike.graph.network import LARGEST, Network, Node, free
+from equispike.graph.ops import Neuron, Op, Readout, map_tensors
 from equispike.graph.parts import parts
 from equispike.graph.program import BATCH_SIZE, Program
+from equispike.graph.values import Mask, Ops, Stacked, Step, Untranslatable, Value, flat, laid
 from equispike.graph.verdicts import VERDICTS, Finding
 
 FxNode = torch.fx.Node
+aten: Any = torch.ops.aten
+
+LIKE: frozenset[object] = frozenset({aten.zeros_like.default, aten.ones_like.default, aten.full_like.default})
+FILLED: frozenset[object] = frozenset({aten.zeros.default, aten.ones.default, aten.full.default, aten.expand.default})
+"""Calls that give the same for each image: of the shape of a value, or of one that names the number of images."""
 
 BATCH = "depends on how many images are in a batch. Compute with each image alone"
 
@@ -53,12 +56,16 @@ class Reader:
 
     def network(self) -> Network:
         """What has been read. ConversionError where an operation gives other features than the program says."""
-        network = Network(tuple(self.nodes))
+        network = Network(tidy(self.nodes))
         for name, shape in network.shapes.items():
             if math.prod(shape) > LARGEST:
                 raise ConversionError(f"{name}: features of shape {shape} are out of proportion. Use smaller images")
         for value in self.known.values():
-            if isinstance(value, Value) and not value.viewed and network.shapes[value.node] != value.shape:
+            if (
+                isinstance(value, Value)
+                and not value.viewed
+                and network.shapes.get(value.node, ()) not in ((), value.shape)
+            ):
                 said = f"features of shape {value.shape}, and gives {network.shapes[value.node]}"
                 raise ConversionError(f"{value.node}: the program says {said}. Export it again")
         return network
@@ -95,10 +102,8 @@ class Reader:
                 f"output: the model returns {len(outputs)} values, {found} computed from the images. "
                 "Return one tensor: class scores, or other values; or choose one: output=0 for the first"
             )
-        if outputs[0].viewed:
-            why = f"reshaped to {outputs[0].shape} per image, and only a reshape to a vector converts"
-            self._refuse(Finding("readout", "output", "refused", why, "Return it as it was, or as a vector"))
-        self._add("readout", Readout(), (outputs[0],), outputs[0].shape)
+        value = dataclasses.replace(outputs[0], shape=outputs[0].shape or (1,))  # one score for each image
+        self._add("readout", Readout(), (self._shaped(value),), value.shape)
 
     def _read_call(self, node: FxNode) -> None:
         def lookup(n: FxNode) -> Any:
@@ -109,9 +114,15 @@ class Reader:
         sources = [self.known[n] for n in node.all_input_nodes]
         if any(isinstance(x, Value) for x in sources) and target is torch.ops.aten.sym_size.int:
             self.known[node] = BATCH_SIZE  # for a reshape, or an assertion
+        elif (filled := _filled(node, arguments)) is not None:
+            self.known[node] = filled
         elif not any(isinstance(x, Value) for x in sources):
             # weights that the model computes from its parameters (weight norm, transposes, ...)
             fixed = BATCH_SIZE not in flat(arguments)
+            if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+                layer, operation = _place(node)
+                why = "draws random numbers in eval mode too"
+                self._refuse(Finding(layer, operation, "refused", why, "Draw them once, and keep them as a buffer"))
             self.known[node] = target(*arguments, **torch.fx.map_arg(node.kwargs, lookup)) if fixed else BATCH_SIZE
         elif target is operator.getitem:
             self.known[node] = self._read_part(node)
@@ -131,7 +142,7 @@ class Reader:
         self,
         node: FxNode,
         arguments: list[Any],
-        translate: Callable[..., list[Op]] | None = None,
+        translate: Callable[..., Ops] | None = None,
         at: FxNode | None = None,
     ) -> Value:
         layer, operation = _place(at or node)
@@ -140,39 +151,74 @@ class Reader:
         try:
             if result is None:
                 raise Untranslatable(remedy(operation))
+            if _stacks(node):
+                return Stacked(inputs[0].node, inputs[0].shape, parts=tuple(self._settled(arguments[0])))
             if str(result.shape[:1]) != str(self._example.shape[:1]):
-                raise Untranslatable("mixes the images of a batch. Keep the first dimension for the images")
+                raise Untranslatable(MIXES)
             shape = tuple(int(n) for n in result.shape[1:])
             if node.target in SPLITS:
                 return inputs[0]  # what reads a part takes its slice
-            if node.target in SOFTMAXES and _last(node, self._outputs):
+            if _last(node, self._outputs):
                 self.findings.append(Finding(layer, operation, "exact", "dropped: the order of the scores stays"))
                 return inputs[0]
+            if (mask := _mask(node, arguments, inputs)) is not None:
+                return mask
             if node.target in RESHAPES:
-                ops = reshape(inputs[0], shape)
+                ops: Ops = reshape(inputs[0], shape)
                 viewed = not ops and (inputs[0].viewed or shape != inputs[0].shape)
             elif translate is None and node.target not in TRANSLATIONS:
                 raise Untranslatable(remedy(operation))
-            elif BATCH_SIZE in flat(arguments):
+            elif BATCH_SIZE in flat(arguments) and node.target not in MOVES:
                 raise Untranslatable(BATCH)
-            elif reshaped := [x.shape for x in inputs if x.viewed]:
-                raise Untranslatable(f"follows a reshape to {reshaped[0]}. Only a reshape to a vector converts")
             else:
+                arguments = [self._settled(a) for a in arguments]
+                inputs = tuple(part for a in flat(arguments) if isinstance(a, Value) for part in _parts_of(a))
                 ops = (translate or TRANSLATIONS[node.target])(*arguments, **node.kwargs)
-            if result.dtype != self._example.dtype:
+            kept = result.dtype.is_floating_point if node.target in HARMLESS else result.dtype == self._example.dtype
+            if not kept:
                 raise Untranslatable(f"changes the type to {result.dtype}. Use one floating-point type throughout")
-            if not all(map(_finite, ops)):
+            if not all(_finite(step.op if isinstance(step, Step) else step) for step in ops):
                 raise Untranslatable("its weights hold NaN or infinity. Train the model again")
         except Untranslatable as refusal:
             self._refuse(Finding(layer, operation, "refused", refusal.why, refusal.remedy))
             return Value(inputs[0].node, shape)
         if not ops:
             self.findings.append(Finding(layer, operation, "exact", "nothing to do in a trained network"))
-        for op in ops:
-            name = self._name(layer)
+        value = self._lay(layer, operation, ops, inputs, shape)
+        return Value(value.node, shape, viewed or not shape, value.positive)
+
+    def _lay(
+        self, layer: str, operation: str, ops: Ops, inputs: Sequence[Value], shape: tuple[int, ...]
+    ) -> Value:  # fmt: skip
+        """Add what replaces a call. The layer's own name goes to its neurons, if it has any, else to what is first."""
+        plain = [step.op if isinstance(step, Step) else step for step in ops]
+        first = next((number for number, op in enumerate(plain) if isinstance(op, Neuron)), 0)
+        own = self._name(layer) if first else None
+        if own is not None:
+            self._names.add(own)
+        number = 0
+
+        def add(op: Op, sources: tuple[Value, ...]) -> Value:
+            nonlocal number
+            name = own if own is not None and number == first else self._name(layer)
+            number += 1
             self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
-            inputs = (self._add(name, op, inputs, shape),)
-        return Value(inputs[0].node, shape, viewed)
+            return self._add(name, op, sources, shape)
+
+        return laid(ops, inputs, add)
+
+    def _settled(self, argument: Any) -> Any:
+        """An argument of a call in whose values features have the shape that they are said to have."""
+        if isinstance(argument, Value):
+            return self._shaped(argument)
+        return [self._settled(a) for a in cast("list[Any]", argument)] if isinstance(argument, list) else argument
+
+    def _shaped(self, value: Value) -> Value:
+        if not value.viewed:
+            return value
+        name = self._name(f"{value.node}.reshape")
+        added = self._add(name, linear.reshaped(value.shape), (value,), value.shape)
+        return dataclasses.replace(value, node=added.node, viewed=False)
 
     def _refuse(self, finding: Finding) -> None:
         self.findings.append(finding)
@@ -186,15 +232,11 @@ class Reader:
         if self._left < 0:
             raise ConversionError(f"{name}: the kernels that stand for operations are out of proportion")
         self.nodes.append(Node(name, op, tuple(value.node for value in inputs)))
-        return Value(name, shape)
+        return Value(name, shape, positive=isinstance(op, Neuron))
 
     def _name(self, layer: str) -> str:
         """The layer's path; for its second use, and if it is taken, "path:2" and so on."""
-        name, count = layer, 1
-        while name in self._names or name in ("input", "readout"):
-            count += 1
-            name = f"{layer}:{count}"
-        return name
+        return free(layer, self._names | {"input", "readout"})
 
 
 def _place(node: FxNode) -> tuple[str, str]:
@@ -216,10 +258,56 @@ def _result(node: FxNode) -> Tensor | None:
 
 
 def _last(node: FxNode, outputs: Collection[str]) -> bool:
-    """Whether a node is the model's output and nothing else reads it, softmax over the classes."""
-    alone = len(node.users) == 1 and node.name in outputs
+    """Whether a call keeps the order of the scores, and is the last in its model that does anything."""
     value: Tensor = node.meta["val"]
-    return alone and value.ndim == 2 and cast("int", node.args[1]) in (1, -1)
+    if node.target in SOFTMAXES:
+        if value.ndim < 2 or cast("int", node.args[1]) % value.ndim != 1:
+            return False
+    elif node.target not in RISING:
+        return False
+    while node.name not in outputs or len(node.users) != 1:
+        if len(node.users) != 1 or node.name in outputs:
+            return False
+        (node,) = node.users
+        if node.target not in HARMLESS and node.target not in RESHAPES and node.op != "output":
+            return False
+    return True
+
+
+def _mask(node: FxNode, arguments: Sequence[Any], inputs: Sequence[Value]) -> Mask | None:
+    """What a comparison with zero gives, also in other types. Untranslatable for another use of one."""
+    masks = [x for x in inputs if isinstance(x, Mask)]
+    if node.target in COMPARISONS and not masks and not isinstance(arguments[1], Value) and not torch.any(
+        torch.as_tensor(arguments[1])
+    ):  # fmt: skip
+        return Mask(**vars(inputs[0]), above=COMPARISONS[node.target])
+    if masks and len(inputs) == 1 and node.target in HARMLESS:
+        return masks[0]
+    if masks and len(inputs) == 1:
+        raise Untranslatable("computes with a comparison of the images' data. Of such, x * (x > 0) alone converts")
+    return None
+
+
+def _filled(node: FxNode, arguments: Sequence[Any]) -> Tensor | None:
+    """What a call gives that is the same for all images, as for one of them; None for any other call."""
+    like = node.target in LIKE
+    if not like and (node.target not in FILLED or BATCH_SIZE not in flat(arguments)):
+        return None
+    if any(isinstance(a, Value) for a in flat(arguments[like:])):
+        return None
+    shape = (1, *(int(n) for n in cast("Tensor", node.meta["val"]).shape[1:]))
+    first = torch.empty(shape, dtype=node.meta["val"].dtype) if like else arguments[0]
+    one = tree_map(lambda a: 1 if a is BATCH_SIZE else a, [first, *arguments[1:]])
+    return cast("Callable[..., Tensor]", node.target)(*one)
+
+
+def _stacks(node: FxNode) -> bool:
+    """Whether a call puts values side by side in front of the images' dimension."""
+    return node.target is torch.ops.aten.stack.default and (len(node.args) < 2 or node.args[1] == 0)
+
+
+def _parts_of(value: Value) -> tuple[Value, ...]:
+    return value.parts if isinstance(value, Stacked) else (value,)
 
 
 def _finite(op: Op) -> bool:

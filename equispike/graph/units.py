@@ -16,7 +16,7 @@ from torch import Tensor
 from equispike.errors import ConversionError
 from equispike.graph.fold import fold_affine
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Readout, Sum, Weighted
+from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Readout, Sparse, Sum, Weighted
 
 Form = Literal["activation", "balanced"]
 
@@ -253,7 +253,7 @@ def _in_channel_units(op: Neuron, units: Tensor, shape: tuple[int, ...]) -> Neur
 
 
 def _in_unit(op: Op, unit: float) -> Op:
-    if isinstance(op, Weighted) and op.bias is not None:
+    if isinstance(op, Weighted | Sparse) and op.bias is not None:
         return dataclasses.replace(op, bias=op.bias * unit)
     if isinstance(op, Affine):
         return dataclasses.replace(op, shift=op.shift * unit)

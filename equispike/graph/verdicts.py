@@ -14,6 +14,7 @@ from equispike.graph.ops import (
     MaxPool,
     Neuron,
     Pad,
+    Sparse,
     WinnerPool,
 )
 
@@ -38,6 +39,7 @@ VERDICTS: dict[type, tuple[Verdict, str, str]] = {
     Affine: ("exact", "folded into the weights", ""),
     Flatten: ("exact", "reorders spikes", ""),
     Pad: ("exact", "zeros around or between spikes, or fewer of them", ""),
+    Sparse: ("exact", "spikes moved or summed up with fixed weights", ""),
     Add: ("exact", "currents add up", ""),
     Concat: ("exact", "spikes side by side", ""),
     Neuron: ("approximate", "neurons: rates are multiples of 1/T, at most 1", "More time-steps T"),

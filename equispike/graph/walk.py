@@ -4,13 +4,16 @@ A walk says what three roles do: the input, neurons, and everything between them
 operations apart or lets go of dead values.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from equispike.graph.ops import Affine, Input, Neuron, Node, Sum, Weighted, reweighted
+from equispike.errors import ConversionError
+from equispike.graph.ops import Affine, AvgPool, Input, Move, Neuron, Node, Op, Sparse, Sum, Weighted
 
 Value = TypeVar("Value")
 Interval = tuple[Tensor, Tensor]
@@ -60,6 +63,42 @@ def interpret(
         del value
 
 
+def reweighted(op: Op, change: Callable[[Tensor], Tensor], bias: bool = False) -> Callable[..., Tensor]:
+    """The linear map of an operation with each of its weights w replaced by ``change(w)``.
+
+    Weights of 0 and 1 that only say what goes where are left alone.
+
+    Args:
+        op: a weighted operation, a sum, an average pool, or a move.
+        change: element by element.
+        bias: whether the bias stays; else there is none.
+    Raises:
+        ConversionError: the operation is not linear.
+
+    >>> reweighted(Add((1.0, -2.0)), torch.square)(torch.ones(1), torch.ones(1))
+    tensor([5.])
+    """
+    if isinstance(op, Weighted):
+        return dataclasses.replace(op, weight=change(op.weight), bias=op.bias if bias else None)
+    if isinstance(op, Sparse):
+        weight = torch.where(op.weight == 0, 0, change(op.weight))
+        return dataclasses.replace(op, weight=weight, bias=op.bias if bias else None)
+    if isinstance(op, Affine):
+        return Affine(change(op.scale), op.shift if bias else torch.zeros_like(op.shift))
+    if isinstance(op, Sum):
+        changed = change(torch.tensor(op.coefficients, dtype=torch.float64))
+        return dataclasses.replace(op, coefficients=tuple(float(c) for c in changed))
+    if isinstance(op, AvgPool):
+
+        def pool(x: Tensor) -> Tensor:
+            return op.total(x) * change(1 / op.divisors(x.shape[2:]).to(x))
+
+        return pool
+    if isinstance(op, Move):
+        return op
+    raise ConversionError(f"{type(op).__name__}: is not linear. Convert the model first")
+
+
 def bounds(
     nodes: Iterable[Node], entrance: Interval, fire: Callable[[Node, Neuron, Interval], Interval]
 ) -> Iterator[tuple[Node, Interval]]:
@@ -75,7 +114,7 @@ def bounds(
 
     def through(node: Node, inputs: Sequence[Interval]) -> Interval:
         lows, highs = [low for low, _ in inputs], [high for _, high in inputs]
-        if not isinstance(node.op, Weighted | Sum | Affine):  # monotone
+        if not isinstance(node.op, Weighted | Sparse | Sum | Affine):  # monotone
             return node.op(*lows), node.op(*highs)
         up, down = reweighted(node.op, _positive), reweighted(node.op, _negative, bias=True)
         return up(*lows) + down(*highs), up(*highs) + down(*lows)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.graph.aten import TRANSLATIONS, Untranslatable, Value, remedy
+from equispike.graph.aten import TRANSLATIONS, remedy
 from equispike.graph.network import Node, shape_of
 from equispike.graph.ops import Op
+from equispike.graph.values import Untranslatable, Value, laid
 
 Attributes = Mapping[str, Any]
 aten: Any = torch.ops.aten
@@ -33,12 +34,13 @@ def translated(target: Any, *arguments: Any) -> list[Op]:
     return TRANSLATIONS[target](*arguments)
 
 
-def behind(x: Value, ops: Sequence[Op]) -> Value:
+def behind(x: Value, ops: Sequence[Any]) -> Value:
     """The value behind operations on this one."""
-    shape = x.shape
-    for op in ops:
-        shape = shape_of(Node("", op, (x.node,)), [shape])
-    return Value(x.node, shape)
+
+    def add(op: Op, given: Sequence[Value]) -> Value:
+        return Value(x.node, shape_of(Node("", op, (x.node,) * len(given)), [value.shape for value in given]))
+
+    return laid(list(ops), [x], add)
 
 
 def axis_of(x: Value, axis: Any) -> int:

@@ -14,11 +14,14 @@ from equispike.extras import extra
 from equispike.files.onnx.arguments import refusal
 from equispike.files.onnx.constants import CONSTANTS, fold
 from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITS, shape_of_reshape
-from equispike.graph.aten import Untranslatable, Value, reshape
+from equispike.graph.aten import reshape
+from equispike.graph.fold import tidy
+from equispike.graph.linear import reshaped
 from equispike.graph.network import LARGEST, Network, Node, shape_of
-from equispike.graph.ops import Op, Readout
+from equispike.graph.ops import Neuron, Op, Readout
 from equispike.graph.parts import parts
 from equispike.graph.program import check_output
+from equispike.graph.values import Untranslatable, Value, laid
 
 
 def _onnx(name: str) -> Any:
@@ -65,10 +68,12 @@ class GraphReader:
         for number, node in self.calls.items():
             self._read(node, number)
         scores = self.known[self.output]
-        if not isinstance(scores, Value) or scores.viewed:
-            raise ConversionError("its output is a constant, or reshaped to other than a vector. Flatten it")
+        if not isinstance(scores, Value):
+            raise ConversionError("its output is a constant. Export a model of images")
+        scores = self._shaped("output", scores)
+        assert isinstance(scores, Value)
         double = any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in self.known.values())
-        nodes = (*self.nodes, Node("readout", Readout(), (scores.node,)))
+        nodes = tidy((*self.nodes, Node("readout", Readout(), (scores.node,))))
         network = Network(nodes, {} if self.chosen is None else {"output": self.chosen})
         return network.to(torch.float64 if double else torch.float32)
 
@@ -122,8 +127,9 @@ class GraphReader:
             return [values[0]]
         if kind not in OPERATIONS and kind not in SPLITS:
             raise Untranslatable(refusal(kind))
-        if kind not in RESHAPING and (viewed := [x.shape for x in values if x.viewed]):
-            raise Untranslatable(f"follows a reshape to {viewed[0]}. Only a reshape to a vector converts")
+        if kind not in RESHAPING:
+            inputs = [self._shaped(layer, x) for x in inputs]
+            values = [x for x in inputs if isinstance(x, Value)]
         if kind in SPLITS:
             parts = SPLITS[kind](attributes, len(node.output), *inputs)
             return [self._appended(layer, ops, values) for ops in parts]
@@ -133,11 +139,15 @@ class GraphReader:
         ops = reshape(x, shape)
         return [self._appended(layer, ops, values) if ops else Value(x.node, shape, x.viewed or shape != x.shape)]
 
-    def _appended(self, layer: str, ops: list[Op], values: list[Value]) -> Value:
-        """What operations one after the other make of values."""
-        for op in ops:
-            values = [self._add(self._free(layer), op, tuple(x.node for x in values))]
-        return values[0]
+    def _appended(self, layer: str, ops: list[Any], values: list[Value]) -> Value:
+        """What operations make of values."""
+        return laid(ops, values, lambda op, given: self._add(self._free(layer), op, tuple(x.node for x in given)))
+
+    def _shaped(self, layer: str, value: Value | Tensor) -> Value | Tensor:
+        """A value whose features have the shape that they are said to have."""
+        if isinstance(value, Tensor) or not value.viewed:
+            return value
+        return self._add(self._free(f"{layer}.reshape"), reshaped(value.shape), (value.node,))
 
     def _kept(self, constant: Tensor) -> Tensor:
         """A constant that was computed, as long as there is room for such."""
@@ -151,7 +161,7 @@ class GraphReader:
         self.shapes[name] = shape = shape_of(self.nodes[-1], [self.shapes[source] for source in inputs])
         if int(np.prod(shape, dtype=float)) > LARGEST:
             raise ValueError(f"{name}: features of shape {shape} are out of proportion")
-        return Value(name, shape)
+        return Value(name, shape, positive=isinstance(op, Neuron))
 
     def _free(self, layer: str) -> str:
         taken = {node.name for node in self.nodes} | {"readout"}

@@ -1,0 +1,118 @@
+"""Calls that move, repeat, interpolate or sum up features with fixed weights: what they do is found by running them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as tree
+
+from equispike.graph import linear
+from equispike.graph.ops import Concat, Flatten, Sparse
+from equispike.graph.program import BATCH_SIZE
+from equispike.graph.values import Ops, Step, Untranslatable, Value, affordable, flat
+
+aten: Any = torch.ops.aten
+MIXES = "mixes the images of a batch. Keep the first dimension for the images"
+
+
+def run(find: Callable[..., Sparse | None], target: Any, *arguments: Any, **settings: Any) -> Ops:
+    """The map of a call with one value of the images among its arguments."""
+    values = [x for x in flat([*arguments, *settings.values()]) if isinstance(x, Value)]
+    if len(values) != 1:
+        raise Untranslatable("combines several data-dependent tensors. Only fixed weights convert")
+
+    def function(t: Tensor) -> Tensor:
+        def fill(leaf: Any) -> Any:
+            if isinstance(leaf, Value):
+                return t
+            if leaf is BATCH_SIZE:
+                return len(t)
+            return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+        return target(*tree.tree_map(fill, list(arguments)), **tree.tree_map(fill, settings))
+
+    (x,) = values
+    out = _shape(function, x)
+    found = find(function, x.shape, out)
+    return [_in_time(found)]
+
+
+def alike(function: linear.Function, x: Value) -> Sparse:
+    """The map of a function that does the same to all channels."""
+    out = tuple(function(torch.zeros(1, *x.shape, dtype=torch.float64)).shape[1:])
+    affordable(*out)
+    return _in_time(linear.found(function, (1, *x.shape[1:]), out, x.shape[0]))
+
+
+def joined(function: Callable[[list[Tensor]], Tensor], values: Sequence[Value]) -> Ops:
+    """Several values side by side, in the places that a function puts them in."""
+    sizes = [torch.Size(x.shape).numel() for x in values]
+
+    def split(t: Tensor) -> Tensor:
+        parts = t.split(sizes, 1)
+        return function([part.reshape(len(t), *x.shape) for part, x in zip(parts, values, strict=True)])
+
+    whole = Value(values[0].node, (sum(sizes),))
+    flattened = [Step(Flatten(), (number,)) for number in range(len(values))]
+    places = tuple(len(values) + number for number in range(len(values)))
+    out = _shape(split, whole)
+    return [*flattened, Step(Concat((1.0,) * len(values)), places), linear.moved(split, whole.shape, out)]
+
+
+def move(target: Any) -> Callable[..., Ops]:
+    """Translation of a call that moves, repeats or leaves out features."""
+    return lambda *arguments, **settings: run(linear.moved, target, *arguments, **settings)
+
+
+def weighted(target: Any) -> Callable[..., Ops]:
+    """Translation of any call that is linear in the images' data."""
+    return lambda *arguments, **settings: run(linear.found, target, *arguments, **settings)
+
+
+def between(target: Any) -> Callable[..., Ops]:
+    """Translation of a call that interpolates in space."""
+    return lambda *arguments, **settings: run(linear.interpolated, target, *arguments, **settings)
+
+
+def _shape(function: linear.Function, x: Value) -> tuple[int, ...]:
+    """Shape of what a function gives for an image. Untranslatable if images are not by themselves."""
+    affordable(*x.shape)
+    pair = torch.arange(1, 2 * torch.Size(x.shape).numel() + 1, dtype=torch.float64).view(2, *x.shape)
+    both = function(pair)
+    if both.ndim < 2 or len(both) != 2:
+        raise Untranslatable(MIXES)
+    affordable(*both.shape)
+    each = torch.cat([function(image[None]) for image in pair])
+    if both.shape != each.shape or not torch.allclose(both, each):
+        raise Untranslatable(MIXES)
+    return tuple(both.shape[1:])
+
+
+def _in_time(found: Sparse | None) -> Sparse:
+    if found is None:
+        raise Untranslatable("weighs too many features at once. Use smaller images, or a convolution")
+    return found
+
+
+def _calls(translation: Callable[[Any], Callable[..., Ops]], names: str) -> dict[object, Callable[..., Ops]]:
+    packets = [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
+    overloads: list[Any] = [getattr(packet, name) for packet in packets for name in packet.overloads()]
+    return {overload: translation(overload) for overload in overloads}
+
+
+TRANSLATIONS: dict[object, Callable[..., Ops]] = {
+    **_calls(
+        move,
+        """_unsafe_index broadcast_to diagonal expand flip fliplr flipud im2col index index_select movedim moveaxis
+        narrow permute pixel_unshuffle repeat repeat_interleave roll rot90 select swapaxes swapdims t tile transpose
+        unfold""",
+    ),
+    **_calls(weighted, "bmm col2im cumsum einsum tril triu"),
+    **_calls(
+        between,
+        """_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
+        upsample_bicubic2d upsample_bilinear2d upsample_linear1d""",
+    ),
+}
+"""Translation of each call whose map is found by running it."""

@@ -1,0 +1,131 @@
+"""What translations of calls work on: data of the images, what replaces a call, and what stands in the way."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from equispike.graph import linear
+from equispike.graph.network import LARGEST
+from equispike.graph.ops import Affine, Op
+
+
+@dataclass(frozen=True)
+class Value:
+    """Data of the images inside a model: the Network node that computes it, and its features without the batch.
+
+    ``viewed``: the node has these features in another shape. ``positive``: none of them is below zero.
+    """
+
+    node: str
+    shape: tuple[int, ...]
+    viewed: bool = False
+    positive: bool = False
+
+
+@dataclass(frozen=True)
+class Mask(Value):
+    """Where the value of a node is above zero (or, if not ``above``, where it is not)."""
+
+    above: bool = True
+
+
+@dataclass(frozen=True)
+class Stacked(Value):
+    """Values of one shape that lie in front of the images' dimension, until they are summed up."""
+
+    parts: tuple[Value, ...] = ()
+
+
+class Step(NamedTuple):
+    """An operation on other values than the last.
+
+    Attributes:
+        inputs: numbers of the call's values (0, 1, ...) and, behind them, of what was put in its place so far.
+    """
+
+    op: Op
+    inputs: tuple[int, ...]
+
+
+Ops = list[Any]
+"""What replaces a call, in order: a ``Step``, or an operation that reads all values of the
+call if it is the first, else the last result."""
+
+
+def laid(ops: Ops, values: Sequence[Value], add: Callable[[Op, tuple[Value, ...]], Value]) -> Value:
+    """What the operations give, each added by ``add``; the first value where there are none."""
+    found = list(values)
+    for number, step in enumerate(ops):
+        if isinstance(step, Step):
+            found.append(add(step.op, tuple(found[place] for place in step.inputs)))
+        else:
+            found.append(add(step, tuple(found) if number == 0 else (found[-1],)))
+    return found[-1] if ops else found[0]
+
+
+class Untranslatable(Exception):
+    """An operation, or a use of one, without translation; of its two sentences one is the reason, one the remedy."""
+
+    @property
+    def why(self) -> str:
+        return str(self).partition(". ")[0]
+
+    @property
+    def remedy(self) -> str:
+        return str(self).partition(". ")[2]
+
+
+def affordable(*shape: int) -> tuple[int, ...]:
+    """The shape of a kernel; Untranslatable if a file, or its writer, asks for one that fills the memory."""
+    if math.prod(shape) > LARGEST:
+        raise Untranslatable(f"needs a kernel of shape {shape}, which is out of proportion. Use fewer channels")
+    return shape
+
+
+def flat(arguments: object) -> Iterator[Any]:
+    """The leaves of nested lists and tuples."""
+    if isinstance(arguments, list | tuple):
+        for argument in cast("list[object]", arguments):
+            yield from flat(argument)
+    else:
+        yield arguments
+
+
+def scaled(x: Value, scale: Any, shift: Any) -> list[Op]:
+    """y = scale x + shift with constants, per channel or per feature; the constants may make the features larger."""
+    factors, added = _constant(x, scale), _constant(x, shift)
+    shape = torch.broadcast_shapes(x.shape, factors.shape, added.shape)
+    if len(shape) != len(x.shape):
+        raise Untranslatable(f"has a constant of more dimensions than an image's features {x.shape}. Use as many")
+    larger: list[Op] = [] if shape == x.shape else [linear.moved(lambda t: t.expand(len(t), *shape), x.shape, shape)]
+    along = [n for n in shape if n] and (shape[0], *(1 for _ in shape[1:]))
+    channels = [t.expand(along).reshape(-1).clone() for t in (factors, added) if _fits(t, along)]
+    if len(channels) == 2:
+        return [*larger, Affine(channels[0], channels[1])]
+    return [*larger, linear.scaled(factors.double(), shape, added.double())]
+
+
+def _fits(constant: Tensor, along: Sequence[int]) -> bool:
+    """Whether a constant is one per channel."""
+    return all(n in (1, wanted) for n, wanted in zip(constant.shape, along[len(along) - constant.ndim :], strict=True))
+
+
+def _constant(x: Value, constant: Any) -> Tensor:
+    """A number or a tensor that broadcasts to an image's features, without the dimension of the images."""
+    t = torch.as_tensor(constant, dtype=None if isinstance(constant, Tensor) else torch.float64)
+    rank = len(x.shape)
+    if t.ndim == rank + 1 and t.shape[0] == 1:
+        t = t[0]
+    if t.ndim > rank:
+        raise Untranslatable(f"has a constant of shape {tuple(t.shape)} for features {x.shape}. Give one for an image")
+    try:
+        torch.broadcast_shapes(x.shape, t.shape)
+    except RuntimeError as error:
+        raise Untranslatable(
+            f"has a constant of shape {tuple(t.shape)}, which does not fit features {x.shape}. Give one that does"
+        ) from error
+    return t
