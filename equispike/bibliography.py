@@ -105,6 +105,23 @@ PAPERS: dict[str, Paper] = {
         "10.24963/ijcai.2021/321",
         "`RateNorm`, the rate inference loss, K and Omega, the power model, the architecture of `mnist-cnn`.",
     ),
+    "li2021": Paper(
+        ("Li, Y.", "Deng, S.", "Dong, X.", "Gong, R.", "Gu, S."),
+        "A free lunch from ANN: towards efficient, accurate spiking neural networks calibration",
+        "International Conference on Machine Learning",
+        2021,
+        "10.48550/arXiv.2106.06984",
+        "`Bias` and `Potential`.",
+    ),
+    "wu2024": Paper(
+        ("Wu, X.", "Bojkovic, V.", "Gu, B.", "Suo, K.", "Zou, K."),
+        "FTBC: forward temporal bias correction for optimizing ANN-SNN conversion",
+        "European Conference on Computer Vision",
+        2024,
+        "10.1007/978-3-031-72890-7_10",
+        "`StepBias`.",
+        pages="155--173",
+    ),
     "salmon2011": Paper(
         ("Salmon, J. K.", "Moraes, M. A.", "Dror, R. O.", "Shaw, D. E."),
         "Parallel random numbers: as easy as 1, 2, 3",
