@@ -228,6 +228,9 @@ def conversion(provenance: Mapping[str, Any]) -> str:
         words.append("hard reset" if provenance.get("reset") == "zero" else "soft reset")
     if provenance.get("v_init"):
         words.append(f"v_init {provenance['v_init']}")
+    words += map(in_words, provenance.get("corrections", ()))
+    if provenance.get("spikes") == "signed":
+        words.append("signed spikes")
     if "quantized" in provenance:
         words.append(f"{provenance['quantized']['bits']} bits")
     return ", ".join(words)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 import equispike.demo
 from equispike.cli.source import read_model
 from equispike.errors import FileError
+from equispike.files.checkpoint import load as load_network
 from equispike.nn import rate_norms
 from equispike.zoo import store
 from equispike.zoo.data import load
@@ -384,3 +386,15 @@ def test_train_and_demo_write_what_they_promise(
     names = {path.name for path in folder.iterdir()}
     assert names == {"accuracy.png", "model.safetensors", "network.safetensors", "report.html", "results.json"}
     assert run(capsys, "evaluate", str(folder / "network.safetensors"), "--images", "10", "--timesteps", "4")[0] == 0
+
+
+def test_convert_for_a_number_of_steps_shows_what_it_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "network.safetensors"
+    options = ("--timesteps", "3", "--spikes", "signed", "--images", "12", "--out", str(path))
+    code, out, _ = run(capsys, "convert", "mnist-cnn", *options)
+    lines = " ".join(out.split()).split("error of the scores ")[1:]
+    assert (code, len(lines)) == (0, 11)
+    network = load_network(path)
+    chosen: Any = network.provenance["chosen"]
+    assert lines[0].startswith(f"{chosen['error']:.4f}: {chosen['method']}, correction {chosen['correction']}")
+    assert all((op.spikes, op.v_init) == ("signed", 0.5) for op in network.neurons.values())

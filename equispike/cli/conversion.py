@@ -1,7 +1,7 @@
 """Commands that judge and convert models, and say why a conversion loses accuracy."""
 
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -101,8 +101,20 @@ def convert(
         "network.safetensors"
     ),
     thresholds: Thresholds = USUAL,
+    timesteps: Annotated[
+        int | None, Parameter(help="Steps T to answer in: chooses percentile and correction for them, without labels.")
+    ] = None,
+    spikes: Annotated[
+        Literal["binary", "signed"], Parameter(help="Signed neurons also take spikes back; hardware must offer that.")
+    ] = "binary",
     reset: ResetRule = None,
-    v_init: Start = 0.0,
+    v_init: Annotated[
+        float | Literal["uniform"] | None,
+        Parameter(
+            name="--v-init",
+            help="Potential at the start, as a fraction of the threshold; or uniform. Default 0, with --timesteps 0.5.",
+        ),
+    ] = None,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     lossy: Lossy = NOTHING,
     output: Output = None,
@@ -112,9 +124,9 @@ def convert(
 ) -> None:
     """Turn a trained model into a spiking network: weights carry over, each layer gets a firing threshold.
 
-    Example: equispike convert mnist-cnn --method rmp --scale 0.8 --observe 128 --out net.safetensors
+    Example: equispike convert mnist-cnn --timesteps 8 --out net.safetensors
     """
-    require_positive(images=images)
+    require_positive(images=images, timesteps=timesteps)
     require_writable(out_file)
     thresholds.check()
     from dataclasses import replace
@@ -128,7 +140,7 @@ def convert(
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, v_init=v_init, lossy=lossy.passes, output=output,
+            readout=readout, v_init=v_init, spikes=spikes, timesteps=timesteps, lossy=lossy.passes, output=output,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)
@@ -138,6 +150,10 @@ def convert(
     if thresholds.method == "rmp" and thresholds.scale is None:
         out.print(f"scale {network.provenance['scale']} chosen on validation images")
     used = network.provenance
+    if timesteps is not None:
+        tried = cast("dict[str, Any]", used["chosen"])
+        for way in sorted([tried, *tried["others"]], key=lambda way: way["error"]):
+            out.print(f"error of the scores {way['error']:.4f}: {way['method']}, correction {way['correction']}")
     out.print(f"{out_file}: {conversion(used)}, reset {used['reset']}, readout {used['readout']}")
 
 
