@@ -69,7 +69,7 @@ def convert(
         readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
             calibrated like any other); default the method's own.
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta); default 0,
-            with ``timesteps`` a half.
+            with ``timesteps``, and where layers were trained with levels, a half.
         spikes: "binary", or "signed": neurons with soft reset that also take spikes back, which hardware must offer.
         timesteps: T for which the network is to answer. Percentile (unless a method is given) and correction (none,
             ``Bias`` or ``StepBias``) are then those whose scores after T steps are nearest to the trained ones on
@@ -103,9 +103,11 @@ def convert(
     if timesteps is not None and correct:
         raise ConversionError("timesteps: chooses a correction, and correct names one. Give one of the two")
     _check_options("subtract", "potential", spikes)
-    start = (0.0 if timesteps is None else 0.5) if v_init is None else v_init
-    check_v_init(start)
+    if v_init is not None:
+        check_v_init(v_init)
     entered = _enter(model, batches, method, reset, readout, lossy, output)
+    rounds = timesteps is not None or any(op.levels for op in entered.network.neurons.values())
+    start = (0.5 if rounds else 0.0) if v_init is None else v_init
     if timesteps is None:
         spiking = with_spikes(entered.measured().spiking(start), spikes)
     else:

@@ -1,6 +1,5 @@
 """Networks with levels, made to answer after as many steps (QCFS): trained on from ReLUs, and run as spikes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,7 @@ def mnist() -> Dataset:
 
 
 def spiking(model: nn.Module, images: Tensor, signed: bool = False) -> Network:
-    network = es.convert(model.eval(), images, v_init=0.5)
-    ops = {name: replace(op, spikes="signed" if signed else "binary") for name, op in network.neurons.items()}
-    return network.replace_ops(ops)
+    return es.convert(model.eval(), images, spikes="signed" if signed else "binary")
 
 
 def right(network: Network, mnist: Dataset, timesteps: int) -> float:
@@ -75,6 +72,7 @@ def test_converted_the_network_has_its_levels_and_the_first_layer_is_exact_after
     op = network.neurons[first]
     assert isinstance(op, Neuron)
     assert op.levels == 4
+    assert op.v_init == 0.5
     assert isinstance(op.amplitude, Tensor)
     sent = es.simulate(network, digits, 4).counts[first] * op.amplitude / 4
     assert torch.allclose(sent, network.values(digits, [first])[first], atol=1e-6)

@@ -49,10 +49,7 @@ def train(
     ] = None,
     levels: Annotated[
         int | None,
-        Parameter(
-            help="Train on with activations of so many levels, to answer after as many steps; needs --start. Neurons "
-            "then start at half their threshold: see 'equispike sweep --v-init 0.5'."
-        ),
+        Parameter(help="Train on with activations of so many levels, to answer after as many steps; needs --start."),
     ] = None,
     data: TrainingData = "mnist-sample",
     recipe: Annotated[

@@ -84,7 +84,7 @@ class RateNorm(nn.Module):
         0, L\right)
 
     :func:`with_levels` makes such layers of ReLUs (unit 1: activations) and of trained Rate Norm layers (unit
-    :math:`r_{max}`: rates as trained). Convert with ``v_init=0.5``.
+    :math:`r_{max}`: rates as trained). Converted, the neurons start at half their threshold.
 
     Args:
         momentum: m, in (0, 1], or None.
