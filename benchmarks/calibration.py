@@ -10,7 +10,6 @@ spike moves, and with it a maximum.
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,12 +22,13 @@ from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import prepare
 from equispike.functional.coding import Poisson
 from equispike.graph.network import Network
-from equispike.simulation import events, layerwise
-from equispike.simulation.record import Task
+from equispike.simulation.events import Events
+from equispike.simulation.layerwise import Layerwise
 from equispike.simulation.run import default_memory
+from equispike.simulation.task import Engine, Task, watch
 
 
-def literal(network: Network, images: Tensor, timesteps: int, observe: Callable[..., None]) -> dict[str, Tensor]:
+def literal(network: Network, images: Tensor, timesteps: int, engine: Engine) -> dict[str, Tensor]:
     """For each layer in order: run everything before it for all steps, and take the largest current."""
     thresholds: dict[str, Tensor] = {}
     readout, indices = network.nodes[-1], torch.arange(len(images))
@@ -37,11 +37,12 @@ def literal(network: Network, images: Tensor, timesteps: int, observe: Callable[
         prefix = Network((*network.nodes[:position], replace(readout, inputs=network[name].inputs)))
         largest: list[Tensor] = []
 
-        def visit(current: Tensor, found: list[Tensor] = largest) -> None:
-            found.append(current.max())
+        def visit(name: str, current: Tensor, found: list[Tensor] = largest) -> None:
+            if name == readout.name:
+                found.append(current.max())
 
         task = Task(prefix, images, indices, timesteps, Poisson(), 0)
-        observe(task, default_memory(network), visit, {}, {})
+        watch(engine, task, default_memory(network), visit)
         thresholds[name] = torch.stack(largest).max().clamp(min=0.0)
         network = with_thresholds(network, {name: thresholds[name]}, "zero")
     return thresholds
@@ -61,7 +62,7 @@ def main() -> None:
     images = data.train.take(arguments.images).floats()
     network, _ = prepare(model, images)
     method = SpikeNorm(arguments.timesteps)
-    ways = {} if arguments.no_literal else {"literal": layerwise.observe, "literal, events": events.observe}
+    ways = {} if arguments.no_literal else {"literal": Layerwise(), "literal, events": Events(choose=True)}
     seconds: dict[str, list[float]] = {name: [] for name in ("equispike", *ways)}
     differences: dict[str, float] = {}
     with torch.no_grad():
@@ -69,9 +70,9 @@ def main() -> None:
             began = time.perf_counter()
             found = method(network, images)
             seconds["equispike"].append(time.perf_counter() - began)
-            for way, observe in ways.items():
+            for way, engine in ways.items():
                 began = time.perf_counter()
-                expected = literal(network, images, arguments.timesteps, observe)
+                expected = literal(network, images, arguments.timesteps, engine)
                 seconds[way].append(time.perf_counter() - began)
                 differences[way] = max(float(abs(found[name] / own - 1)) for name, own in expected.items())
     assert differences.get("literal, events", 0.0) == 0.0, "thresholds are not those of the literal loop"

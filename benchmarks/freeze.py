@@ -28,7 +28,7 @@ from torch import Tensor
 import equispike as es
 from equispike.graph import ops
 from equispike.graph.network import Network, Node
-from equispike.simulation.core import ISA
+from equispike.simulation.trains import ISA
 
 STORE = Path(__file__).with_name("freeze.json")
 NETWORKS = 30

@@ -17,7 +17,8 @@ from benchmarks import options, peers, timing
 from benchmarks.networks import asked_for
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, map_tensors
-from equispike.simulation import gpu, plan
+from equispike.simulation import plan
+from equispike.simulation.gpu import layers as gpu
 
 
 def peaks() -> dict[str, float]:

@@ -16,9 +16,11 @@ import torch
 
 from equispike.conversion import convert
 from equispike.graph.exact import quantize
-from equispike.simulation import gpu, plan
-from equispike.simulation.gpu_tables import Tiles
-from equispike.simulation.layout import extent, padded
+from equispike.simulation import plan
+from equispike.simulation.gpu import layers as gpu
+from equispike.simulation.gpu.tables import Tiles
+from equispike.simulation.state import Driven
+from equispike.simulation.trains import extent, padded
 
 WIDE = [
     *(Tiles(128, 128, 64, 8, stages) for stages in (4, 6)),
@@ -83,7 +85,7 @@ def layers(name: str, bits: int | None, batch: int, steps: int) -> Any:
         for tiles in candidates(padded(channels)):
             gpu.tiles = lambda *_, tiles=tiles: tiles
             threshold = torch.ones(padded(channels), device="cuda")
-            layer = gpu.Layer(current, known["network"], threshold=threshold)
+            layer = gpu.Layer(current, known["network"], neurons=Driven(threshold, "subtract"))
             gpu.tiles = usual
             inputs, height, width = term.extent
             train = (torch.rand(steps, batch, height * width, padded(inputs), device="cuda") < 0.04).to(torch.int8)

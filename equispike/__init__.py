@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from equispike.graph.lossy import max_pool_to_winner as max_pool_to_winner
     from equispike.graph.network import Network as Network
     from equispike.graph.trace import trace as trace
-    from equispike.simulation.early_exit import Certain as Certain
-    from equispike.simulation.early_exit import Stable as Stable
     from equispike.simulation.run import Run as Run
     from equispike.simulation.run import simulate as simulate
+    from equispike.simulation.stop import Certain as Certain
+    from equispike.simulation.stop import Stable as Stable
 
 _PLACES = {
     "analysis.accuracy": ("accuracy", "evaluate", "latency"),
@@ -75,7 +75,7 @@ _PLACES = {
     "graph.lossy": ("leaky_relu_to_pairs", "max_pool_to_avg", "max_pool_to_winner"),
     "graph.network": ("Network",),
     "graph.trace": ("trace",),
-    "simulation.early_exit": ("Certain", "Stable"),
+    "simulation.stop": ("Certain", "Stable"),
     "simulation.run": ("Run", "simulate"),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}

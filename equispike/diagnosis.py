@@ -139,7 +139,7 @@ def diagnose(
     with torch.no_grad():
         scores = without_output_neurons(network)(network.check_images(images))
     trained = float((predict(scores.movedim(1, -1))[0].cpu() == labels.cpu()).double().mean())
-    layers = tuple(causes(network, run, images, coder, seed))
+    layers = tuple(causes(run))
     remedies: list[Remedy] = []
     if trained - reached > SMALL:
         used = network.provenance

@@ -10,7 +10,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from equispike.simulation import gpu, gpu_kernels
+from equispike.simulation.gpu import kernels as gpu_kernels
+from equispike.simulation.gpu import layers as gpu
 
 POINTERS = {
     **dict.fromkeys(["source", "spikes", "plus", "minus"], "*i8"),

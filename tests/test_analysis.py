@@ -21,9 +21,9 @@ from equispike.functional.coding import Constant, Poisson
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Linear, Neuron, Readout
-from equispike.simulation.record import Task
-from equispike.simulation.stages import stages
+from equispike.simulation.run import stages
 from equispike.simulation.stepwise import steps
+from equispike.simulation.task import Task
 
 T = 8
 coders = st.sampled_from([Constant(), Poisson()])
@@ -73,9 +73,9 @@ def test_misfit_and_rates_are_those_of_the_run(network: Network, data: Any, code
     images = data.draw(images_for(network))
     run = es.simulate(network, images, T, coder)
     fit = es.rate_fit(network, images, T, coder)
-    for name, found in misfit(network, run, images).items():
+    for name, found in misfit(run).items():
         rates = trained_rates(network, images)[name].flatten(1)
-        told = run.counts[name].flatten(1) / T
+        told = run.sent(name).flatten(1) / T
         for n in range(len(images)):
             size = float((rates[n] ** 2).sum())
             expected = float(((told[n] - rates[n]) ** 2).sum()) / size if size else math.nan
@@ -83,9 +83,7 @@ def test_misfit_and_rates_are_those_of_the_run(network: Network, data: Any, code
         assert torch.equal(found.omega, fit.omega[name])
         assert float(found.k.nanmean()) == pytest.approx(float(fit.k[name][-1]), rel=1e-5, nan_ok=True)
     for name, counted in rate_counts(run).items():
-        assert counted.tolist() == [int((run.counts[name] == n).sum()) for n in range(T + 1)]
-    with pytest.raises(es.SimulationError, match="images: "):
-        misfit(network, run, torch.cat([images, images]))
+        assert counted.tolist() == [int((run.sent(name) == n).sum()) for n in range(T + 1)]
 
 
 @given(networks(), st.data(), coders)

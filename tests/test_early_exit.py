@@ -12,9 +12,9 @@ import equispike as es
 from equispike.analysis.early_exit import exits
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Linear, Neuron, Readout
-from equispike.simulation import early_exit
-from equispike.simulation.early_exit import largest_gains
+from equispike.simulation import stop as early_exit
 from equispike.simulation.events import installed
+from equispike.simulation.stop import largest_gains
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -50,7 +50,7 @@ def test_certain_answers_are_those_of_all_steps(drawn: Any, seed: int, engine: A
     full = es.simulate(network, images, T, es.Poisson(), seed, engine="stepwise")
     run = es.simulate(network, images, T, es.Poisson(), seed, engine=engine, stop=es.Certain())
     assert torch.equal(run.predictions[-1], full.predictions[-1])
-    assert torch.equal(exits(full, network, es.Certain()).predictions, full.predictions[-1])
+    assert torch.equal(exits(full, es.Certain()).predictions, full.predictions[-1])
 
 
 def test_the_bound_by_hand() -> None:
@@ -103,7 +103,7 @@ def test_a_run_that_stops_is_the_full_run_cut_off(drawn: Any, seed: int, engine:
     run = es.simulate(network, images, T, coder, seed, engine=engine, batch_size=4, stop=stop, verify=2)
     assert run.mismatch == 0.0
     assert full.steps.tolist() == [T] * len(images)
-    wanted = exits(full, network, stop).steps
+    wanted = exits(full, stop).steps
     assert bool((run.steps >= wanted).all())  # never counted as fewer than run
     for image, steps in enumerate(run.steps.tolist()):
         assert steps % early_exit.BLOCK == 0 or steps == T

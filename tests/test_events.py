@@ -19,13 +19,13 @@ from test_simulate import one_layer, same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import cpu, fixed, layout, planned
+from equispike.simulation import constant, cpu
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
-from equispike.simulation.layout import as_integers
-from equispike.simulation.record import Task
 from equispike.simulation.state import State
+from equispike.simulation.task import Task
+from equispike.simulation.trains import as_integers
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -53,7 +53,7 @@ def test_events_are_stepwise_spike_for_spike(
     images = data.draw(images_for(network))
     reference = es.simulate(network, images, T, coder, seed, engine="stepwise")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planned, "LONGEST", chunk)
+        patch.setattr(engine, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
         patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "LARGEST", data.draw(st.sampled_from([0, 2**13 - 1])))
@@ -88,8 +88,8 @@ def test_poisson_spikes_of_the_core_are_those_of_the_coder(
     for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
         trains = cpu.core.draw(limits, numbers, seed, first, steps, 2, isa)  # type: ignore[union-attr]
         positive, negative = (torch.from_numpy(train.bits) for train in trains)
-        assert torch.equal(positive, layout.pack(currents > 0))
-        assert torch.equal(negative, layout.pack(currents < 0))
+        assert torch.equal(positive, trains.pack(currents > 0))
+        assert torch.equal(negative, trains.pack(currents < 0))
 
 
 @needs_core
@@ -113,10 +113,10 @@ def test_the_core_convolves_in_double_precision_in_one_order(data: Any, axes: in
     noisy: list[torch.Tensor] = []
     for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fixed, "ISA", isa)
+            patch.setattr(constant, "ISA", isa)
             patch.setattr(torch, "get_num_threads", lambda: threads)
             for dtype in (torch.float32, torch.float64):
-                convolve = fixed._convolution(op, tuple(exact.shape[1:]), dtype)
+                convolve = constant._convolution(op, tuple(exact.shape[1:]), dtype)
                 assert torch.equal(convolve(x), exact.to(dtype))
                 alone = torch.cat([convolve(image[None]) for image in noise])
                 assert torch.equal(convolve(noise), alone)
@@ -293,7 +293,7 @@ def test_float_weights_spike_alike_however_the_work_is_done(seed: int, images: i
     pixels = torch.rand(images, 3, 5, 5, generator=generator) / 2
     expected = es.simulate(network, pixels, T, engine="events")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planned, "LONGEST", data.draw(st.integers(1, T)))
+        patch.setattr(engine, "LONGEST", data.draw(st.integers(1, T)))
         patch.setattr(engine, "DENSE_ABOVE", math.inf)  # torch's sums depend on their order
         patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
@@ -452,18 +452,18 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(cpu, network, spike)
     task = Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0)
-    state = State(cpu, first.needed, task, {})  # type: ignore[arg-type]
-    planned._advance(cpu, state, first, 2**20, {})
-    assert engine._crowded(first, state) == {"out"}
+    state = State(cpu, first, task, 2**20)  # type: ignore[arg-type]
+    engine.ByPlan(cpu).advance(state)  # type: ignore[arg-type]
+    assert engine._crowded(state) == {"out"}
     state.neurons.fired["n"].zero_()
-    assert engine._crowded(first, state) == set()
+    assert engine._crowded(state) == set()
     assert any(action.node.name == "out" for action in planning.plan(cpu, network, spike, frozenset({"out"})).actions)
 
 
 @needs_core
 def test_all_chunks_of_a_run_share_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are prepared once, and what was found out about kernels is known in the next chunk."""
-    monkeypatch.setattr(planned, "LONGEST", 2)
+    monkeypatch.setattr(engine, "LONGEST", 2)
     planning.plan.cache_clear()
     es.simulate(image_network(conv(0, 20, 3, 3), conv(2, 20, 20, 3)), torch.zeros(1, 3, 8, 8), 6)
     assert planning.plan.cache_info().misses == 1

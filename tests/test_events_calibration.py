@@ -74,7 +74,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
 
     monkeypatch.setattr(events, "suits", lambda _: event_driven)
     monkeypatch.setattr(cpu, "fire", counted)
-    monkeypatch.setattr(layerwise, "_scan", lambda *_: counted)
+    monkeypatch.setattr(layerwise, "if_scan", counted)
     network, images = chain(5), torch.rand(3, 6)
     thresholds(network, [images], 2**20)
     assert runs == 4

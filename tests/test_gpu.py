@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,17 +22,18 @@ from test_simulate import same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Flatten, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import events, on_gpu, planned
+from equispike.simulation import cpu, events
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
-from equispike.simulation.layout import pack
-from equispike.simulation.record import Task
+from equispike.simulation.gpu import engine as on_gpu
+from equispike.simulation.task import Replay, Task, watch
+from equispike.simulation.trains import pack
 
 pytest.importorskip("triton")
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 
-from equispike.simulation import gpu  # noqa: E402
+from equispike.simulation.gpu import layers as gpu  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not events.installed(), reason="installed without a compiler: nothing to compare with")
 T = 7
@@ -45,7 +45,7 @@ coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine runs in the interpreter too, if it is asked for by name."""
     if not ON_GPU:
-        monkeypatch.setitem(running.ENGINES, "gpu", partial(planned.run, gpu))  # type: ignore[arg-type]
+        monkeypatch.setitem(running.ENGINES, "gpu", events.ByPlan(gpu))  # type: ignore[arg-type]
 
 
 def agree(network: Network, images: torch.Tensor, coder: Any = None, seed: int = 0, **options: Any) -> None:
@@ -82,7 +82,7 @@ def test_the_gpu_is_the_event_driven_engine_spike_for_spike(
     network = network.to(torch.float32)
     images = data.draw(images_for(network))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planned, "LONGEST", chunk)
+        patch.setattr(events, "LONGEST", chunk)
         patch.setattr(gpu, "processors", lambda _: 0 if together else 10**9)
         patch.setattr(gpu, "SUMS", data.draw(st.sampled_from([1, 2**28])))
         agree(network, images, coder, seed, batch_size=batch)
@@ -141,10 +141,14 @@ def test_trains_are_kept_and_replayed_as_bits(network: Network) -> None:
     run = images, torch.arange(3), T, es.Poisson(), 0
     trains = {name: torch.zeros(T, 3, *shape, dtype=torch.uint8) for name, shape in {"n0": (36, 16)}.items()}
     seen: dict[str, list[torch.Tensor]] = {"cpu": [], "gpu": [], "replayed": []}
-    events.observe(Task(network, *run), 2**16, seen["cpu"].append, {}, {})
+
+    def look(machine: Any, task: Task, found: list[torch.Tensor], **replay: Any) -> None:
+        watch(events.ByPlan(machine), task, 2**16, lambda _, value: found.append(value), Replay(**replay))
+
+    look(cpu, Task(network, *run), seen["cpu"])
     there = Task(network.to(DEVICE), images.to(DEVICE), torch.arange(3, device=DEVICE), *run[2:])
-    planned.observe(gpu, there, 2**16, seen["gpu"].append, {}, trains)  # type: ignore[arg-type]
-    planned.observe(gpu, there, 2**16, seen["replayed"].append, trains, {})  # type: ignore[arg-type]
+    look(gpu, there, seen["gpu"], keep=trains)
+    look(gpu, there, seen["replayed"], given=trains)
     expected = torch.cat(seen["cpu"])
     assert torch.equal(torch.cat(seen["gpu"]).cpu(), expected)
     assert torch.equal(torch.cat(seen["replayed"]).cpu(), expected)
@@ -174,7 +178,7 @@ def test_networks_that_it_cannot_run_are_refused() -> None:
     network = image_network(conv(0, 4, 3, 3), size=5).to(torch.float64)
     assert not on_gpu.suits(network)
     with pytest.raises(es.SimulationError, match="float32 on an NVIDIA GPU"):
-        on_gpu.gpu(Task(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0), 2**20)
+        on_gpu.Gpu().begin(Task(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0), 2**20)
     assert isinstance(network["head"].op, Linear)
     with pytest.raises(es.SimulationError, match=r"batch_size: .* at most 5,"):
         on_gpu._check_batch(network, 2**31 // 400 + 1)

@@ -214,9 +214,9 @@ def test_analyses_take_the_inputs_as_simulate_does() -> None:
     model, inputs = sensors()
     network = es.convert(model, [(inputs, None)])
     run, joined = es.simulate(network, inputs, 8), join_inputs(inputs)
-    assert causes(network, run, inputs) == causes(network, run, joined)
+    assert causes(run) == causes(es.simulate(network, joined, 8))
     assert operating_range(network, inputs, 8) == operating_range(network, joined, 8)
-    assert misfit(network, run, inputs).keys() == run.counts.keys()
+    assert misfit(run).keys() == run.counts.keys()
     truth = model(*inputs).argmax(1)
     found = diagnose(model, [(inputs, truth)], inputs, truth, timesteps=4)
     assert found.trained == 1.0

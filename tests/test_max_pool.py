@@ -20,7 +20,7 @@ from equispike.graph.lossy import leaky_relu_to_pairs, max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, LeakyReLU, Linear, MaxPool, Neuron, Op, Readout, WinnerPool
 from equispike.graph.pooling import early_max_pools
-from equispike.simulation.pooling import winners
+from equispike.simulation.stepwise import winners
 
 POOL = MaxPool((2, 2), (2, 2), (0, 0), (1, 1))
 IMAGES = torch.randint(0, 256, (5, 1, 8, 8), generator=torch.Generator().manual_seed(1)) / 256

@@ -20,9 +20,9 @@ from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Line
 from equispike.graph.quantize import sum_bits, to_grid
 from equispike.simulation.events import installed
 from equispike.simulation.layerwise import bytes_per_step
-from equispike.simulation.record import Task
 from equispike.simulation.run import Run
 from equispike.simulation.stepwise import steps
+from equispike.simulation.task import Task
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 

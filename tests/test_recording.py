@@ -14,10 +14,10 @@ from test_simulate import one_layer
 
 import equispike as es
 from equispike.analysis import plots
-from equispike.simulation import events, planned
-from equispike.simulation.early_exit import BLOCK
-from equispike.simulation.record import Task
+from equispike.simulation import events
 from equispike.simulation.stepwise import initial_potentials, steps
+from equispike.simulation.stop import BLOCK
+from equispike.simulation.task import Task
 from equispike.zoo.data import Part, load
 from equispike.zoo.store import load_model
 
@@ -47,10 +47,10 @@ def test_every_engine_keeps_what_the_specification_does(drawn: Any, coder: Any, 
     found: dict[str, list[Any]] = {name: [] for name in network.neurons}
     for values in steps(Task(network, images, torch.arange(len(images)), T, coder, seed), potentials):
         for name, own in found.items():
-            own.append((values[name] != 0, potentials[name]))
+            own.append((values[name].sign(), potentials[name]))
     for engine in ENGINES:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(planned, "LONGEST", data.draw(st.integers(1, T)))
+            patch.setattr(events, "LONGEST", data.draw(st.integers(1, T)))
             size, memory = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([1, 10**4, 10**7]))
             run = es.simulate(
                 network, images, T, coder, seed, engine=engine, batch_size=size, memory=memory,
@@ -58,10 +58,11 @@ def test_every_engine_keeps_what_the_specification_does(drawn: Any, coder: Any, 
             )  # fmt: skip
         assert (run.trains.keys(), run.potentials.keys()) == (kept[0], kept[1])
         for name, train in run.trains.items():
-            assert train.dtype == torch.bool
-            assert torch.equal(train, torch.stack([fires for fires, _ in found[name]]))
-            assert torch.equal(train.sum(0, dtype=torch.int32), run.counts[name])
-            assert torch.equal(train.flatten(2).sum(2, dtype=torch.int32), run.spikes[name])
+            assert train.dtype == (torch.int8 if network.neurons[name].signed else torch.bool)
+            assert torch.equal(train.double(), torch.stack([fires for fires, _ in found[name]]))
+            assert torch.equal((train != 0).sum(0, dtype=torch.int32), run.counts[name])
+            assert torch.equal(train.sum(0, dtype=torch.int32), run.sent(name))
+            assert torch.equal((train != 0).flatten(2).sum(2, dtype=torch.int32), run.spikes[name])
         for name, v in run.potentials.items():
             assert v.dtype == network.dtype
             assert torch.equal(v, torch.stack([own for _, own in found[name]]))

@@ -21,9 +21,9 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, MaxPool, Neuron, Readout
 from equispike.simulation import run as running
 from equispike.simulation.layerwise import bytes_per_step, steps_per_chunk
-from equispike.simulation.record import Task
 from equispike.simulation.run import ENGINES, Run
-from equispike.simulation.stepwise import steps
+from equispike.simulation.stepwise import Stepwise, steps
+from equispike.simulation.task import Task
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -160,7 +160,8 @@ def test_an_image_spikes_the_same_in_any_batch_and_order(drawn: Any, coder: Any,
 def test_charge_is_conserved_in_every_layer_with_soft_reset(drawn: Any) -> None:
     network, data = drawn
     images = data.draw(images_for(network))
-    soft = {name: dataclasses.replace(op, reset="subtract", v_init=0.0) for name, op in network.neurons.items()}
+    plain = {"reset": "subtract", "v_init": 0.0, "drive": None, "spikes": "binary"}
+    soft = {name: dataclasses.replace(op, **plain) for name, op in network.neurons.items()}
     network = network.replace_ops(soft)
     charge = {name: torch.zeros(len(images), *network.shapes[name]).double() for name in soft}
     most = {name: torch.full_like(value, -torch.inf) for name, value in charge.items()}
@@ -327,12 +328,13 @@ def test_engines_agree_on_the_trained_network_but_for_rounding(digits: Any) -> N
 
 
 def test_mismatch_counts_the_neurons_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(*args: Any) -> Any:
-        record, moment = ENGINES["stepwise"](*args)
-        record.counts["n"][0, 0] += 1
-        return record, moment
+    class Wrong(Stepwise):
+        def begin(self, *args: Any) -> Any:
+            batch = super().begin(*args)
+            batch.counts["n"][0, 0] += 1
+            return batch
 
-    monkeypatch.setitem(ENGINES, "layerwise", wrong)  # type: ignore[arg-type]
+    monkeypatch.setitem(ENGINES, "layerwise", Wrong())  # type: ignore[arg-type]
     images = torch.rand(4, 3).double()
     assert es.simulate(one_layer(), images, 3, engine="layerwise", verify=2).mismatch == 1 / 6
 

@@ -59,7 +59,7 @@ def test_engines_agree_on_scores_in_space(engine: str) -> None:
 def test_values_are_within_the_error_that_whole_spikes_leave(trained: Network) -> None:
     """With a potential of half a threshold in the beginning, leftovers lie around zero, as the error assumes."""
     converted = es.convert(trained, IMAGES, es.DataNorm(100.0), v_init=0.5)
-    found = values(converted, es.simulate(converted, IMAGES, 128))
+    found = values(es.simulate(converted, IMAGES, 128))
     assert found.values.shape == (40, *found.deviation.shape)
     error = (found.values - trained(IMAGES)).square().mean().sqrt()
     assert float(error) < 1.5 * float(found.deviation.square().mean().sqrt())
@@ -74,6 +74,4 @@ def test_the_error_is_that_of_every_neuron_by_itself() -> None:
     zero = behind(torch.zeros(1, 6, 4, 4))
     effects = [behind((size * one.view(1, 6, 4, 4)).double()) - zero for one in torch.eye(96)]
     expected = math.sqrt(sum(float(effect) ** 2 for effect in effects) / 12) / 10
-    assert float(values(converted, run).deviation) == pytest.approx(expected)
-    with pytest.raises(es.SimulationError, match="not of"):
-        values(converted, es.simulate(es.convert(SPACE, IMAGES), IMAGES[:2], 3))
+    assert float(values(run).deviation) == pytest.approx(expected)

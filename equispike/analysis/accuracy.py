@@ -16,8 +16,8 @@ from equispike.functional.coding import Coder, Constant, Poisson, predict
 from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
 from equispike.shown import frame, html_table
-from equispike.simulation.early_exit import Stop
 from equispike.simulation.run import EngineName, Run, check_arguments, simulate, spike_rate
+from equispike.simulation.stop import Stop
 
 MANY_CLASSES = 20
 """From so many on, top-5 accuracy says something."""

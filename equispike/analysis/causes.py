@@ -26,12 +26,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equispike.errors import SimulationError
-from equispike.functional.coding import Coder, Constant
-from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, evaluate
+from equispike.graph.network import evaluate
 from equispike.graph.ops import Input, Neuron, Node
 from equispike.graph.walk import interpret
 from equispike.simulation.run import Run
@@ -67,44 +64,18 @@ class Parts:
     unevenness: Tensor
 
 
-def causes(
-    network: Network,
-    run: Run,
-    images: Images,
-    coder: Coder | None = None,
-    seed: int = 0,
-    indices: Tensor | None = None,
-) -> list[Causes]:
-    """The conversion error of every layer, split into its causes.
-
-    Args:
-        network, images, coder, seed, indices: those that gave the run.
-    Raises:
-        SimulationError: the run is not of these images or this network.
-    """
-    return [_summary(name, part) for name, part in error_parts(network, run, images, coder, seed, indices).items()]
+def causes(run: Run) -> list[Causes]:
+    """The conversion error of every layer, split into its causes."""
+    return [_summary(name, part) for name, part in error_parts(run).items()]
 
 
-def error_parts(
-    network: Network,
-    run: Run,
-    images: Images,
-    coder: Coder | None = None,
-    seed: int = 0,
-    indices: Tensor | None = None,
-) -> dict[str, Parts]:
+def error_parts(run: Run) -> dict[str, Parts]:
     """As :func:`causes`, for every neuron and image."""
-    images = network.check_images(images)
-    if len(images) != run.images or {n: c.shape[1:] for n, c in run.counts.items()} != {
-        name: network.shapes[name] for name in network.neurons
-    }:
-        raise SimulationError("run: is not of these images and this network. Pass what simulate was called with")
-    indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
-    indices = indices.to(images.device, torch.int64)
+    network, images = run.task.network, run.task.images
     with torch.no_grad():
         trained = dict(evaluate(network, images, set(network.neurons)))
-        received = mean_currents(network, run, images, coder or Constant(), seed, indices)
-        start = initial_potentials(network, indices, seed)
+        received = mean_currents(run)
+        start = initial_potentials(network, run.task.indices, run.task.seed)
         parts: dict[str, Parts] = {}
         for name, op in network.neurons.items():
             threshold, amplitude = (t.double() for t in calibrated(name, op))
@@ -128,18 +99,17 @@ def mean_drive(op: Neuron, timesteps: int, rank: int) -> Tensor:
     return rows.double().mean(0).view(-1, *(1,) * (rank - 2))
 
 
-def mean_currents(
-    network: Network, run: Run, images: Tensor, coder: Coder, seed: int, indices: Tensor
-) -> dict[str, Tensor]:
+def mean_currents(run: Run) -> dict[str, Tensor]:
     """Mean current that each neuron received in a step, (B, *features), float64: everything linear of mean spikes."""
-    network = network.to(torch.float64)
+    task, network = run.task, run.task.network.to(torch.float64)
     currents: dict[str, Tensor] = {}
 
     def enter(node: Node, op: Input) -> Tensor:
-        steps = range(1, 2) if coder.constant else range(1, run.timesteps + 1)
-        total = torch.zeros_like(images, dtype=torch.float64)
+        steps = range(1, 2) if task.coder.constant else range(1, run.timesteps + 1)
+        total = torch.zeros_like(task.images, dtype=torch.float64)
         for t in steps:
-            total += coder.encode(images, indices, range(t, t + 1), seed, op.scale, op.amplitude)[0].double()
+            given = task.images, task.indices, range(t, t + 1), task.seed, op.scale, op.amplitude
+            total += task.coder.encode(*given)[0].double()
         return total / len(steps)
 
     def fire(node: Node, op: Neuron, current: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from equispike.analysis.fit import misfit, rate_counts
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.progress import track
-from equispike.simulation.stages import stages
+from equispike.simulation.run import stages
 
 LOOKED_AT = 32
 """Images by which layers are judged."""
@@ -117,9 +117,9 @@ def look_closer(
     errors: dict[str, list[Causes]] = {name: [] for name in names}
     k, bound, silent = ({name: list[float]() for name in names} for _ in range(3))
     for run in track(stages(network, images, steps, coder, seed, few), "looking closer", len(steps)):
-        for row in causes(network, run, images, coder, seed, few):
+        for row in causes(run):
             errors[row.layer].append(row)
-        for name, fit in misfit(network, run, images).items():
+        for name, fit in misfit(run).items():
             k[name].append(float(fit.k.nanmean()))
             bound[name].append(2 * float(fit.omega[fit.omega > 0].mean()) / run.timesteps)
         for name, counted in rate_counts(run).items():

@@ -5,9 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equispike.graph.network import Network
-from equispike.simulation.early_exit import Stop
 from equispike.simulation.run import Run
+from equispike.simulation.stop import Stop
 
 
 class Exits(NamedTuple):
@@ -17,16 +16,15 @@ class Exits(NamedTuple):
     predictions: Tensor
 
 
-def exits(run: Run, network: Network, stop: Stop) -> Exits:
+def exits(run: Run, stop: Stop) -> Exits:
     """Apply a rule to every step of a run, without running anything again.
 
     ``simulate(..., stop=...)`` looks every few steps only and may stop somewhat later.
 
     Args:
         run: of B images over T steps.
-        network: that was run.
         stop: the rule.
     """
-    settled = stop.settled(network, run.readout, run.timesteps)
+    settled = stop.settled(run.task.network, run.readout, run.timesteps)
     first = settled.to(torch.uint8).argmax(0)  # of equal values, the first: every image is settled at T
     return Exits(first + 1, run.predictions.gather(0, first[None])[0])

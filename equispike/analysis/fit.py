@@ -12,14 +12,12 @@ from equispike.arguments import checked
 from equispike.batches import Batches, read
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant
-from equispike.functional.inputs import Images
 from equispike.functional.rate import omega
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
 from equispike.progress import track
-from equispike.simulation.layerwise import propagate, steps_per_chunk
-from equispike.simulation.record import Task
-from equispike.simulation.run import Run, check_arguments, default_batch, default_memory
+from equispike.simulation.run import Run, check_arguments, default_batch, watch_all
+from equispike.simulation.task import Task
 
 
 class FitRow(NamedTuple):
@@ -78,20 +76,11 @@ class Misfit(NamedTuple):
     omega: Tensor
 
 
-def misfit(network: Network, run: Run, images: Images) -> dict[str, Misfit]:
-    """K and Omega (see :class:`RateFit`) of every layer and image after the last step of a run.
-
-    Args:
-        network, images: those that gave the run.
-    Raises:
-        SimulationError: the run is not of these images.
-    """
-    images = network.check_images(images)
-    if len(images) != run.images:
-        raise SimulationError(f"images: {len(images)} for a run of {run.images}. Pass what simulate was called with")
+def misfit(run: Run) -> dict[str, Misfit]:
+    """K and Omega (see :class:`RateFit`) of every layer and image after the last step of a run."""
     found: dict[str, Misfit] = {}
     with torch.no_grad():
-        for name, expected in trained_rates(network, images).items():
+        for name, expected in trained_rates(run.task.network, run.task.images).items():
             difference = run.sent(name).to(expected.dtype) / run.timesteps - expected
             square = expected.flatten(1).square().sum(1)
             found[name] = Misfit(difference.flatten(1).square().sum(1) / square, omega(expected))
@@ -132,7 +121,7 @@ def rate_fit(
     """
     coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, "auto", batch_size, memory)
-    batch_size, memory = batch_size or default_batch(network), memory or default_memory(network)
+    batch_size = batch_size or default_batch(network)
     sums = {name: _Sums(timesteps) for name in network.neurons}
     total = 0
     with torch.no_grad():
@@ -167,9 +156,9 @@ class _Sums:
         self.within[steps] += (k < bound).sum(1).cpu()
 
 
-def _compare(task: Task, memory: int, sums: Mapping[str, _Sums]) -> None:
+def _compare(task: Task, memory: int | None, sums: Mapping[str, _Sums]) -> None:
     """Add one batch to the sums."""
-    network, images, timesteps = task.network, task.images, task.timesteps
+    network, images = task.network, task.images
     expected = trained_rates(network, images)
     omegas = {name: omega(rate) for name, rate in expected.items()}
     for name, values in omegas.items():
@@ -189,7 +178,7 @@ def _compare(task: Task, memory: int, sums: Mapping[str, _Sums]) -> None:
         k = misfit[:, driven] / rate.flatten(1).square().sum(1)[driven]
         sums[name].add(first, k, 2 * omegas[name][driven] / t[:, None])
 
-    propagate(task, steps_per_chunk(network, len(images), timesteps, memory), visit)
+    watch_all(task, visit, memory)
 
 
 def trained_rates(network: Network, images: Tensor) -> dict[str, Tensor]:

@@ -17,9 +17,8 @@ from equispike.functional.coding import Coder, Constant
 from equispike.functional.inputs import Images
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
-from equispike.simulation.layerwise import propagate, steps_per_chunk
-from equispike.simulation.record import Task
-from equispike.simulation.run import check_arguments, default_memory
+from equispike.simulation.run import check_arguments, watch_all
+from equispike.simulation.task import Task
 
 
 class Range(NamedTuple):
@@ -79,9 +78,8 @@ def operating_range(
                 found[neurons].add(value)
 
     with torch.no_grad():
-        chunk = steps_per_chunk(network, len(images), timesteps, default_memory(network))
         indices = torch.arange(len(images), device=images.device)
-        propagate(Task(network, images, indices, timesteps, coder, seed), chunk, visit)
+        watch_all(Task(network, images, indices, timesteps, coder, seed), visit)
     rows = [found[name].row(name, calibrated(name, op)[0]) for name, op in network.neurons.items()]
     return [row for row in rows if row is not None]
 

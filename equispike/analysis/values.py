@@ -35,26 +35,20 @@ class Values(NamedTuple):
     deviation: Tensor
 
 
-def values(network: Network, run: Run) -> Values:
+def values(run: Run) -> Values:
     """The outputs after the last step of a run, and the deviation that whole spikes of the last neurons leave.
 
     Args:
-        network: that gave the run, with any outputs: class scores, a picture, a single number.
-    Raises:
-        SimulationError: the run is not of this network, or this was not converted.
+        run: of a network with any outputs: class scores, a picture, a single number.
 
     >>> import equispike as es
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     >>> images = torch.rand(16, 4)
-    >>> network = es.convert(model, images)
-    >>> found = values(network, es.simulate(network, images, timesteps=64))
+    >>> found = values(es.simulate(es.convert(model, images), images, timesteps=64))
     >>> found.values.shape, found.deviation.shape
     (torch.Size([16, 1]), torch.Size([1]))
     """
-    shape = network.shapes[network.nodes[-1].name]
-    if run.readout.shape[2:] != shape:
-        raise SimulationError(f"run: of outputs {tuple(run.readout.shape[2:])}, not of {shape} as this network's")
-    return Values(run.readout[-1] / run.timesteps, _variance(network).sqrt() / run.timesteps)
+    return Values(run.readout[-1] / run.timesteps, _variance(run.task.network).sqrt() / run.timesteps)
 
 
 def _variance(network: Network) -> Tensor:

@@ -25,7 +25,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Node, WinnerPool
 from equispike.graph.walk import interpret
-from equispike.simulation.pooling import winners
+from equispike.simulation.stepwise import winners
 
 Fire = Callable[[Tensor], Tensor]
 """Potential -> spikes, in {-1, 0, 1}."""

@@ -18,9 +18,9 @@ from equispike.functional.statistics import Statistic
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Readout
 from equispike.progress import track
-from equispike.simulation.layout import train_bytes
-from equispike.simulation.record import Task, upstream
 from equispike.simulation.run import default_batch, observe
+from equispike.simulation.task import Task, upstream
+from equispike.simulation.trains import train_bytes
 
 Given = Callable[[Network, str], Tensor | None]
 """(network so far, layer) -> its threshold before scaling, or None: it is to be measured."""

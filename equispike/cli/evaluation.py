@@ -86,8 +86,8 @@ def evaluate(
     from equispike.functional.coding import Constant, Poisson
     from equispike.graph.quantize import quantize
     from equispike.results import Result, document, write_json
-    from equispike.simulation.early_exit import Certain, Stable
     from equispike.simulation.run import default_batch
+    from equispike.simulation.stop import Certain, Stable
 
     name = Path(source).name
     with progress():

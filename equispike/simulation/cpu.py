@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation.core import ISA, core
-from equispike.simulation.layout import Integers, extent, padded, to_features, train_bytes, widen
-from equispike.simulation.neurons import SIGNS, ByLayer, Driven, Shapes, by_layer, by_step, extents
-from equispike.simulation.state import State
-from equispike.simulation.views import Current, integers, most_at_once
+from equispike.simulation.currents import Current, integers, most_at_once
+from equispike.simulation.state import SIGNS, ByLayer, Driven, Shapes, State, by_layer, by_step, extents
+from equispike.simulation.trains import ISA, Integers, core, extent, padded, to_features, train_bytes, widen
 
 SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
 """Bytes of weights that are to stay in the L2 cache."""

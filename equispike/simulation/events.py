@@ -1,26 +1,72 @@
-"""Event-driven engine for CPUs: only spikes cost anything.
+"""Event-driven engine for CPUs: only spikes cost anything. And the loop of all engines that work by a plan.
 
-Layers outside, time inside, as in ``layerwise``; between layers spikes are bits. The core (``csrc/``, C++) adds one row
-of weights, integers, per spike and output position, with the potentials in registers for all steps of a chunk. A plan,
-made once per network, says which layers the core runs; what it cannot run is computed densely, that operation alone.
+Layers outside, time inside, as in ``layerwise``, in chunks of steps; between layers spikes are bits. The core
+(``csrc/``, C++) adds one row of weights, integers, per spike and output position, with the potentials in registers for
+all steps of a chunk. A plan, made once per network, says which layers the machine runs; what it cannot run is computed
+densely, that operation alone. Sums are exact in any order, so what spikes does not depend on chunks, threads, kernels,
+or which machine it is.
 """
 
-from functools import partial
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 
 from equispike.errors import SimulationError
 from equispike.graph.network import Network
-from equispike.simulation import cpu, planned
-from equispike.simulation.plan import Plan
-from equispike.simulation.record import Moment, Record, Resume, Task
-from equispike.simulation.state import State
+from equispike.simulation import cpu
+from equispike.simulation.plan import input_spike, plan
+from equispike.simulation.state import Machine, Plan, State
+from equispike.simulation.task import Moment, Replay, Task, Visit
+
+LONGEST = 64
+"""Steps of one chunk at most: more save little, and the lists of events would leave the caches."""
 
 DENSE_ABOVE = 0.4
 """Additions over the multiplications of the dense operation, above which the dense operation is faster."""
 
-observe = partial(planned.observe, cpu)
+
+@dataclass(frozen=True)
+class ByPlan:
+    """An engine that follows a plan, on a machine.
+
+    Attributes:
+        machine: computes the layers.
+        choose: layers may be computed by whichever way of the machine turns out to be fastest.
+        adapt: layers whose input turns out to spike so often that torch's dense operation is faster use it from the
+            next chunk on, and events again when it calms down.
+    """
+
+    machine: Machine
+    choose: bool = True
+    adapt: bool = False
+
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> State:
+        """See ``task.Engine``."""
+        given = frozenset(replay.given) if replay else frozenset[str]()
+        first = self._plan(task, frozenset(), given, replay is None)
+        return State(self.machine, first, task, memory, start, replay)
+
+    def advance(self, batch: State, visit: Visit | None = None) -> None:
+        """Run the next chunk; show what the readout reads."""
+        task, last = batch.task, batch.network.nodes[-1]
+        batch.next_chunk(LONGEST)
+        for action in batch.plan.actions:
+            action.run(batch)
+            for name in action.writes:
+                if name in batch.keep and name in batch.trains:
+                    batch.keep[name][batch.rows] = self.machine.packed(batch, name)
+            for name in action.last_read:
+                batch.trains.pop(name, None)
+                batch.dense.pop(name, None)
+        if visit:
+            visit(last.name, batch.value(last.inputs[0]))
+        if self.adapt and batch.first_plan.events and batch.done < task.timesteps and batch.scored:
+            batch.plan = self._plan(task, _crowded(batch), frozenset(), True)
+
+    def _plan(self, task: Task, dense: frozenset[str], given: frozenset[str], scored: bool) -> Plan:
+        spike = input_spike(task.network, task.coder)
+        return plan(self.machine, task.network, spike, dense, given, self.choose, scored)
 
 
 def installed() -> bool:
@@ -33,30 +79,32 @@ def suits(network: Network) -> bool:
     return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 
-def events(task: Task, memory: int, start: Moment | None = None, adapt: bool = False) -> tuple[Record, Resume]:
-    """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
+@dataclass(frozen=True)
+class Events(ByPlan):
+    """The engine for CPUs, on the compiled core; with ``choose``, its dense kernel too where the machine has one."""
 
-    With ``adapt``, layers may use the core's dense kernel too, where the machine has instructions for it, and choose by
-    the time that they take. On other machines, those whose input turns out to spike so often that torch's dense
-    operation is faster use it from the next chunk on, and events again when it calms down.
+    machine: Machine = cpu
+    choose: bool = False
 
-    Raises:
-        SimulationError: there is no core, or it does not suit the network.
-    """
-    if not (installed() and suits(task.network)):
-        raise SimulationError(
-            "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
-            "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
-        )
-    crowded = _crowded if adapt else None
-    return planned.run(cpu, task, memory, start, adapt, crowded)
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> State:
+        """See ``task.Engine``.
+
+        Raises:
+            SimulationError: there is no core, or it does not suit the network.
+        """
+        if not (installed() and suits(task.network)):
+            raise SimulationError(
+                "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
+                "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
+            )
+        return super().begin(task, memory, start, replay)
 
 
-def _crowded(first: Plan, state: State) -> frozenset[str]:
+def _crowded(batch: State) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
-    rates = cast("cpu.Neurons", state.neurons).rates_in(state.rows)
+    rates = cast("cpu.Neurons", batch.neurons).rates_in(batch.rows)
     return frozenset(
         name
-        for name, trains in first.events.items()
+        for name, trains in batch.first_plan.events.items()
         if sum(share * rates.get(train, 0.0) for train, share in trains.items()) > DENSE_ABOVE
     )

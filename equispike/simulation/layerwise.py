@@ -5,164 +5,152 @@ each convolution at once. What does not change in time (the first layer's curren
 once. Memory is that of one chunk; the potentials carry over from chunk to chunk.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
-from importlib import import_module
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from equispike.functional.integrate import Reset, if_scan
+from equispike.functional.integrate import if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
-from equispike.simulation.fixed import fixed_values
-from equispike.simulation.layout import fastest, pack, unpack
-from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record, Resume, Task, negative_spikes, upstream
-from equispike.simulation.stepwise import beginning, drive_in
-
-Scan = Callable[[Tensor, Tensor, Reset, Tensor], tuple[Tensor, Tensor]]
+from equispike.graph.walk import interpret
+from equispike.simulation.constant import fixed_values
+from equispike.simulation.stepwise import beginning, drive_in, winners
+from equispike.simulation.task import Moment, Record, Replay, Task, Visit, negative_spikes, upstream
+from equispike.simulation.trains import fastest, pack, unpack
 
 
-def layerwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Resume]:
-    """Run one batch up to step T, in chunks that fit into ``memory`` bytes. The record is that of ``stepwise``."""
-    network, images, timesteps = task.network, task.images, task.timesteps
-    start = start or beginning(task)
-    v, sent = dict(start.potentials), {name: n.clone() for name, n in start.sent.items()}
-    counts: dict[str, Tensor] = {}
-    last, steps = network.nodes[-1], timesteps - start.step
-    assert isinstance(last.op, Readout)
-    # All steps at once, as in the event-driven engine: what stays between the values of two chunks would break the hole
-    # that the first leaves, and memory would grow with every chunk.
-    spikes = {name: start.scores.new_empty(steps, len(images), dtype=torch.int32) for name in network.neurons}
-    trains = task.trains_of(steps)
-    potentials = task.every_step(task.potentials, steps, network.dtype)
-    scores = start.scores.new_empty(steps + 1, *start.scores.shape)
-    scores[0] = start.scores
-    done = Counter[str]()
+class LayerwiseBatch:
+    """A batch on its way.
 
-    def record(name: str, value: Tensor) -> None:
-        """What a node gave in a chunk: spikes and counts of neurons, scores of the readout."""
-        first = done[name]
-        done[name] += len(value)
-        if name in spikes:
-            # in float32, which holds these counts exactly, also where the spikes are of half precision
-            fired = _blocks(value.abs() if name in sent else value)
-            spikes[name][first : done[name]] = fired.sum(2, dtype=torch.float32)
-            count = fired.sum(0, dtype=torch.float32)
-            # chunks may lie otherwise in memory
-            count = count.as_strided(value.shape[1:], (count.stride(0), *value.stride()[2:]))
-            counts[name] = counts[name] + count if name in counts else count
-            if name in trains:
-                trains[name][first : done[name]] = value
-        elif name == last.name:
-            scores[first + 1 : done[name] + 1] = value.double().cumsum(0) + scores[first]
-
-    chunk = steps_per_chunk(network, len(images), timesteps, memory)
-    propagate(task, chunk, record, v=v, done=start.step, potentials=potentials, sent=sent)
-    whole = {name: count.to(torch.int32) for name, count in counts.items()}
-    readout = (scores[1:] * last.op.scale).to(torch.promote_types(images.dtype, torch.float32))
-    negative = negative_spikes(whole, start.sent, sent)
-    return Record(readout, whole, spikes, trains, potentials, negative), lambda: Moment(timesteps, v, scores[-1], sent)
-
-
-def propagate(
-    task: Task,
-    chunk: int,
-    visit: Callable[[str, Tensor], None],
-    given: Mapping[str, Tensor] | None = None,
-    v: dict[str, Tensor] | None = None,
-    done: int = 0,
-    potentials: Mapping[str, Tensor] | None = None,
-    sent: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Run up to step T in chunks and show every value to ``visit(name, value)``, chunk by chunk.
-
-    A value is (T', B, *features): currents of linear nodes, spikes in {-1, 0, 1} of neurons, of the readout what it
-    reads, before its scale. What is fixed in time is shown once, with T' = 1. ``given`` are trains of all steps of
-    layers that need not run, (T, B, positions, bytes); then only what the readout needs beside them runs.
-    Potentials ``v`` after the ``done`` steps before, and what signed neurons have ``sent``, are brought up to date on
-    the way; ``potentials`` are filled with those after each step behind, (T - done, B, *features), by layer.
+    Attributes:
+        v, sent: potentials (and sums of winner pools), and what signed neurons sent, after the steps that are done.
+        fixed: values that are the same in every step, T' = 1.
+        running: nodes that run.
     """
-    network, images, given = _channels_last(task.network), task.images.contiguous(), given or {}
-    potentials = potentials or {}
-    task = replace(task, network=network, images=images)
-    needed, scan = upstream(network, given), _scan(network.device.type, network.dtype)
-    first = beginning(task) if v is None or sent is None else None
-    v = dict(first.potentials) if v is None and first else v or {}
-    sent = first.sent if sent is None and first else sent or {}
-    fixed = fixed_values(task)
-    for name, value in fixed.items():
-        visit(name, value)
-    running = [node for node in network.nodes if node.name in needed]
-    readers = Counter(name for node in running if node.name not in given for name in set(node.inputs))
-    for start in range(done + 1, task.timesteps + 1, chunk):
-        steps = range(start, min(start + chunk, task.timesteps + 1))
-        values, waiting = dict(fixed), dict(readers)
-        for node in running:
-            op, sources = node.op, () if node.name in given else node.inputs
-            if node.name not in fixed:
-                inputs = [values[name] for name in sources]
-                if node.name in given:
-                    train = given[node.name][start - 1 : steps.stop - 1].to(images.device)
-                    value = unpack(train, network.shapes[node.name], network.dtype)
-                elif isinstance(op, Input):
-                    value = task.coder.encode(images, task.indices, steps, task.seed, op.scale, op.amplitude)
-                elif isinstance(op, Neuron):
-                    threshold, _ = calibrated(node.name, op)
-                    current = inputs[0].expand(len(steps), *inputs[0].shape[1:])
-                    if node.name in potentials or op.drive is not None or op.signed:
-                        rows = slice(start - done - 1, steps.stop - done - 1)
-                        value, v[node.name] = if_scan(
-                            current,
-                            threshold,
-                            op.reset,
-                            v[node.name],
-                            potentials=potentials[node.name][rows] if node.name in potentials else None,
-                            drive=None if op.drive is None else drive_in(op, steps, current.ndim - 1)[:, None],
-                            sent=sent.get(node.name),
-                        )
-                    else:
-                        value, v[node.name] = scan(current, threshold, op.reset, v[node.name])
-                elif isinstance(op, WinnerPool):
-                    value, v[node.name] = winners(op, inputs[0], v[node.name])
-                elif isinstance(op, Readout):
-                    value = inputs[0].expand(len(steps), *inputs[0].shape[1:])
-                else:
-                    value = apply_over_time(node, inputs, len(steps))
+
+    def __init__(self, task: Task, memory: int, start: Moment | None, replay: Replay | None) -> None:
+        start = start or beginning(task)
+        self.task = replace(task, network=_channels_last(task.network), images=task.images.contiguous())
+        self.start, self.replay, self.recorded = start, replay or Replay(), replay is None
+        self.v, self.sent = dict(start.potentials), {name: n.clone() for name, n in start.sent.items()}
+        self.done, batch = start.step, len(task.images)
+        self.chunk = steps_per_chunk(task.network, batch, task.timesteps, memory)
+        self.fixed = fixed_values(self.task)
+        needed = upstream(task.network, self.replay.given)
+        self.running = [node for node in self.task.network.nodes if node.name in needed]
+        # All steps at once, as in the event-driven engine: what stays between the values of two chunks would break the
+        # hole that the first leaves, and memory would grow with every chunk.
+        steps, like = (task.timesteps - start.step) * self.recorded, start.scores
+        self.counts: dict[str, Tensor] = {}
+        self.spikes = {name: like.new_empty(steps, batch, dtype=torch.int32) for name in task.network.neurons}
+        self.trains = task.trains_of(steps)
+        self.potentials = task.every_step(task.potentials, steps, task.network.dtype)
+        self.scores = like.new_empty(steps + 1, *like.shape) if steps else like
+        if steps:
+            self.scores[0] = like
+
+    def record(self) -> Record:
+        """See ``task.Batch``."""
+        counts = {name: count.to(torch.int32) for name, count in self.counts.items()}
+        last = self.task.network.nodes[-1].op
+        assert isinstance(last, Readout)
+        readout = (self.scores[1:] * last.scale).to(torch.promote_types(self.task.images.dtype, torch.float32))
+        negative = negative_spikes(counts, self.start.sent, self.sent)
+        return Record(readout, counts, self.spikes, self.trains, self.potentials, negative)
+
+    def moment(self) -> Moment:
+        """See ``task.Batch``."""
+        return Moment(self.done, self.v, self.scores[-1], self.sent)
+
+    def count(self, name: str, value: Tensor, rows: slice) -> None:
+        """Enter the spikes of a layer, {-1, 0, 1}, in steps of the run."""
+        # in float32, which holds these counts exactly, also where the spikes are of half precision
+        fired = _blocks(value.abs() if name in self.sent else value)
+        self.spikes[name][rows] = fired.sum(2, dtype=torch.float32)
+        count = fired.sum(0, dtype=torch.float32)
+        # chunks may lie otherwise in memory
+        count = count.as_strided(value.shape[1:], (count.stride(0), *value.stride()[2:]))
+        self.counts[name] = self.counts[name] + count if name in self.counts else count
+        if name in self.trains:
+            self.trains[name][rows] = value
+
+    def fire(self, node: Node, op: Neuron, current: Tensor, steps: range, rows: slice) -> Tensor:
+        """Spikes of a layer in a chunk, {-1, 0, 1}."""
+        name, (threshold, _) = node.name, calibrated(node.name, op)
+        current = current.expand(len(steps), *current.shape[1:])
+        spikes, self.v[name] = if_scan(
+            current,
+            threshold,
+            op.reset,
+            self.v[name],
+            potentials=self.potentials[name][rows] if self.recorded and name in self.potentials else None,
+            drive=None if op.drive is None else drive_in(op, steps, current.ndim - 1)[:, None],
+            sent=self.sent.get(name),
+        )
+        return spikes
+
+
+class Layerwise:
+    """The engine, on any device."""
+
+    def begin(
+        self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None
+    ) -> LayerwiseBatch:
+        """See ``task.Engine``."""
+        return LayerwiseBatch(task, memory, start, replay)
+
+    def advance(self, batch: LayerwiseBatch, visit: Visit | None = None) -> None:
+        """Run the next chunk and show the value of every node that runs.
+
+        Of neurons spikes in {-1, 0, 1}, of the readout what it reads, before its scale. What is fixed in time is shown
+        in the first chunk alone, with T' = 1.
+        """
+        task, network = batch.task, batch.task.network
+        steps = range(batch.done + 1, min(batch.done + batch.chunk, task.timesteps) + 1)
+        rows = slice(batch.done - batch.start.step, steps.stop - 1 - batch.start.step)
+        if visit and batch.done == batch.start.step:
+            for name, value in batch.fixed.items():
+                visit(name, value)
+
+        def enter(node: Node, op: Input) -> Tensor:
+            return task.coder.encode(task.images, task.indices, steps, task.seed, op.scale, op.amplitude)
+
+        def fire(node: Node, op: Neuron, current: Tensor) -> Tensor:
+            spikes = batch.fire(node, op, current, steps, rows)
+            if batch.recorded:
+                batch.count(node.name, spikes, rows)
+            if visit:
+                visit(node.name, spikes)
+            if node.name in batch.replay.keep:
+                batch.replay.keep[node.name][rows] = pack(spikes != 0).permute(2, 0, 1, 3)
+            if op.amplitude is not None and bool((op.amplitude != 1).any()):
+                spikes.mul_(op.amplitude)
+            return spikes
+
+        def through(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+            if isinstance(node.op, WinnerPool):
+                value, batch.v[node.name] = winners(node.op, inputs[0], batch.v[node.name])
+                return value
+            if isinstance(node.op, Readout):
+                return inputs[0].expand(len(steps), *inputs[0].shape[1:])
+            return apply_over_time(node, inputs, len(steps))
+
+        known = dict(batch.fixed)
+        for name, train in batch.replay.given.items():
+            own = train[steps.start - 1 : steps.stop - 1].to(task.images.device)
+            known[name] = unpack(own, network.shapes[name], network.dtype).mul_(
+                calibrated(name, network.neurons[name])[1]
+            )
+        for node, value in interpret(batch.running, enter, fire, through, known):
+            if visit and not isinstance(node.op, Neuron):
                 visit(node.name, value)
-                if isinstance(op, Neuron) and op.amplitude is not None and bool((op.amplitude != 1).any()):
-                    value.mul_(op.amplitude)
-                values[node.name] = value
-                del inputs, value
-            for name in set(sources):
-                waiting[name] -= 1
-                if not waiting[name]:
-                    del values[name]
-
-
-def observe(
-    task: Task,
-    memory: int,
-    visit: Callable[[Tensor], None],
-    given: Mapping[str, Tensor],
-    keep: Mapping[str, Tensor],
-) -> None:
-    """Show what the readout reads to ``visit``: see ``run.observe``; ``memory`` as in ``layerwise``."""
-    last, steps = task.network.nodes[-1].name, dict.fromkeys(keep, 0)
-
-    def choose(name: str, value: Tensor) -> None:
-        if name == last:
-            visit(value)
-        if name in keep:
-            first = steps[name]
-            steps[name] += len(value)
-            keep[name][first : steps[name]] = pack(value != 0).permute(2, 0, 1, 3)
-
-    propagate(task, steps_per_chunk(task.network, len(task.images), task.timesteps, memory), choose, given)
+            if batch.recorded and isinstance(node.op, Readout):
+                batch.scores[rows.start + 1 : rows.stop + 1] = value.double().cumsum(0) + batch.scores[rows.start]
+        batch.done = steps.stop - 1
 
 
 def steps_per_chunk(network: Network, batch: int, timesteps: int, memory: int) -> int:
@@ -170,7 +158,7 @@ def steps_per_chunk(network: Network, batch: int, timesteps: int, memory: int) -
     return max(1, min(timesteps, memory // (bytes_per_step(network) * batch)))
 
 
-def apply_over_time(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
+def apply_over_time(node: Node, inputs: Sequence[Tensor], steps: int) -> Tensor:
     """A linear operation over time and batch at once; inputs (T', B, ...) with T' = 1 for what is fixed in time."""
     if len(inputs) > 1:
         inputs = [x.expand(steps, *x.shape[1:]) for x in inputs]
@@ -179,17 +167,6 @@ def apply_over_time(node: Node, inputs: list[Tensor], steps: int) -> Tensor:
     if isinstance(node.op, Conv) and value.ndim == 4:  # of one input channel, a convolution ignores its kernel's format
         value = value.contiguous(memory_format=torch.channels_last)
     return value.reshape(time, batch, *value.shape[1:])
-
-
-@cache
-def _scan(device: str, dtype: torch.dtype) -> Scan:
-    """One kernel on GPUs, where torch comes with Triton; else a loop over the steps."""
-    if device == "cuda" and dtype in (torch.float32, torch.float64):
-        try:
-            return import_module("equispike.simulation.fused").fused_scan
-        except ImportError:
-            return if_scan
-    return if_scan
 
 
 def _blocks(value: Tensor) -> Tensor:

@@ -5,62 +5,24 @@ them; what these cannot express is computed densely, for that node alone; views 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
+from typing import Any
 
 import torch
 
 from equispike.functional.coding import Coder, Poisson
+from equispike.functional.integrate import if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, WinnerPool
-from equispike.simulation import actions
-from equispike.simulation.layout import extent, padded, widen
-from equispike.simulation.machine import Machine
-from equispike.simulation.neurons import SIGNS, Driven
-from equispike.simulation.record import upstream
-from equispike.simulation.state import State
-from equispike.simulation.views import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
-
-
-@dataclass(frozen=True, eq=False)
-class Action:
-    """What one node needs done in every chunk.
-
-    Attributes:
-        node: whose value comes about.
-        run: does it.
-        reads: trains and dense values that it reads; ``last_read``: those that nobody reads afterwards.
-        writes: trains and dense values that it leaves, and their bytes per image and step.
-    """
-
-    node: Node
-    run: Callable[[State], None]
-    reads: tuple[str, ...]
-    writes: Mapping[str, int]
-    last_read: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Actions in order.
-
-    Attributes:
-        needed: nodes whose values come about, beside those of neurons that are given.
-        bytes_per_step: the largest sum of trains and dense values of one image and step that are alive at once.
-        events: by convolution or linear layer in front of neurons, the additions it costs over the multiplications
-            that it would cost densely, per unit of the rates of the trains named.
-    """
-
-    actions: tuple[Action, ...]
-    needed: frozenset[str]
-    bytes_per_step: int
-    events: Mapping[str, Mapping[str, float]]
-
-    def steps_per_chunk(self, batch: int, timesteps: int, memory: int, longest: int, besides: int = 0) -> int:
-        """Steps whose spikes, dense values where there are any, and ``besides`` bytes fit into ``memory`` bytes."""
-        return max(1, min(timesteps, longest, memory // ((self.bytes_per_step + besides) * batch)))
+from equispike.simulation.currents import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
+from equispike.simulation.layerwise import apply_over_time
+from equispike.simulation.state import SIGNS, Action, Driven, Machine, Plan, State, trains_of
+from equispike.simulation.stepwise import drive_in, winners
+from equispike.simulation.task import upstream
+from equispike.simulation.trains import extent, padded, widen
 
 
 @lru_cache(maxsize=4)
@@ -166,7 +128,7 @@ class _Planner:
         else:
             for source in node.inputs:
                 self._densify(source)
-            dense = actions.choose if isinstance(op, WinnerPool) else actions.apply
+            dense = pass_winners if isinstance(op, WinnerPool) else apply
             self._compute(node, partial(dense, node=node), node.inputs)
 
     def replay(self, node: Node) -> None:
@@ -179,7 +141,7 @@ class _Planner:
         shape = self.network.shapes[node.name]
         _, amplitude = calibrated(node.name, op)
         sizes = (amplitude, -amplitude) if op.signed else (amplitude,)
-        views = (whole(train, shape, size) for train, size in zip(_trains(node.name, op), sizes))
+        views = (whole(train, shape, size) for train, size in zip(trains_of(node.name, op), sizes))
         self.values[node.name] = Spikes(tuple(views), shape)
 
     def _fire(self, node: Node, op: Neuron) -> None:
@@ -194,9 +156,9 @@ class _Planner:
             current, drive = replace(current, bias=bias), None
         neurons = Driven(theta, op.reset, op.signed, None if drive is None else widen(drive, len(theta)))
         layer = self.machine.Layer(current, self.network, self.choose, neurons)
-        fire = partial(actions.fire, machine=self.machine, name=name, layer=layer)
-        writes = {train: size for own in _trains(name, op) for train, size in self._train_size(own, name).items()}
-        self._act(node, fire, self._reads(current), writes)
+        run = partial(fire, machine=self.machine, name=name, layer=layer)
+        writes = {train: size for own in trains_of(name, op) for train, size in self._train_size(own, name).items()}
+        self._act(node, run, self._reads(current), writes)
         self._spikes(node, op)
 
     def _input(self, node: Node) -> None:
@@ -208,7 +170,7 @@ class _Planner:
             views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
             self.values[name] = Spikes(tuple(views), shape)
         elif self.spike is None:
-            self._compute(node, partial(actions.present, name=name), ())
+            self._compute(node, partial(present, name=name), ())
         else:
             self.fixed.add(name)
             self.dense.add(name)
@@ -256,7 +218,7 @@ class _Planner:
             return
         self._densify(name)
         if self.scored:
-            self._act(node, partial(actions.score, name=name, scale=op.scale), node.inputs, {})
+            self._act(node, partial(score, name=name, scale=op.scale), node.inputs, {})
 
     def _densify(self, name: str) -> None:
         """See to it that the node's dense value is there from here on."""
@@ -285,11 +247,6 @@ class _Planner:
         return {train: self.machine.bytes_per_step(self.network.shapes[name])}
 
 
-def _trains(name: str, op: Neuron) -> tuple[str, ...]:
-    """Names of the trains of a neuron layer: one, or of signed neurons one for each sign."""
-    return tuple(name + sign for sign in SIGNS) if op.signed else (name,)
-
-
 def _events(current: Current, op: Conv | Linear) -> dict[str, float]:
     """Additions of a current per output, for trains that spike in every step, over those of the dense operation."""
     _, rows, cols = extent(current.shape)
@@ -298,3 +255,50 @@ def _events(current: Current, op: Conv | Linear) -> dict[str, float]:
         reads = prod(float((ranges[..., 1] - ranges[..., 0]).sum()) for ranges in (term.rows, term.cols))
         found[term.train] = found.get(term.train, 0.0) + reads / (rows * cols) * term.extent[0] / op.weight[0].numel()
     return found
+
+
+def present(state: State, name: str) -> None:
+    """The input of a coder whose values are not spikes of one size."""
+    state.dense[name] = state.encode(steps=state.steps)
+
+
+def apply(state: State, node: Node) -> None:
+    """A linear operation on dense values."""
+    inputs = [state.value(name) for name in node.inputs]
+    state.dense[node.name] = apply_over_time(node, inputs, len(state.steps))
+
+
+def pass_winners(state: State, node: Node) -> None:
+    """A winner pool, on dense values."""
+    assert isinstance(node.op, WinnerPool)
+    state.dense[node.name], state.pools[node.name] = winners(
+        node.op, state.value(node.inputs[0]), state.pools[node.name]
+    )
+
+
+def fire(state: State, machine: Machine, name: str, layer: Any) -> None:
+    """Neurons, in the machine; where potentials after each step are recorded, outside too, from their currents."""
+    if name in state.potentials:
+        machine.emit(state, name, layer)
+        current, op = state.dense.pop(name), state.network.neurons[name]
+        threshold, _ = calibrated(name, op)
+        current = current.expand(len(state.steps), *current.shape[1:])
+        by_step = op.drive is not None and len(op.drive) > 1  # one that is the same in every step is in the current
+        if_scan(
+            current,
+            threshold,
+            op.reset,
+            state.neurons.v[name],
+            potentials=state.potentials[name][state.rows],
+            drive=drive_in(op, state.steps, current.ndim - 1)[:, None] if by_step else None,
+            sent=state.neurons.sent.get(name),
+        )
+    machine.fire(state, name, layer)
+
+
+def score(state: State, name: str, scale: float) -> None:
+    """What the readout reads, added up."""
+    value = state.value(name).double()
+    sums = torch.cat([state.sums[None], value.expand(len(state.steps), *value.shape[1:])]).cumsum(0)
+    state.readout[state.rows] = sums[1:] * scale
+    state.sums = sums[-1]

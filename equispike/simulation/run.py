@@ -3,9 +3,10 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -21,17 +22,31 @@ from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
 from equispike.shown import frame, html_table
-from equispike.simulation import events, layerwise, on_gpu
-from equispike.simulation.early_exit import Stop, until_settled
-from equispike.simulation.record import Engine, Observer, Record, Task, check_room, join, neuron_layers
-from equispike.simulation.stepwise import stepwise
+from equispike.simulation import events
+from equispike.simulation.gpu.engine import Gpu
+from equispike.simulation.layerwise import Layerwise
+from equispike.simulation.stepwise import Stepwise
+from equispike.simulation.stop import Stop, until_settled
+from equispike.simulation.task import (
+    Engine,
+    Record,
+    Replay,
+    Task,
+    Visit,
+    check_room,
+    join,
+    neuron_layers,
+    run,
+    silent,
+    watch,
+)
 
 EngineName = Literal["auto", "stepwise", "layerwise", "events", "gpu"]
 ENGINES: Mapping[str, Engine] = {
-    "stepwise": stepwise,
-    "layerwise": layerwise.layerwise,
-    "events": events.events,
-    "gpu": on_gpu.gpu,
+    "stepwise": Stepwise(),
+    "layerwise": Layerwise(),
+    "events": events.Events(),
+    "gpu": Gpu(),
 }
 
 MEMORY = {"cpu": 32 * 2**20}
@@ -48,6 +63,7 @@ class Run:
     """A simulation of B images over T steps.
 
     Attributes:
+        task: what was run: network, images, their numbers, coder and seed.
         readout: cumulative class score after each step, (T, B, classes); divided by the step's number it estimates the
             trained network's output. Of a network with other outputs (T, B, *outputs), see ``analysis.values``.
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32; negative ones count as well.
@@ -63,6 +79,7 @@ class Run:
         negative: of ``counts``, the negative spikes of layers whose neurons are signed, (B, *features), int32.
     """
 
+    task: Task
     readout: Tensor
     counts: Mapping[str, Tensor]
     spikes: Mapping[str, Tensor]
@@ -160,8 +177,8 @@ def simulate(
             or a shard draws what the whole run would.
         engine: "stepwise" is the specification; the others do the same faster: "layerwise" by one dense operation for
             many steps, "events" by additions where there are spikes (on CPUs, if its core was compiled), "gpu" by
-            products of bytes on a GPU's tensor cores. "auto" chooses: events or gpu where it can, but for layers that
-            are faster otherwise.
+            products of bytes on a GPU's tensor cores. "auto" chooses: on CPUs events where it can, but for layers that
+            are faster otherwise, else layerwise.
         batch_size: images simulated together, by default 32, on GPUs 512. Results do not depend on it, but for the last
             bit of sums that torch computes (see docs/simulation.md).
         memory: budget in bytes for the values of one chunk of steps, by default 32 MiB, on GPUs 1 GiB.
@@ -198,30 +215,29 @@ def simulate(
         raise SimulationError(f"indices of type {indices.dtype}: give integers")
     indices = indices.to(images.device, torch.int64)
     size = min(batch_size, len(images))
-    chosen = ENGINES[engine] if engine != "auto" else automatic(network)[0]
+    chosen = ENGINES[engine] if engine != "auto" else automatic(network)
 
     kept = neuron_layers(network, "trains", trains), neuron_layers(network, "potentials", potentials)
     task = Task(network, images, indices, timesteps, coder, seed, *kept)
     check_room(task)
 
-    def run(engine: Engine, part: Task) -> tuple[Record, Tensor]:
+    def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
             return until_settled(engine, part, memory, stop)
-        record, _ = engine(part, memory, None)
-        return record, torch.full_like(part.indices, timesteps)
+        return run(engine, part, memory).record(), torch.full_like(part.indices, timesteps)
 
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):
         starts = range(0, len(images), size)
         batches = (task.of(slice(at, at + size)) for at in starts) if len(starts) > 1 else (task,)
-        records, steps = zip(*(run(chosen, part) for part in batches), strict=True)
+        records, steps = zip(*(finished(chosen, part) for part in batches), strict=True)
         record = join(records)
         if images.is_cuda:  # what was asked for is done only now
             torch.cuda.synchronize(images.device)
         seconds = time.perf_counter() - began
-        mismatch = _mismatch(record, run(stepwise, task.of(slice(verify)))[0]) if verify else None
+        mismatch = _mismatch(record, finished(ENGINES["stepwise"], task.of(slice(verify)))[0]) if verify else None
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    return Run(**vars(record), neurons=neurons, steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
+    return Run(task, **vars(record), neurons=neurons, steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
 
 
 def check_arguments(
@@ -254,35 +270,41 @@ def default_memory(network: Network) -> int:
     return MEMORY.get(network.device.type, MEMORY_ELSEWHERE)
 
 
-def automatic(network: Network) -> tuple[Engine, Observer]:
-    """The fastest engine that can run this network here, and how it is observed."""
-    if on_gpu.suits(network):
-        return on_gpu.gpu, on_gpu.observe
-    if _event_driven(network):
-        return partial(events.events, adapt=True), events.observe
-    return layerwise.layerwise, layerwise.observe
+def automatic(network: Network) -> Engine:
+    """The fastest engine that can run this network here.
+
+    The engine for GPUs' tensor cores, which was not measured on any yet, runs by name alone.
+    """
+    return events.Events(choose=True, adapt=True) if _event_driven(network) else ENGINES["layerwise"]
 
 
 def observe(
-    task: Task,
-    visit: Callable[[Tensor], None],
-    given: Mapping[str, Tensor],
-    keep: Mapping[str, Tensor],
+    task: Task, visit: Callable[[Tensor], None], given: Mapping[str, Tensor], keep: Mapping[str, Tensor]
 ) -> None:
     """Show what the readout reads to ``visit``, chunk by chunk, (T', B, *features), or T' = 1 if it is fixed in time.
 
     Args:
         task: one batch.
-        given: spikes in all steps of layers that need not run; only what the readout needs beside them runs.
-        keep: filled with the spikes of layers that do. Both are bits, (T, B, *train_bytes(layer's shape)), uint8.
+        given, keep: see ``task.Replay``.
     """
     if signed := [name for name, op in task.network.neurons.items() if op.signed]:
         raise SimulationError(
             f"{signed[0]}: thresholds are measured on spikes that are all positive. Make neurons signed afterwards"
         )
-    _, observer = automatic(task.network)
+    last = task.network.nodes[-1].name
+
+    def see(name: str, value: Tensor) -> None:
+        if name == last:
+            visit(value)
+
     with full_precision(task.network.device):
-        observer(task, default_memory(task.network), visit, given, keep)
+        watch(automatic(task.network), task, default_memory(task.network), see, Replay(given, keep))
+
+
+def watch_all(task: Task, visit: Visit, memory: int | None = None) -> None:
+    """Show the value of every node to ``visit``, chunk by chunk: see ``Layerwise.advance``."""
+    with full_precision(task.network.device):
+        watch(ENGINES["layerwise"], task, memory or default_memory(task.network), visit)
 
 
 def _event_driven(network: Network) -> bool:
@@ -315,3 +337,44 @@ def _mismatch(record: Record, reference: Record) -> float:
     """Share of neurons whose count differs, over the images that the reference holds."""
     differing = sum(int((record.counts[name][: len(c)] != c).sum()) for name, c in reference.counts.items())
     return differing / sum(c.numel() for c in reference.counts.values())
+
+
+def stages(
+    network: Network,
+    images: Tensor,
+    steps: Sequence[int],
+    coder: Coder | None = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
+) -> Iterator[Run]:
+    """For each T in ``steps`` the run that ``simulate`` gives; each goes on where the one before stopped.
+
+    All images are one batch, so pass some dozens at most.
+
+    Args:
+        steps: increasing, each at least 1.
+        network, images, coder, seed, indices: as in ``simulate``.
+    Raises:
+        SimulationError, ConversionError: as ``simulate``.
+    """
+    if not steps or any(a >= b for a, b in pairwise(steps)):
+        raise SimulationError(f"steps: {list(steps)} do not increase. Give at least one number of steps, in order")
+    check_arguments(network, steps[0], "auto")
+    images = network.check_images(images)
+    indices = torch.arange(len(images)) if indices is None else indices
+    indices = indices.to(images.device, torch.int64)
+    neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
+    task = Task(network, images, indices, steps[-1], Constant() if coder is None else coder, seed)
+    engine, whole, seconds = automatic(network), silent(task, len(images)), 0.0
+    start, everyone = None, torch.arange(len(images), device=images.device)
+    for done, end in zip((0, *steps), steps):
+        began = time.perf_counter()
+        with torch.no_grad(), full_precision(network.device):
+            batch = run(engine, task.until(end), default_memory(network), start)
+            whole.enter(batch.record(), done, everyone)
+            start = batch.moment()
+        seconds += time.perf_counter() - began
+        counts, negative = ({n: own.clone() for n, own in x.items()} for x in (whole.counts, whole.negative))
+        spikes = {name: layer[:end].clone() for name, layer in whole.spikes.items()}
+        seen = Record(whole.readout[:end].clone(), counts, spikes, negative=negative)
+        yield Run(task.until(end), **vars(seen), neurons=neurons, steps=torch.full_like(indices, end), seconds=seconds)

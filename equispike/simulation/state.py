@@ -1,18 +1,135 @@
-"""What changes while a plan runs on a batch."""
+"""What changes while a plan runs on a batch; and what it asks of a machine that computes layers, a CPU or a GPU."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
+from math import prod
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from equispike.functional.coding import Poisson, key_for
-from equispike.simulation.fixed import fixed_values
-from equispike.simulation.layout import to_positions
-from equispike.simulation.machine import Machine
-from equispike.simulation.record import Moment, Task
+from equispike.functional.integrate import Reset
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Neuron
+from equispike.simulation.constant import fixed_values
+from equispike.simulation.currents import Current
 from equispike.simulation.stepwise import beginning, sums_of_pools
+from equispike.simulation.task import Moment, Record, Replay, Task
+from equispike.simulation.trains import layer_at, padded, to_positions, train_bytes, unpack
+
+SIGNS = "+", "-"
+"""Endings of the names of two trains: those of the input, and of layers that take spikes back."""
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""Features of layers, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """The neurons of a layer, with numbers for its channels in whole slabs.
+
+    Attributes:
+        threshold: (channels,), infinite where there is no channel.
+        reset: "subtract" or "zero".
+        signed: spikes are taken back.
+        drive: by step, (S, channels), S > 1; None where there is none, and where it is the same in every step: then it
+            is a part of the bias.
+    """
+
+    threshold: Tensor
+    reset: Reset
+    signed: bool = False
+    drive: Tensor | None = None
+
+    def drive_in(self, steps: range) -> Tensor | None:
+        """The drive in some steps, (T', channels)."""
+        return None if self.drive is None else self.drive[[min(t, len(self.drive)) - 1 for t in steps]]
+
+
+def trains_of(name: str, op: Neuron) -> tuple[str, ...]:
+    """Names of the trains of a neuron layer: one, or of signed neurons one for each sign."""
+    return tuple(name + sign for sign in SIGNS) if op.signed else (name,)
+
+
+class Neurons(Protocol):
+    """All neurons that run, laid out as the machine likes."""
+
+    @property
+    def v(self) -> Mapping[str, Tensor]:
+        """Potentials by layer, (B, *features), views."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, Tensor]:
+        """Spikes since the run began by layer, (B, *features), int32; negative ones count as well."""
+        ...
+
+    @property
+    def negative(self) -> Mapping[str, Tensor]:
+        """Of these, the negative ones of signed layers."""
+        ...
+
+    @property
+    def sent(self) -> Mapping[str, Tensor]:
+        """Of signed layers, the spikes since the first step less the negative ones, of the network's type."""
+        ...
+
+    def begin(self, sent: Mapping[str, Tensor]) -> None:
+        """Signed layers go on from what they have sent."""
+        ...
+
+    @property
+    def fired(self) -> Mapping[str, Tensor]:
+        """Spikes by layer in each step, (T, B), int32, views."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ByLayer(Mapping[str, Tensor]):
+    """Tensors by layer, made when they are looked at: all of a small network's would take as long as its spikes."""
+
+    shapes: Shapes
+    make: Callable[[str], Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def extents(shapes: Shapes) -> list[tuple[int, int]]:
+    """Positions of each layer, and its channels in whole slabs."""
+    return [(prod(space), padded(channels)) for channels, *space in shapes.values()]
+
+
+def by_layer(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | None = None) -> ByLayer:
+    """Features (B, *shape) of layers that lie one after the other, each (B, positions, channels in whole slabs).
+
+    Views, unless another type is asked for.
+    """
+    return ByLayer(shapes, partial(_features, numbers, images, shapes, dtype))
+
+
+def _features(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | None, name: str) -> Tensor:
+    first = 0
+    for (positions, channels), (other, shape) in zip(extents(shapes), shapes.items()):
+        if other == name:
+            view = layer_at(torch.as_tensor(numbers), images, shape, first)
+            return view.to(dtype or view.dtype)
+        first += images * positions * channels
+    raise KeyError(name)
+
+
+def by_step(fired: Tensor, shapes: Shapes) -> dict[str, Tensor]:
+    """Spikes in each step, (T, B), of layers whose spikes by image and step are (layers, B, T); views."""
+    return dict(zip(shapes, fired.transpose(1, 2).unbind()))
 
 
 class Based(Protocol):
@@ -27,6 +144,45 @@ class Based(Protocol):
     bias: Tensor | None
     dense: tuple[tuple[str, float], ...]
     channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """What one node needs done in every chunk.
+
+    Attributes:
+        node: whose value comes about.
+        run: does it.
+        reads: trains and dense values that it reads; ``last_read``: those that nobody reads afterwards.
+        writes: trains and dense values that it leaves, and their bytes per image and step.
+    """
+
+    node: Node
+    run: Callable[["State"], None]
+    reads: tuple[str, ...]
+    writes: Mapping[str, int]
+    last_read: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Actions in order.
+
+    Attributes:
+        needed: nodes whose values come about, beside those of neurons that are given.
+        bytes_per_step: the largest sum of trains and dense values of one image and step that are alive at once.
+        events: by convolution or linear layer in front of neurons, the additions it costs over the multiplications
+            that it would cost densely, per unit of the rates of the trains named.
+    """
+
+    actions: tuple[Action, ...]
+    needed: frozenset[str]
+    bytes_per_step: int
+    events: Mapping[str, Mapping[str, float]]
+
+    def steps_per_chunk(self, batch: int, timesteps: int, memory: int, longest: int, besides: int = 0) -> int:
+        """Steps whose spikes, dense values where there are any, and ``besides`` bytes fit into ``memory`` bytes."""
+        return max(1, min(timesteps, longest, memory // ((self.bytes_per_step + besides) * batch)))
 
 
 class State:
@@ -44,20 +200,25 @@ class State:
         readout: cumulative scores after each step, (T, B, *classes). Runs without ``scored`` have none: where a wide
             layer is observed, all steps would not fit into memory.
         task: what is simulated, and ``batch``, the number of its images.
-        given: trains of all steps that are known, (T, B, positions, bytes).
+        plan: what is done in the next chunk; ``first_plan``: in the first one.
+        given: trains of all steps that are known, (T, B, positions, bytes); ``keep``: those that are kept.
     """
 
     def __init__(
         self,
-        machine: Machine,
-        needed: Collection[str],
+        machine: "Machine",
+        plan: Plan,
         task: Task,
-        given: Mapping[str, Tensor],
+        memory: int,
         start: Moment | None = None,
-        scored: bool = True,
+        replay: Replay | None = None,
     ) -> None:
+        self.plan = self.first_plan = plan
+        self.memory, self.scored = memory, replay is None
+        needed, scored = plan.needed, self.scored
         network, images = task.network, task.images.contiguous()
-        self.network, self.images, self.given, self.task = network, images, given, task
+        self.network, self.images, self.task = network, images, task
+        self.given: Mapping[str, Tensor] = replay.given if replay else {}
         self.batch = batch = len(images)
         op = network.input
         self.encode = partial(
@@ -88,6 +249,42 @@ class State:
             self.neurons.begin(start.sent)
             self.pools = {name: v for name, v in start.potentials.items() if name in needed and name not in shapes}
             self.sums = start.scores.clone()
+
+        sizes = {train: train_bytes(network.shapes[name]) for name in task.trains for train in self.kept(name)}
+        bits = {n: task.indices.new_empty(steps, batch, *size, dtype=torch.uint8) for n, size in sizes.items()}
+        self.keep: Mapping[str, Tensor] = replay.keep if replay else bits
+
+    def kept(self, name: str) -> tuple[str, ...]:
+        """Names of the trains of a neuron layer: one, or of signed neurons one for each sign."""
+        return trains_of(name, self.network.neurons[name])
+
+    @property
+    def done(self) -> int:
+        """The last step that was run."""
+        return self.steps.stop - 1
+
+    def next_chunk(self, longest: int) -> None:
+        """Go on to as many steps as fit into the memory."""
+        # for potentials, currents come to memory too: see plan.fire
+        currents = max((v[0, 0].numel() * v.itemsize for v in self.potentials.values()), default=0)
+        chunk = self.plan.steps_per_chunk(self.batch, self.task.timesteps, self.memory, longest, currents)
+        self.steps = range(self.steps.stop, min(self.steps.stop + chunk, self.task.timesteps + 1))
+
+    def record(self) -> Record:
+        """See ``task.Batch``."""
+        trains: dict[str, Tensor] = {}
+        for name in self.task.trains:
+            positive, *negative = (self.keep[train] for train in self.kept(name))
+            shape, kind = self.network.shapes[name], torch.int8 if negative else torch.bool
+            trains[name] = unpack(positive, shape, kind)
+            for own in negative:
+                trains[name] -= unpack(own, shape, kind)
+        own = self.neurons
+        return Record(self.readout, own.counts, own.fired, trains, self.potentials, own.negative)
+
+    def moment(self) -> Moment:
+        """See ``task.Batch``."""
+        return Moment(self.done, {**self.neurons.v, **self.pools}, self.sums, self.neurons.sent)
 
     @cached_property
     def draws(self) -> tuple[Tensor, Tensor, int]:
@@ -121,3 +318,56 @@ class State:
         if all(name in self.fixed for name, _ in layer.dense):
             self.bases[layer] = base
         return base
+
+
+class Machine(Protocol):
+    """A machine. Trains in a state are laid out as it likes."""
+
+    @property
+    def Layer(self) -> type[Any]:
+        """``Layer(current, network, choose, neurons)`` prepares a current, and neurons if it drives any (or None).
+
+        With ``choose``, by all ways between which it may choose as it runs.
+        """
+        ...
+
+    @property
+    def Neurons(self) -> Callable[[Network, Shapes, int, int], Neurons]:
+        """``Neurons(network, shapes, images, steps)``: of layers of these shapes, without potential."""
+        ...
+
+    def suits(self, current: Current) -> bool:
+        """Whether it can compute this current."""
+        ...
+
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Whether it is fast too where most neurons spike."""
+        ...
+
+    def fire(self, state: State, name: str, layer: Any) -> None:
+        """Run neurons, and the current that drives them, through the chunk; leaves their train."""
+        ...
+
+    def emit(self, state: State, name: str, layer: Any) -> None:
+        """Leave a current as a dense value."""
+        ...
+
+    def score(self, state: State, layer: Any, scale: float) -> None:
+        """Add a current, of a vector, to the scores."""
+        ...
+
+    def replay(self, state: State, name: str) -> None:
+        """Take a train from those that are given."""
+        ...
+
+    def draw(self, state: State, name: str) -> None:
+        """Leave Poisson spikes of the input, those of either sign as a train of their own."""
+        ...
+
+    def packed(self, state: State, name: str) -> Tensor:
+        """A train as bits, (T', B, positions, bytes)."""
+        ...
+
+    def bytes_per_step(self, shape: tuple[int, ...]) -> int:
+        """Of the train of a layer of this shape, and one image."""
+        ...

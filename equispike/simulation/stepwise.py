@@ -1,6 +1,7 @@
 """The specification: time outside, layers inside, one step at a time. Plain and slow; never optimised."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,76 +11,107 @@ from equispike.functional.integrate import if_step, signed_step
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout, WinnerPool
-from equispike.simulation.pooling import winners
-from equispike.simulation.record import Moment, Record, Resume, Task, negative_spikes
+from equispike.simulation.task import Moment, Record, Replay, Task, Visit, negative_spikes
 
 
-def stepwise(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Resume]:
-    """Run one batch up to step T; ``memory`` is without effect here. Every other engine must give the same record.
+@dataclass(eq=False)
+class StepwiseBatch:
+    """A batch on its way, and all that was seen of it."""
 
-    A ``start`` in the middle gives the record of the steps behind it.
-    """
-    network, images = task.network, task.images
-    start = start or beginning(task)
-    v, sent, total = dict(start.potentials), dict(start.sent), start.scores
-    readout: list[Tensor] = []
-    counts = {name: images.new_zeros(len(images), *network.shapes[name], dtype=torch.int32) for name in network.neurons}
-    spikes: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
-    trains: dict[str, list[Tensor]] = {name: [] for name in task.trains}
-    potentials: dict[str, list[Tensor]] = {name: [] for name in task.potentials}
-    last = network.nodes[-1]
-    assert isinstance(last.op, Readout)
-    for values in steps(task, v, start.step, sent):
-        total = total + values[last.inputs[0]].double()
-        readout.append((total * last.op.scale).to(torch.promote_types(images.dtype, torch.float32)))
-        for name in network.neurons:
+    task: Task
+    start: Moment
+
+    def __post_init__(self) -> None:
+        task = self.task
+        self.done, self.total = self.start.step, self.start.scores
+        self.v, self.sent = dict(self.start.potentials), dict(self.start.sent)
+        self.readout: list[Tensor] = []
+        self.spikes: dict[str, list[Tensor]] = {name: [] for name in task.network.neurons}
+        self.trains: dict[str, list[Tensor]] = {name: [] for name in task.trains}
+        self.potentials: dict[str, list[Tensor]] = {name: [] for name in task.potentials}
+        self.counts = {
+            name: task.images.new_zeros(len(task.images), *task.network.shapes[name], dtype=torch.int32)
+            for name in task.network.neurons
+        }
+
+    def record(self) -> Record:
+        """See ``task.Batch``."""
+        kept = self.spikes, self.trains, self.potentials
+        spikes, trains, potentials = ({name: torch.stack(layer) for name, layer in own.items()} for own in kept)
+        negative = negative_spikes(self.counts, self.start.sent, self.sent)
+        return Record(torch.stack(self.readout), self.counts, spikes, trains, potentials, negative)
+
+    def moment(self) -> Moment:
+        """See ``task.Batch``."""
+        return Moment(self.done, self.v, self.total, self.sent)
+
+
+class Stepwise:
+    """The specification as an engine. Every other one must give the same record."""
+
+    def begin(
+        self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None
+    ) -> StepwiseBatch:
+        """See ``task.Engine``; ``memory`` and ``replay`` are without effect here."""
+        return StepwiseBatch(task, start or beginning(task))
+
+    def advance(self, batch: StepwiseBatch, visit: Visit | None = None) -> None:
+        """Run the next step, and show the value of every node."""
+        batch.done += 1
+        values = step(batch.task, batch.done, batch.v, batch.sent)
+        last = batch.task.network.nodes[-1]
+        assert isinstance(last.op, Readout)
+        batch.total = batch.total + values[last.inputs[0]].double()
+        batch.readout.append(
+            (batch.total * last.op.scale).to(torch.promote_types(batch.task.images.dtype, torch.float32))
+        )
+        for name in batch.spikes:
             fired = (values[name] != 0).to(torch.int32)
-            counts[name] += fired
-            spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
-        for name, train in trains.items():
-            train.append(values[name].sign().to(torch.int8) if name in sent else values[name] != 0)
-        for name, own in potentials.items():
-            own.append(v[name])
-    by_step = ({name: torch.stack(layer) for name, layer in own.items()} for own in (spikes, trains, potentials))
-    record = Record(torch.stack(readout), counts, *by_step, negative_spikes(counts, start.sent, sent))
-    return record, lambda: Moment(task.timesteps, v, total, sent)
+            batch.counts[name] += fired
+            batch.spikes[name].append(fired.flatten(1).sum(1, dtype=torch.int32))
+        for name, train in batch.trains.items():
+            train.append(values[name].sign().to(torch.int8) if name in batch.sent else values[name] != 0)
+        for name, own in batch.potentials.items():
+            own.append(batch.v[name])
+        for name, value in values.items():
+            if visit:
+                visit(name, value[None])
 
 
-def steps(
-    task: Task, v: dict[str, Tensor] | None = None, done: int = 0, sent: dict[str, Tensor] | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Yield every node's value, step after step: currents of linear nodes, spikes (0 or the amplitude) of neurons.
+def steps(task: Task, v: dict[str, Tensor] | None = None) -> Iterator[dict[str, Tensor]]:
+    """Yield every node's value, step after step: see :func:`step`, which brings the potentials ``v`` up to date."""
+    start = beginning(task)
+    v, sent = dict(start.potentials) if v is None else v, dict(start.sent)
+    for t in range(1, task.timesteps + 1):
+        yield step(task, t, v, sent)
 
-    Potentials ``v`` (and sums of winner pools) after the ``done`` steps before, and what signed neurons have ``sent``,
-    are brought up to date on the way.
+
+def step(task: Task, t: int, v: dict[str, Tensor], sent: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every node's value in step t: currents of linear nodes, spikes (0 or the amplitude, with its sign) of neurons.
+
+    Potentials ``v`` (and sums of winner pools) after the steps before, and what signed neurons have ``sent``, are
+    brought up to date.
     """
-    network, coder = task.network, task.coder
-    v = initial_potentials(network, task.indices, task.seed) if v is None else v
-    sent = nothing_sent(network, len(task.images)) if sent is None else sent
-    for t in range(done + 1, task.timesteps + 1):
-        values: dict[str, Tensor] = {}
-        for node in network.nodes:
-            op, inputs = node.op, [values[name] for name in node.inputs]
-            if isinstance(op, Input):
-                (values[node.name],) = coder.encode(
-                    task.images, task.indices, range(t, t + 1), task.seed, op.scale, op.amplitude
-                )
-            elif isinstance(op, Neuron):
-                threshold, amplitude = calibrated(node.name, op)
-                current = inputs[0] if op.drive is None else inputs[0] + drive_in(op, range(t, t + 1), inputs[0].ndim)
-                if op.signed:
-                    values[node.name], v[node.name], sent[node.name] = signed_step(
-                        current, v[node.name], sent[node.name], threshold, amplitude
-                    )
-                else:
-                    values[node.name], v[node.name] = if_step(current, v[node.name], threshold, op.reset, amplitude)
-            elif isinstance(op, WinnerPool):
-                (values[node.name],), v[node.name] = winners(op, inputs[0][None], v[node.name])
-            elif isinstance(op, Readout):
-                values[node.name] = inputs[0].double() * op.scale
+    values: dict[str, Tensor] = {}
+    for node in task.network.nodes:
+        op, inputs, name = node.op, [values[name] for name in node.inputs], node.name
+        if isinstance(op, Input):
+            given = task.images, task.indices, range(t, t + 1), task.seed, op.scale, op.amplitude
+            (values[name],) = task.coder.encode(*given)
+        elif isinstance(op, Neuron):
+            threshold, amplitude = calibrated(name, op)
+            current = inputs[0] if op.drive is None else inputs[0] + drive_in(op, range(t, t + 1), inputs[0].ndim)
+            if op.signed:
+                values[name], v[name], sent[name] = signed_step(current, v[name], sent[name], threshold, amplitude)
             else:
-                values[node.name] = op(*inputs)
-        yield values
+                values[name], v[name] = if_step(current, v[name], threshold, op.reset, amplitude)
+        elif isinstance(op, WinnerPool):
+            (values[name],), v[name] = winners(op, inputs[0][None], v[name])
+        elif isinstance(op, Readout):
+            values[name] = inputs[0].double() * op.scale
+        else:
+            values[name] = op(*inputs)
+    return values
 
 
 def beginning(task: Task) -> Moment:
@@ -92,9 +124,9 @@ def beginning(task: Task) -> Moment:
 
 def nothing_sent(network: Network, images: int) -> dict[str, Tensor]:
     """Of signed neuron layers, what they have sent before the first step: zeros, (B, *features)."""
-    kind = {"dtype": torch.promote_types(network.dtype, torch.float32), "device": network.device}
+    dtype = torch.promote_types(network.dtype, torch.float32)
     signed = (name for name, op in network.neurons.items() if op.signed)
-    return {name: torch.zeros(images, *network.shapes[name], **kind) for name in signed}
+    return {name: torch.zeros(images, *network.shapes[name], dtype=dtype, device=network.device) for name in signed}
 
 
 def drive_in(op: Neuron, steps: range, rank: int) -> Tensor:
@@ -132,3 +164,20 @@ def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dic
         for node in network.nodes
         if isinstance(node.op, WinnerPool) and node.name in wanted
     }
+
+
+def winners(op: WinnerPool, inputs: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """What passes in each of some steps (see ``ops.WinnerPool``).
+
+    Sums are float64, so that spikes of one size, and currents that stay the same, add up exactly.
+
+    Args:
+        inputs: spikes or currents, (T', B, C, *space).
+        total: their sums over all steps before, (B, C, *space), float64.
+    Returns:
+        what passes, (T', B, C, *windows), and the sums after the last step.
+    """
+    sums = torch.cat([total[None], inputs]).cumsum(0)
+    largest = op(sums.flatten(0, 1))
+    largest = largest.view(*sums.shape[:2], *largest.shape[1:])
+    return (largest[1:] - largest[:-1]).to(inputs.dtype), sums[-1]

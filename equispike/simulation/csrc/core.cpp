@@ -138,7 +138,7 @@ void bind(nb::module_ &module, const char *layer, const char *neurons) {
 NB_MODULE(_core, module) {
   using nb::literals::operator""_a;
   using equispike::Train;
-  module.attr("interface") = 2;  // the number that core.py asks for
+  module.attr("interface") = 2;  // the number that trains.py asks for
   nb::class_<Train>(module, "Train")
       .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t>(), "images"_a, "positions"_a, "steps"_a, "channels"_a)
       .def_prop_ro("bits", &Train::seen, equispike::shared, "(images, positions, steps, bytes).");

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Op, Pad
-from equispike.simulation.layout import Integers, as_integers, extent
+from equispike.simulation.trains import Integers, as_integers, extent
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of source positions, one for each position of an axis; (0, 0) where there is nothing."""

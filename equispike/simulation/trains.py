@@ -1,16 +1,42 @@
-"""Features as the core lays them out: positions, then steps, then channels; spikes as bits.
+"""The compiled core, and features as it lays them out: positions, then steps, then channels; spikes as bits.
 
 A *train* holds the spikes of a layer in some steps, (B, positions, T', bytes), uint8: the channels of one position and
 step are the bits of whole 64-bit words, the first channel lowest.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from math import frexp, prod
+from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from equispike.errors import SimulationError
+
+INTERFACE = 2
+"""The core that belongs to this package says this number."""
+
+
+def _load() -> ModuleType | None:
+    try:
+        found = import_module("equispike.simulation._core")
+    except ImportError:  # installed without a compiler
+        return None
+    if (number := getattr(found, "interface", 1)) != INTERFACE:
+        raise SimulationError(
+            f"{found.__file__}: a compiled core of interface {number}, where {INTERFACE} is needed. "
+            "Install equispike again"
+        )
+    return found
+
+
+core = _load()
+
+ISA: str = core.instruction_sets()[-1] if core else ""
+"""Instruction set that the core uses: the widest of this machine."""
 
 _WORD = 64
 LANES = 16

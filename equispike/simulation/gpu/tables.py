@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation.layout import padded, widen
-from equispike.simulation.views import Term
+from equispike.simulation.currents import Term
+from equispike.simulation.trains import padded, widen
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""What an engine hands back for one batch of images, how batches join, and what a record of spikes saves."""
+"""A task, what an engine does with one, and the record of it."""
 
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -98,16 +99,83 @@ class Record:
     potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     negative: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
+    def enter(self, part: "Record", first: int, images: Tensor) -> None:
+        """Add what these images, (n,), did behind so many steps; their scores and potentials stay from there on."""
+        end = first + len(part.readout)
+        for mine, other in ((self.counts, part.counts), (self.negative, part.negative)):
+            for name, own in other.items():
+                mine[name][images] += own
+        for mine, other in ((self.spikes, part.spikes), (self.trains, part.trains), (self.potentials, part.potentials)):
+            for name, own in other.items():
+                mine[name][first:end, images] = own
+        self.readout[first:end, images] = part.readout
+        self.readout[end:, images] = part.readout[-1:]
+        for name, own in part.potentials.items():
+            self.potentials[name][end:, images] = own[-1:]
 
-Resume = Callable[[], Moment]
-"""Says where a run can go on."""
 
-Engine = Callable[[Task, int, Moment | None], tuple[Record, Resume]]
-"""(task, memory, start): one batch from ``start`` (None: the first step) up to step T, with ``memory`` bytes for one
-chunk's values."""
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """Trains of all steps of layers, as bits, (T, B, *train_bytes(layer's shape)), uint8.
 
-Observer = Callable[[Task, int, Callable[[Tensor], None], Mapping[str, Tensor], Mapping[str, Tensor]], None]
-"""(task, memory, visit, given, keep): show what the readout reads, see ``run.observe``."""
+    Attributes:
+        given: of layers that need not run; only what the readout needs beside them runs.
+        keep: filled with those of layers that do.
+    """
+
+    given: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    keep: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+Visit = Callable[[str, Tensor], None]
+"""Is shown a node's name and its value in a chunk, (T', B, *features), T' = 1 if it is the same in every step."""
+
+
+class Batch(Protocol):
+    """A batch of images on its way through the steps. It belongs to an engine, which alone changes it."""
+
+    @property
+    def done(self) -> int:
+        """The last step that was run; 0 at the beginning."""
+        ...
+
+    def record(self) -> Record:
+        """What happened since it began."""
+        ...
+
+    def moment(self) -> Moment:
+        """Where it can go on."""
+        ...
+
+
+class Engine(Protocol):
+    """A way to run a batch."""
+
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> Any:
+        """A batch before its first step, or behind ``start``, with ``memory`` bytes for the values of one chunk.
+
+        With ``replay`` nothing is recorded; it is run to look at it.
+        """
+        ...
+
+    def advance(self, batch: Any, visit: Visit | None = None) -> None:
+        """Run the next chunk of steps; show its values, at least what the readout reads, by the readout's name."""
+        ...
+
+
+def run(engine: Engine, task: Task, memory: int, start: Moment | None = None) -> Batch:
+    """Run one batch up to step T: the one loop over time."""
+    batch = engine.begin(task, memory, start)
+    while batch.done < task.timesteps:
+        engine.advance(batch)
+    return batch
+
+
+def watch(engine: Engine, task: Task, memory: int, visit: Visit, replay: Replay | None = None) -> None:
+    """Run one batch up to step T and show what an engine shows, chunk by chunk."""
+    batch = engine.begin(task, memory, None, replay or Replay())
+    while batch.done < task.timesteps:
+        engine.advance(batch, visit)
 
 
 def neuron_layers(network: Network, argument: str, names: Collection[str]) -> frozenset[str]:
@@ -142,6 +210,22 @@ def _memory_of(device: torch.device) -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on every system
         return math.inf
+
+
+def silent(task: Task, images: int) -> Record:
+    """A record of all steps and so many images in which nothing happens."""
+    network = task.network
+    zeros = partial(task.images.new_zeros, dtype=torch.int32)
+    shapes = {name: network.shapes[name] for name in network.neurons}
+    scores = torch.promote_types(task.images.dtype, torch.float32)
+    return Record(
+        task.images.new_zeros(task.timesteps, images, *network.shapes[network.nodes[-1].name], dtype=scores),
+        {name: zeros(images, *shape) for name, shape in shapes.items()},
+        {name: zeros(task.timesteps, images) for name in shapes},
+        task.trains_of(task.timesteps),
+        task.every_step(task.potentials, task.timesteps, network.dtype),
+        {name: zeros(images, *shapes[name]) for name, op in network.neurons.items() if op.signed},
+    )
 
 
 def join(records: Sequence[Record]) -> Record:

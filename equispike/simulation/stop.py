@@ -17,7 +17,7 @@ from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, WinnerPool
-from equispike.simulation.record import Engine, Record, Task
+from equispike.simulation.task import Engine, Record, Task, run, silent
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -104,37 +104,19 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
         the record of T steps, in which scores and potentials stay and spikes end where an image stopped; and the steps
         that each image was run for, (B,), int64.
     """
-    network, images, timesteps = task.network, task.images, task.timesteps
-    shapes, batch = network.shapes, len(images)
-    readout = images.new_zeros(timesteps, batch, *shapes[network.nodes[-1].name])
-    counts = {name: images.new_zeros(batch, *shapes[name], dtype=torch.int32) for name in network.neurons}
-    spikes = {name: images.new_zeros(timesteps, batch, dtype=torch.int32) for name in counts}
-    trains = task.trains_of(timesteps)
-    negative = {name: torch.zeros_like(counts[name]) for name, op in network.neurons.items() if op.signed}
-    potentials = task.every_step(task.potentials, timesteps, network.dtype)
-    steps = torch.zeros(batch, dtype=torch.int64, device=images.device)
-    running, start = torch.arange(batch, device=images.device), None
+    images, timesteps = len(task.images), task.timesteps
+    record, steps = silent(task, images), torch.zeros_like(task.indices)
+    running, start = torch.arange(images, device=task.images.device), None
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)
-        record, moment = engine(task.of(running).until(end), memory, start)
-        readout[done:end, running] = record.readout
-        readout[end:, running] = record.readout[-1:]
+        batch = run(engine, task.of(running).until(end), memory, start)
+        record.enter(batch.record(), done, running)
         steps[running] = end
-        for name in counts:
-            counts[name][running] += record.counts[name]
-            spikes[name][done:end, running] = record.spikes[name]
-        for name, own in record.negative.items():
-            negative[name][running] += own
-        for name in trains:
-            trains[name][done:end, running] = record.trains[name]
-        for name, own in record.potentials.items():
-            potentials[name][done:end, running] = own
-            potentials[name][end:, running] = own[-1:]
-        going = ~stop.settled(network, readout[:end, running], timesteps)[-1]
-        running, start = running[going], moment().of(going)
+        going = ~stop.settled(task.network, record.readout[:end, running], timesteps)[-1]
+        running, start = running[going], batch.moment().of(going)
         if not len(running):
             break
-    return Record(readout, counts, spikes, trains, potentials, negative), steps
+    return record, steps
 
 
 @lru_cache(maxsize=4)

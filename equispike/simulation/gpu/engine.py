@@ -4,8 +4,6 @@ Follows the same plans as the event-driven engine, with the same integers, so th
 an NVIDIA GPU (compute capability 8.0 or higher) and Triton, which torch brings along where it is built for CUDA.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,14 +11,13 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from equispike.errors import SimulationError
 from equispike.graph.network import Network
-from equispike.simulation import planned
-from equispike.simulation.layout import padded
-from equispike.simulation.machine import Machine
-from equispike.simulation.record import Moment, Record, Resume, Task
+from equispike.simulation.events import ByPlan
+from equispike.simulation.state import State
+from equispike.simulation.task import Moment, Replay, Task, Visit
+from equispike.simulation.trains import padded
 
 OLDEST = (8, 0)
 """Compute capability from which on the tensor cores multiply bytes as the kernels need it."""
@@ -41,20 +38,6 @@ def _able(device: torch.device) -> bool:
     )
 
 
-@contextmanager
-def _machine(task: Task) -> Generator[Machine]:
-    if not suits(task.network):
-        raise SimulationError(
-            "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and Triton; "
-            "its neurons have no drive by step and no signed spikes. "
-            "Choose 'auto' or 'layerwise', or move the network: network.to('cuda')"
-        )
-    _check_batch(task.network, len(task.images))
-    machine: Any = import_module("equispike.simulation.gpu")
-    with torch.cuda.device(task.network.device):
-        yield machine
-
-
 def _check_batch(network: Network, images: int) -> None:
     """Places within a step are numbers of 32 bits in the kernels."""
     widest = max(padded(shape[0]) * prod(shape[1:]) for shape in network.shapes.values())
@@ -65,23 +48,33 @@ def _check_batch(network: Network, images: int) -> None:
         )
 
 
-def gpu(task: Task, memory: int, start: Moment | None = None) -> tuple[Record, Resume]:
-    """Run one batch up to step T, in chunks whose trains fit into ``memory`` bytes. The record is that of ``stepwise``.
+class Gpu:
+    """The engine for GPUs; the record is that of ``stepwise``."""
 
-    Raises:
-        SimulationError: no GPU that can, or no Triton, or the network is not in float32; or the batch is too large.
-    """
-    with _machine(task) as machine:
-        return planned.run(machine, task, memory, start)
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> State:
+        """See ``task.Engine``.
+
+        Raises:
+            SimulationError: no GPU that can, or no Triton, or the network is not in float32; or the batch is too large.
+        """
+        if not suits(task.network):
+            raise SimulationError(
+                "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and "
+                "Triton; its neurons have no drive by step and no signed spikes. "
+                "Choose 'auto' or 'layerwise', or move the network: network.to('cuda')"
+            )
+        _check_batch(task.network, len(task.images))
+        with torch.cuda.device(task.network.device):
+            return _by_plan().begin(task, memory, start, replay)
+
+    def advance(self, batch: State, visit: Visit | None = None) -> None:
+        """See ``task.Engine``."""
+        with torch.cuda.device(batch.network.device):
+            _by_plan().advance(batch, visit)
 
 
-def observe(
-    task: Task,
-    memory: int,
-    visit: Callable[[Tensor], None],
-    given: Mapping[str, Tensor],
-    keep: Mapping[str, Tensor],
-) -> None:
-    """Show what the readout reads to ``visit``: see ``simulation.run.observe``; ``memory`` as in ``gpu``."""
-    with _machine(task) as machine:
-        planned.observe(machine, task, memory, visit, given, keep)
+@cache
+def _by_plan() -> ByPlan:
+    """Triton is imported when a GPU is asked for."""
+    machine: Any = import_module("equispike.simulation.gpu.layers")
+    return ByPlan(machine)

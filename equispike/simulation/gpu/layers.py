@@ -1,6 +1,6 @@
 """How layers are computed on GPUs: products of bytes on their tensor cores, each layer's neurons in the same kernel.
 
-Weights are the integers that the CPU's core adds up (``layout.as_integers``), units and order of the remaining sums are
+Weights are the integers that the CPU's core adds up (``trains.as_integers``), units and order of the remaining sums are
 the same, so a network spikes on a GPU as it does on a CPU. Trains are bytes, (T', B, positions, channels), the channels
 filled up to a multiple of 16.
 """
@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from equispike.graph.network import Network
-from equispike.simulation import actions
-from equispike.simulation.gpu_tables import Gather, Tiles, gather_of, taps_of
-from equispike.simulation.layout import extent, from_bits, padded, to_bits, train_bytes, widen
-from equispike.simulation.neurons import SIGNS, Driven, Shapes, by_layer, by_step, extents
-from equispike.simulation.state import State
-from equispike.simulation.views import Current, integers, most_at_once
+from equispike.simulation import plan
+from equispike.simulation.currents import Current, integers, most_at_once
+from equispike.simulation.gpu.tables import Gather, Tiles, gather_of, taps_of
+from equispike.simulation.state import SIGNS, Driven, Shapes, State, by_layer, by_step, extents
+from equispike.simulation.trains import extent, from_bits, padded, to_bits, train_bytes, widen
 
-kernels: Any = import_module("equispike.simulation.gpu_kernels")  # Triton's language has no types
+kernels: Any = import_module("equispike.simulation.gpu.kernels")  # Triton's language has no types
 
 MOST_AT_ONCE = 127
 """Spikes that a byte may count: of a window's positions, in a step."""
@@ -253,7 +252,7 @@ def score(state: State, layer: Layer, scale: float) -> None:
     """Class scores whose currents the machine has, added up."""
     name = state.network.nodes[-1].inputs[0]
     emit(state, name, layer)
-    actions.score(state, name, scale)
+    plan.score(state, name, scale)
 
 
 def replay(state: State, name: str) -> None:

@@ -1,7 +1,7 @@
 """What a GPU does in a chunk of steps, in Triton: products of integers on tensor cores, and the neurons behind them.
 
 Spikes, and sums of them in a pool's window, are bytes: (T', B, positions, channels), channels last and filled up to a
-multiple of 16. Weights are integers, given as digits to the base 256 (see ``layout.Integers``), so that each product is
+multiple of 16. Weights are integers, given as digits to the base 256 (see ``trains.Integers``), so that each product is
 one of bytes, and each sum exact: spikes do not depend on how the work was divided, and are those of the CPU.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownParameterType=false, reportMissingParameterType=false

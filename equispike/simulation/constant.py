@@ -8,9 +8,8 @@ from torch import Tensor
 
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Conv, Neuron, Readout, map_tensors
-from equispike.simulation.core import ISA, core
-from equispike.simulation.layout import LANES, extent, fastest, layer_at, padded, widen
-from equispike.simulation.record import Task
+from equispike.simulation.task import Task
+from equispike.simulation.trains import ISA, LANES, core, extent, fastest, layer_at, padded, widen
 
 Compute = Callable[..., Tensor]
 
