@@ -25,7 +25,7 @@ from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.state import State
 from equispike.simulation.task import Task
-from equispike.simulation.trains import as_integers
+from equispike.simulation.trains import as_integers, pack
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -88,8 +88,8 @@ def test_poisson_spikes_of_the_core_are_those_of_the_coder(
     for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
         trains = cpu.core.draw(limits, numbers, seed, first, steps, 2, isa)  # type: ignore[union-attr]
         positive, negative = (torch.from_numpy(train.bits) for train in trains)
-        assert torch.equal(positive, trains.pack(currents > 0))
-        assert torch.equal(negative, trains.pack(currents < 0))
+        assert torch.equal(positive, pack(currents > 0))
+        assert torch.equal(negative, pack(currents < 0))
 
 
 @needs_core
