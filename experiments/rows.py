@@ -76,7 +76,7 @@ def convert(way: Way, network: Trained, conditions: Conditions) -> es.Network:
 def method_of(way: Way, network: Trained, conditions: Conditions) -> Method:
     """The way's method, which observes as the conditions say if it observes at all."""
     method: Any = way.method
-    if not hasattr(method, "timesteps"):
+    if not hasattr(method, "coder"):
         return method
     return replace(method, timesteps=conditions.observed_steps, coder=coder_of(network, conditions))
 
@@ -100,7 +100,7 @@ def row(way: Way, network: Trained, conditions: Conditions, folder: Path) -> Row
         "coder": as_data(coder),
         "readout": conditions.readout,
         "calibration_images": min(conditions.calibration_images, len(network.data.train)),
-        "observed_steps": conditions.observed_steps if hasattr(way.method, "timesteps") else None,
+        "observed_steps": conditions.observed_steps if hasattr(way.method, "coder") else None,
         "timesteps": conditions.timesteps,
         "runs": 1 if coder is CONSTANT else conditions.seeds,
         "device": conditions.device,
