@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -15,8 +16,10 @@ from strategies import images_for, networks
 
 import equispike as es
 from equispike.files.module import write_module
+from equispike.files.nir import write_nir
+from equispike.files.onnx import write_onnx
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Affine, Input, Neuron, Readout
+from equispike.graph.ops import Affine, Input, Neuron, Readout, Sparse
 
 
 def module(path: Path) -> ModuleType:
@@ -49,6 +52,49 @@ def test_a_quantized_network_takes_images_as_they_are(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     scores = torch.load(tmp_path / "scores.pt", weights_only=True)
     assert torch.equal(scores.float(), es.simulate(network, images, 16).readout.float())
+
+
+class Moved(torch.nn.Module):
+    """Moves, interpolates, weights and sums up features, as one sparse map each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.head, self.scale = torch.nn.Linear(4 * 64, 5), torch.nn.Parameter(torch.rand(4, 6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x)).flip(2).permute(0, 1, 3, 2)
+        x = torch.relu(self.second(x) * self.scale + self.scale)
+        x = torch.nn.functional.interpolate(x, size=(8, 8), mode="bilinear")
+        return self.head(torch.relu(x).permute(0, 2, 3, 1).flatten(1))
+
+
+def moved() -> tuple[Network, torch.Tensor]:
+    torch.manual_seed(0)
+    images = torch.rand(4, 2, 6, 6)
+    network = es.quantize(es.convert(Moved(), images, es.DataNorm()), 6)
+    assert sum(isinstance(node.op, Sparse) for node in network) > 2
+    return network, images
+
+
+def test_sparse_maps_are_written(tmp_path: Path) -> None:
+    network, images = moved()
+    write_module(network, tmp_path / "network.py")
+    scores = module(tmp_path / "network.py").Network()(images, timesteps=8)
+    assert torch.equal(scores.float(), es.simulate(network, images, 8).readout.float())
+
+
+def test_sparse_maps_are_written_to_onnx_and_refused_by_nir(tmp_path: Path) -> None:
+    network, images = moved()
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    write_onnx(network, tmp_path / "network.onnx")
+    given = {"images": images.numpy(), "timesteps": np.array(8)}
+    (scores,) = runtime.InferenceSession(tmp_path / "network.onnx").run(["scores"], given)
+    assert torch.equal(torch.from_numpy(scores).float(), es.simulate(network, images, 8).readout.float())
+    pytest.importorskip("h5py")
+    with pytest.raises(es.ConversionError, match=r"\(Sparse\): moves or adds up features.*Export to ONNX or torch"):
+        write_nir(network, tmp_path / "network.nir")
 
 
 def small(name: str = "n", **fields: Any) -> Network:

@@ -12,7 +12,20 @@ from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, WinnerPool
+from equispike.graph.ops import (
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Flatten,
+    Input,
+    Linear,
+    Neuron,
+    Pad,
+    Readout,
+    Sparse,
+    WinnerPool,
+)
 from equispike.graph.pooling import unwritable
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
@@ -178,6 +191,10 @@ def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], te
         return f"x{number} = F.avg_pool{len(op.kernel)}d({x}, {options})"
     if isinstance(op, Flatten):
         return f"x{number} = {x}.flatten(1)"
+    if isinstance(op, Sparse):
+        parts = f"b[:, :, s] * w for s, w in zip({kept('source', op.source)}, {kept('weight', op.weight)}, strict=True)"
+        bias = "" if op.bias is None else f" + {kept('bias', op.bias)}"
+        return f"b = {x}.reshape(len({x}), -1, {op.size})\nx{number} = sum({parts}).reshape(-1, *{op.shape}){bias}"
     if isinstance(op, Pad):
         axes = reversed(list(zip(op.before, op.after, strict=True)))
         amounts, spread = [n for ends in axes for n in ends], ""

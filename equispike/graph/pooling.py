@@ -5,7 +5,7 @@ from typing import TypeGuard
 
 from equispike.errors import ConversionError
 from equispike.graph.network import Network, Node, not_spiking
-from equispike.graph.ops import MaxPool, Neuron, Op, WinnerPool
+from equispike.graph.ops import MaxPool, Neuron, Op, Sparse, WinnerPool
 
 
 def is_open(op: Op) -> TypeGuard[MaxPool]:
@@ -64,6 +64,10 @@ def _moved(network: Network, pool: Node) -> Network:
 
 def unwritable(node: Node) -> ConversionError:
     """Why no other tool can be told of a node."""
+    if isinstance(node.op, Sparse):
+        return ConversionError(
+            f"{node.name} (Sparse): moves or adds up features, for which NIR has no node. Export to ONNX or torch"
+        )
     if not isinstance(node.op, WinnerPool):
         return ConversionError(not_spiking(node))
     return ConversionError(

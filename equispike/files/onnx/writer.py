@@ -16,7 +16,7 @@ from equispike.extras import extra
 from equispike.files.module import changing, rows, start
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout, WinnerPool
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout, Sparse, WinnerPool
 from equispike.graph.pooling import unwritable
 
 OPSET, IR_VERSION = 17, 8
@@ -123,6 +123,8 @@ class GraphWriter:
             self._average(op, inputs[0], self.network.shapes[node.inputs[0]], result)
         elif isinstance(op, WinnerPool):
             self._largest(op, inputs[0], node, result)
+        elif isinstance(op, Sparse):
+            self._sparse(op, inputs[0], result)
         elif isinstance(op, Flatten):
             self._put("Flatten", *inputs, result=result, axis=1)
         elif isinstance(op, Pad):
@@ -150,6 +152,18 @@ class GraphWriter:
             "Conv", x, *weights, result=result, strides=list(op.stride), dilations=list(op.dilation), group=op.groups,
             pads=[*op.padding, *behind],
         )  # fmt: skip
+
+    def _sparse(self, op: Sparse, x: str, result: str) -> None:
+        """All terms of each sum taken out of the blocks at once, weighted, and added up."""
+        x = self._put("Reshape", x, self._integers(0, -1, op.size))
+        terms = self._put("Gather", x, self._tensor(op.source), axis=2)
+        if not op.moves or bool((op.weight == 0).any()):
+            terms = self._put("Mul", terms, self._weight(op.weight))
+        total = self._put("ReduceSum", terms, self._integers(2), keepdims=0)
+        last = result if op.bias is None else None
+        shaped = self._put("Reshape", total, self._integers(0, *op.shape), result=last)
+        if op.bias is not None:
+            self._put("Add", shaped, self._tensor(op.bias), result=result)
 
     def _largest(self, op: WinnerPool, x: str, node: Node, result: str) -> None:
         """The maximum of what stays the same; of spikes, the growth of the largest sum (see ``ops.WinnerPool``)."""
