@@ -178,6 +178,27 @@ RUN: dict[str, tuple[list[Any], list[Any]]] = {
     "half as large": resize("scales", floats("s", 1, 1, 0.5, 0.5), **ASYMMETRIC),
     "twice as large, as of old": (
         [node("Upsample", "x s", "f", mode="nearest")], [floats("s", 1, 1, 2, 2)]),
+    "half as large again": resize("sizes", numbers("s", 3, 3, 12, 12), mode="nearest", nearest_mode="floor"),
+    "one and a half times as large, smoothly": resize("sizes", numbers("s", 3, 3, 12, 12), mode="linear"),
+    "images with their channels last": (
+        [node("Transpose", "x", "t", perm=[0, 2, 3, 1]), node("Relu", "t", "r"),
+         node("Transpose", "r", "f", perm=[0, 3, 1, 2])], []),
+    "channels last, in a vector": ([node("Transpose", "x", "f", perm=[0, 2, 3, 1])], []),
+    "backwards": (
+        [node("Slice", "x s e a t", "f")], [numbers("s", -1), numbers("e", -9), numbers("a", 3), numbers("t", -2)]),
+    "channels in another order": ([node("Gather", "x i", "f", axis=1)], [numbers("i", 2, 0, -1, 2)]),
+    "one row": (
+        [node("Gather", "x i", "f", axis=2)], [numpy_helper.from_array(np.array(-2, dtype=np.int64), "i")]),
+    "side by side, twice": ([node("Tile", "x r", "f")], [numbers("r", 1, 1, 1, 2)]),
+    "means in every pixel": (
+        [node("GlobalAveragePool", "x", "m"), node("Expand", "m s", "f")], [numbers("s", 1, 1, 4, 4)]),
+    "reflected at the border": (
+        [node("Pad", "x p", "f", mode="reflect")], [numbers("p", 0, 0, 1, 2, 0, 0, 0, 3)]),
+    "the border again": ([node("Pad", "x p", "f", mode="edge")], [numbers("p", 0, 0, 1, 2, 0, 0, 0, 3)]),
+    "between 0 and 0.4": (
+        [node("Max", "z x", "a"), helper.make_node("Clip", ["a", "", "h"], ["f"])], [scalar("z", 0), scalar("h", 0.4)]),
+    "the larger of two": ([node("Neg", "x", "n"), node("Max", "x n", "f")], []),
+    "sums over channels": ([node("ReduceSum", "x a", "f", keepdims=0)], [numbers("a", 1)]),
     "pixels out of channels": ([node("DepthToSpace", "x", "f", blocksize=2)], []),
     "pixels out of channels, by rows": ([node("DepthToSpace", "x", "f", blocksize=2, mode="CRD")], []),
     "channels out of pixels": ([node("SpaceToDepth", "x", "f", blocksize=2)], []),
@@ -263,8 +284,6 @@ REFUSED: dict[str, tuple[tuple[list[Any], list[Any]], str]] = {
         layer("Slice", "x s e a", numbers("s", 1), numbers("e", 2), numbers("a", 0)), "takes some images of a batch"),
     "parts of the batch": (layer("Split", axis=0), "acts across the images of a batch"),
     "more images": (layer("Pad", "x p", numbers("p", 1, *[0] * 7)), "adds images to the batch"),
-    "pixels between pixels": (
-        layer("Resize", "x r s", floats("r"), floats("s", 1, 1, 1.5, 1.5), mode="nearest"), "Resize by a whole number"),
     "a constant without end": (
         ([node("Tile", "k s", "t"), node("Add", "x t", "f"), *HEAD],
          [weights("k", 1), numbers("s", 2**40), weights("w", 5, 192)]), "out of proportion"),

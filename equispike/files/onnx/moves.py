@@ -39,10 +39,45 @@ def slice(attributes: Attributes, x: Value, *given: Any) -> list[Op]:
         rank = len(x.shape) + 1
         if axis % rank == 0 and (start, step) != (0, 1):
             raise Untranslatable("takes some images of a batch. Keep all of them")
+        before = behind(x, ops)
         if step < 0:
-            raise Untranslatable("runs backwards. Slice with a step above zero")
-        ops += TRANSLATIONS[aten.slice.Tensor](behind(x, ops), axis % rank, start, end, step)
+            places = range(before.shape[axis % rank - 1])[start:end:step]
+            ops += _taken(before, axis % rank, list(places))
+        else:
+            ops += TRANSLATIONS[aten.slice.Tensor](before, axis % rank, start, end, step)
     return ops
+
+
+def _taken(x: Value, axis: int, places: list[int]) -> list[Op]:
+    """Some of the places along an axis, in any order."""
+    return TRANSLATIONS[aten.index_select.default](x, axis, torch.tensor(places, dtype=torch.int64))
+
+
+def gather(attributes: Attributes, x: Value, index: Any) -> list[Op]:
+    """One place along an axis, which goes, or several."""
+    axis = axis_of(x, attributes.get("axis", 0))
+    chosen = constant_of(index)
+    if not isinstance(x, Value) or chosen is None or chosen.ndim > 1:
+        raise Untranslatable("takes more than a list of places. Take one, or a list, along each axis")
+    places = [n + x.shape[axis - 1] if n < 0 else n for n in whole_numbers(chosen)]
+    return _taken(x, axis, places) if chosen.ndim else TRANSLATIONS[aten.select.int](x, axis, places[0])
+
+
+def tile(attributes: Attributes, x: Value, repeats: Any) -> list[Op]:
+    times = whole_numbers(repeats)
+    if times[0] != 1:
+        raise Untranslatable("repeats images. Keep the first dimension for the images")
+    return TRANSLATIONS[aten.repeat.default](x, times)
+
+
+def expand(attributes: Attributes, x: Value, shape: Any) -> list[Op]:
+    sizes = whole_numbers(shape)
+    rank = len(x.shape) + 1
+    if len(sizes) > rank or (len(sizes) == rank and sizes[0] not in (0, 1)):
+        raise Untranslatable("repeats images. Keep the first dimension for the images")
+    sizes = [1] * (rank - len(sizes)) + sizes
+    wanted = [n if size in (0, 1) else size for n, size in zip(x.shape, sizes[1:], strict=True)]
+    return TRANSLATIONS[aten.expand.default](x, [-1, *wanted]) if wanted != list(x.shape) else []
 
 
 def split(attributes: Attributes, count: int, x: Value, sizes: Any = None) -> list[list[Op]]:
@@ -125,7 +160,7 @@ def resize(attributes: Attributes, x: Value, *given: Any) -> list[Op]:
 
 
 def _nearest(x: Value, factors: list[float], wanted: list[int], where: str, rounding: str) -> list[Op]:
-    """Pixels repeated a whole number of times, or every n-th of them."""
+    """Pixels repeated a whole number of times, every n-th of them, or any of them."""
     repeats: list[int] = []
     slices: list[Op] = []
     for axis, (n, factor, size) in enumerate(zip(x.shape[1:], factors, wanted, strict=True)):
@@ -138,7 +173,8 @@ def _nearest(x: Value, factors: list[float], wanted: list[int], where: str, roun
             slices += TRANSLATIONS[aten.slice.Tensor](*given)
             repeats.append(1)
         else:
-            raise Untranslatable(f"takes the pixels {places} of {n}. Resize by a whole number, up or down")
+            slices += _taken(behind(x, slices), axis + 2, places)
+            repeats.append(1)
     between = behind(x, slices)
     size = [n * r for n, r in zip(between.shape[1:], repeats, strict=True)]
     name = aten.upsample_nearest1d.vec if len(size) == 1 else aten.upsample_nearest2d.vec
