@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from strategies import dyadic
+from test_module import module
 from test_trace import Forward, images
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ import equispike as es
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.errors import ConversionError
 from equispike.files.checkpoint import load, save
+from equispike.files.module import write_module
+from equispike.files.nir import write_nir
+from equispike.files.onnx import write_onnx
 from equispike.graph import linear
 from equispike.graph.exact import fold_affine, fold_amplitudes, quantize
 from equispike.graph.network import Network, Node
@@ -242,6 +246,23 @@ def test_files_keep_the_map(tmp_path: Path) -> None:
     network, x = spiking()
     save(network, tmp_path / "a.safetensors")
     assert torch.equal(load(tmp_path / "a.safetensors")(x), network(x))
+
+
+def test_exports_to_torch_and_onnx_give_the_same_scores(tmp_path: Path) -> None:
+    network, x = spiking()
+    expected = es.simulate(network, x, 16).readout
+    write_module(network, tmp_path / "a.py")
+    assert torch.equal(module(tmp_path / "a.py").Network()(x.float(), timesteps=16).float(), expected)
+    pytest.importorskip("onnxruntime")
+    from test_onnx_writing import outputs
+
+    write_onnx(network, tmp_path / "a.onnx")
+    assert torch.equal(outputs(tmp_path / "a.onnx", x.float(), 16)["scores"].float(), expected)
+
+
+def test_nir_refuses_the_map_truly(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"\(Sparse\): moves or adds up features, for which NIR has no node"):
+        write_nir(spiking()[0], tmp_path / "a.nir")
 
 
 def test_unit_spikes_go_through() -> None:

@@ -1,6 +1,7 @@
 """Tracing: what converts computes the model's function, and what does not is refused by name, reason and remedy."""
 
 import copy
+import threading
 from functools import cache
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from equispike.checking import check
@@ -935,3 +937,64 @@ def test_examples_that_are_no_batch_are_refused(shape: tuple[int, ...]) -> None:
 def test_what_is_no_module_is_refused(read, model) -> None:
     with pytest.raises(ConversionError, match=rf"^model: of type {type(model).__name__}\. Pass a torch\.nn\.Module"):
         read(model, torch.zeros(2, 4))
+
+
+# ----------------------------------------------------------------------------------------- models in wrappers
+
+
+class Wrapper(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+
+class Remembering(nn.Module):
+    """Keeps its last activation, which no deep copy takes, and a lock, which none can."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.lock, self.last = nn.Linear(4, 3), threading.Lock(), None
+
+    def forward(self, x):
+        self.last = self.a(x)
+        return self.last
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, Wrapper, lambda model: Wrapper(Wrapper(model))])
+def test_models_in_wrappers_are_read(wrap) -> None:
+    model, x = small(), torch.randn(3, 4)
+    assert torch.allclose(trace(wrap(model), x)(x), model(x), atol=1e-6)
+
+
+def test_models_that_cannot_be_copied_are_read_and_stay_as_they_are() -> None:
+    pruned, remembering, x = small(), Remembering(), torch.randn(3, 4)
+    prune.l1_unstructured(pruned[0], "weight", 0.5)
+    for model in (pruned, remembering):
+        expected = model(x)
+        last = getattr(model, "last", None)
+        with pytest.raises((RuntimeError, TypeError)):
+            copy.deepcopy(model)
+        assert torch.allclose(trace(model, x)(x), expected, atol=1e-6)
+        assert getattr(model, "last", None) is last
+        assert model.training
+        assert all(p.requires_grad for p in model.parameters())
+
+
+def test_models_without_layers_that_can_be_read_are_refused_in_one_line() -> None:
+    with pytest.raises(ConversionError, match="is TorchScript"):
+        trace(torch.jit.trace(small(), torch.randn(3, 4)), torch.randn(3, 4))
+    with pytest.raises(ConversionError, match="has lazy layers without weights"):
+        trace(nn.Sequential(nn.LazyLinear(3)), torch.randn(3, 4))
+
+
+def test_a_number_taken_out_of_a_parameter_is_a_constant() -> None:
+    model = Forward(lambda m, x: m.a(x) * m.k.item(), a=nn.Linear(4, 3), k=torch.tensor(0.5))
+    x = torch.randn(3, 4)
+    assert torch.allclose(trace(model, x)(x), model(x), atol=1e-6)
