@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equispike.graph import clips, linear, moves
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Linear, MaxPool, Op, Pad
-from equispike.graph.values import Mask, Ops, Stacked, Step, Untranslatable, Value, affordable, flat, scaled
+from equispike.graph.values import Mask, Ops, Stacked, Step, Untranslatable, Value, affordable, broadcast, flat, scaled
 
 aten: Any = torch.ops.aten
 
@@ -128,7 +128,7 @@ def _linear(x: Value, weight: Tensor, bias: Tensor | None = None) -> Ops:
     ]
 
 
-def _matmul(x: Value | Tensor, weight: Value | Tensor) -> Ops:
+def _matmul(x: Any, weight: Any) -> Ops:
     if isinstance(x, Value) and isinstance(weight, Tensor) and weight.ndim == 2:
         return _linear(x, weight.t().contiguous())
     if isinstance(x, Value) and isinstance(weight, Value):
@@ -136,7 +136,7 @@ def _matmul(x: Value | Tensor, weight: Value | Tensor) -> Ops:
     return moves.weighted(aten.matmul.default)(x, weight)
 
 
-def _addmm(bias: Tensor, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Ops:
+def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Ops:
     if not isinstance(x, Value) or not isinstance(weight, Tensor) or isinstance(bias, Value):
         raise Untranslatable("is not images times fixed weights. Only x @ weight, with a matrix, converts")
     return [*_linear(x, weight.t() * alpha), *scaled(Value(x.node, (weight.shape[1],)), 1.0, bias * beta)]
@@ -173,7 +173,9 @@ def _adaptive_avg_pool(x: Value, size: Any) -> Ops:
     sizes = sizes * len(space) if len(sizes) == 1 else sizes
     wanted = tuple(have if want is None else want for have, want in zip(space, sizes, strict=True))
     if any(have % want and want % have for have, want in zip(space, wanted, strict=True)):
-        pool = torch.nn.functional.adaptive_avg_pool1d if len(space) == 1 else torch.nn.functional.adaptive_avg_pool2d
+        pool: Any = (
+            torch.nn.functional.adaptive_avg_pool1d if len(space) == 1 else torch.nn.functional.adaptive_avg_pool2d
+        )
         return [moves.alike(lambda t: pool(t, wanted), x)]
     kernel = tuple(max(1, have // want) for have, want in zip(space, wanted, strict=True))
     few = tuple(min(have, want) for have, want in zip(space, wanted, strict=True))
@@ -280,7 +282,7 @@ def _add(x: Any, y: Any, *, alpha: float = 1) -> Ops:
 def _broadcast(x: Value, y: Value, alpha: float) -> Ops:
     """A sum in which the smaller features are repeated."""
     try:
-        shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
+        shape = broadcast(x.shape, y.shape)
     except RuntimeError:
         shape = ()
     if len({len(x.shape), len(y.shape), len(shape)}) > 1:
@@ -354,7 +356,10 @@ def _pad_with_value(x: Value, amounts: Any, value: float = 0.0) -> Ops:
 
 
 def _pad_by(mode: str) -> Callable[..., Ops]:
-    return lambda x, amounts: _pad(x, amounts, mode)
+    def translate(x: Value, amounts: Any) -> Ops:
+        return _pad(x, amounts, mode)
+
+    return translate
 
 
 def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Ops:

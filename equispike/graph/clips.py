@@ -39,16 +39,24 @@ def clamp(x: Value, low: Any = None, high: Any = None) -> Ops:
     return [_affine(x, 1.0, -least), Neuron(ceiling=ceiling), _affine(x, 1.0, least)]
 
 
+def _clamp_max(x: Value, high: Any) -> Ops:
+    return clamp(x, None, high)
+
+
+def _hard_tanh(x: Value, low: Any = -1.0, high: Any = 1.0) -> Ops:
+    return clamp(x, low, high)
+
+
 def _bound(value: Any, missing: float) -> float:
     """A number that bounds all features; ``missing`` where there is none."""
     if isinstance(value, Value):
         raise Untranslatable("its bounds are computed from the images. Use fixed ones")
     if value is None:
         return missing
-    numbers = torch.as_tensor(value).double().unique()
-    if len(numbers) != 1 or numbers.isnan():
+    numbers = torch.as_tensor(value).double().flatten()
+    if not len(numbers) or not bool((numbers == numbers[0]).all()):
         raise Untranslatable("its bounds differ from place to place. Use one for the layer")
-    return float(numbers)
+    return float(numbers[0])
 
 
 def _affine(x: Value, scale: float, shift: float) -> Affine:
@@ -108,7 +116,7 @@ def _bounded(x: Value | Tensor, y: Value | Tensor, side: float) -> Ops:
     data, constant = (x, y) if isinstance(x, Value) else (y, x)
     assert isinstance(data, Value)
     fixed = torch.as_tensor(constant).double()
-    if len(fixed.unique()) == 1:
+    if bool((fixed == fixed.flatten()[0]).all()):
         return clamp(data, float(fixed.flatten()[0])) if side > 0 else clamp(data, None, float(fixed.flatten()[0]))
     return [*scaled(data, side, -side * fixed), Neuron(), *scaled(data, side, fixed)]
 
@@ -162,9 +170,9 @@ TRANSLATIONS: dict[object, Callable[..., Ops]] = {
     aten.clip.Tensor: clamp,
     aten.clamp_min.default: clamp,
     aten.clamp_min.Tensor: clamp,
-    aten.clamp_max.default: lambda x, high: clamp(x, None, high),
-    aten.clamp_max.Tensor: lambda x, high: clamp(x, None, high),
-    aten.hardtanh.default: lambda x, low=-1.0, high=1.0: clamp(x, low, high),
+    aten.clamp_max.default: _clamp_max,
+    aten.clamp_max.Tensor: _clamp_max,
+    aten.hardtanh.default: _hard_tanh,
     aten.threshold.default: _threshold,
     aten.abs.default: _abs,
     aten.softshrink.default: _soft_shrink,

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from equispike.errors import ConversionError
 
@@ -23,7 +23,9 @@ def copied(model: nn.Module) -> nn.Module:
         raise ConversionError(
             f"{name}: is TorchScript, whose layers cannot be told apart. Convert the module that it was made of"
         )
-    if any(isinstance(t, UninitializedTensorMixin) for t in (*model.parameters(), *model.buffers())):
+    if any(
+        isinstance(t, UninitializedParameter | UninitializedBuffer) for t in (*model.parameters(), *model.buffers())
+    ):
         raise ConversionError(f"{name}: has lazy layers without weights. Run one batch through it, and train it, first")
     try:
         own = copy.deepcopy(model)
@@ -41,8 +43,8 @@ def dynamic(model: nn.Module, sizes: list[Any]) -> tuple[Any, ...]:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """What is in DataParallel, DistributedDataParallel or torch.compile."""
-    inner: Any = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
-    inner = getattr(model, "_orig_mod", None) if inner is None else inner
+    wrapper = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner: Any = getattr(cast("Any", model), "module" if wrapper else "_orig_mod", None)
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
@@ -50,17 +52,16 @@ def _rebuilt(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     """The module built again of its parts: parameters, buffers and tensors copied, all else the same."""
     if id(module) in done:
         return done[id(module)]
-    new = done[id(module)] = cast("nn.Module", module.__class__.__new__(module.__class__))
+    new = done[id(module)] = module.__class__.__new__(module.__class__)
     fields: dict[str, Any] = new.__dict__
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             fields[name] = value.detach().clone()
         else:
-            fields[name] = copy.copy(value) if isinstance(value, dict | list) else value
+            fields[name] = copy.copy(cast("Any", value)) if isinstance(value, dict | list) else value
     for kind, wrap in (("_parameters", nn.Parameter), ("_buffers", Tensor.clone)):
         stored = fields[kind].items()
         fields[kind] = {name: None if t is None else wrap(t.detach().clone()) for name, t in stored}
-    fields["_modules"] = {
-        name: None if child is None else _rebuilt(child, done) for name, child in module._modules.items()
-    }
+    children: dict[str, nn.Module | None] = fields["_modules"]
+    fields["_modules"] = {name: None if child is None else _rebuilt(child, done) for name, child in children.items()}
     return new

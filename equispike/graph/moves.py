@@ -50,7 +50,7 @@ def joined(function: Callable[[list[Tensor]], Tensor], values: Sequence[Value]) 
     sizes = [torch.Size(x.shape).numel() for x in values]
 
     def split(t: Tensor) -> Tensor:
-        parts = t.split(sizes, 1)
+        parts: Sequence[Tensor] = torch.split(t, sizes, 1)
         return function([part.reshape(len(t), *x.shape) for part, x in zip(parts, values, strict=True)])
 
     whole = Value(values[0].node, (sum(sizes),))

@@ -297,13 +297,16 @@ def _filled(node: FxNode, arguments: Sequence[Any]) -> Tensor | None:
         return None
     shape = (1, *(int(n) for n in cast("Tensor", node.meta["val"]).shape[1:]))
     first = torch.empty(shape, dtype=node.meta["val"].dtype) if like else arguments[0]
-    one = tree_map(lambda a: 1 if a is BATCH_SIZE else a, [first, *arguments[1:]])
-    return cast("Callable[..., Tensor]", node.target)(*one)
+
+    def alone(argument: Any) -> Any:
+        return 1 if argument is BATCH_SIZE else argument
+
+    return cast("Callable[..., Tensor]", node.target)(*tree_map(alone, [first, *arguments[1:]]))
 
 
 def _stacks(node: FxNode) -> bool:
     """Whether a call puts values side by side in front of the images' dimension."""
-    return node.target is torch.ops.aten.stack.default and (len(node.args) < 2 or node.args[1] == 0)
+    return node.target is torch.ops.aten.stack.default and node.args[1:] in ((), (0,))
 
 
 def _parts_of(value: Value) -> tuple[Value, ...]:

@@ -95,14 +95,20 @@ def flat(arguments: object) -> Iterator[Any]:
         yield arguments
 
 
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape to which tensors of these broadcast; RuntimeError if there is none."""
+    found: Any = cast("Any", torch).broadcast_shapes(*map(tuple, shapes))
+    return tuple(int(n) for n in found)
+
+
 def scaled(x: Value, scale: Any, shift: Any) -> list[Op]:
     """y = scale x + shift with constants, per channel or per feature; the constants may make the features larger."""
     factors, added = _constant(x, scale), _constant(x, shift)
-    shape = torch.broadcast_shapes(x.shape, factors.shape, added.shape)
+    shape = broadcast(x.shape, factors.shape, added.shape)
     if len(shape) != len(x.shape):
         raise Untranslatable(f"has a constant of more dimensions than an image's features {x.shape}. Use as many")
     larger: list[Op] = [] if shape == x.shape else [linear.moved(lambda t: t.expand(len(t), *shape), x.shape, shape)]
-    along = [n for n in shape if n] and (shape[0], *(1 for _ in shape[1:]))
+    along = (shape[0], *(1 for _ in shape[1:])) if shape else ()
     channels = [t.expand(along).reshape(-1).clone() for t in (factors, added) if _fits(t, along)]
     if len(channels) == 2:
         return [*larger, Affine(channels[0], channels[1])]
@@ -123,7 +129,7 @@ def _constant(x: Value, constant: Any) -> Tensor:
     if t.ndim > rank:
         raise Untranslatable(f"has a constant of shape {tuple(t.shape)} for features {x.shape}. Give one for an image")
     try:
-        torch.broadcast_shapes(x.shape, t.shape)
+        broadcast(x.shape, t.shape)
     except RuntimeError as error:
         raise Untranslatable(
             f"has a constant of shape {tuple(t.shape)}, which does not fit features {x.shape}. Give one that does"
