@@ -9,6 +9,7 @@ from experiments import (
     ding_tables,
     han_figures_3d_4c,
     han_figures_5_to_10,
+    low_latency,
     methods,
     sengupta_figure_1,
     sengupta_figure_2c,
@@ -23,6 +24,7 @@ MODULES = (
     *(han_figures_3d_4c, han_figures_5_to_10),
     *(ding_tables, ding_figure_3, ding_figure_4, ding_figure_6, ding_figure_7),
     methods,
+    low_latency,
 )
 CATALOGUE: dict[str, Entry] = {entry.name: entry for module in MODULES for entry in module.ENTRIES}
 

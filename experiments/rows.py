@@ -1,7 +1,7 @@
 """Rows: one network, converted in one way and simulated on test images. Each is kept in a store and never run twice."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.calibrate.method import Method
+from equispike.conversion import Spikes
 from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset
 from equispike.provenance import as_data
@@ -32,12 +33,16 @@ class Way:
         method: it observes for the table's number of steps, under the table's coder.
         reset: other than the method's own.
         v_init: initial potential, as in ``convert``.
+        spikes: "binary" or "signed".
+        chosen: percentile and correction are chosen for the table's T, in place of the method.
     """
 
     label: str
-    method: Method
+    method: Method = field(default_factory=es.DataNorm)
     reset: Reset | None = None
     v_init: float = 0.0
+    spikes: Spikes = "binary"
+    chosen: bool = False
 
 
 def coder_of(network: Trained, conditions: Conditions) -> Coder:
@@ -69,8 +74,12 @@ def convert(way: Way, network: Trained, conditions: Conditions) -> es.Network:
     device = torch.device(conditions.device)
     model: nn.Module = network.model.to(device)
     batches = list(to(device, calibration(network, conditions)))
+    if way.chosen:
+        return es.convert(model, batches, timesteps=conditions.timesteps, readout=conditions.readout, spikes=way.spikes)
     method = method_of(way, network, conditions)
-    return es.convert(model, batches, method, reset=way.reset, readout=conditions.readout, v_init=way.v_init)
+    return es.convert(
+        model, batches, method, reset=way.reset, readout=conditions.readout, v_init=way.v_init, spikes=way.spikes
+    )
 
 
 def method_of(way: Way, network: Trained, conditions: Conditions) -> Method:
@@ -94,9 +103,10 @@ def row(way: Way, network: Trained, conditions: Conditions, folder: Path) -> Row
         **{name: known[name] for name in ("network", "weights")},
         "data": test.name,
         "images": len(test),
-        "method": as_data(method_of(way, network, conditions)),
+        "method": "chosen for T" if way.chosen else as_data(method_of(way, network, conditions)),
         "reset": way.reset or way.method.reset,
         "v_init": way.v_init,
+        "spikes": way.spikes,
         "coder": as_data(coder),
         "readout": conditions.readout,
         "calibration_images": min(conditions.calibration_images, len(network.data.train)),
@@ -117,6 +127,7 @@ def measure(way: Way, network: Trained, conditions: Conditions) -> Row:
     e = es.evaluate(spiking, batches, conditions.timesteps, coder, runs=conditions.seeds, label=label)
     return {
         "seeds": list(e.seeds),
+        "chosen": spiking.provenance.get("chosen"),
         "trained_accuracy": e.trained,
         "accuracy": [round(a, 6) for a in numbers(e.mean)],
         "accuracy_std": [round(a, 6) for a in numbers(e.std)],
