@@ -1,5 +1,8 @@
 """Arguments of public functions, checked where they enter: what is meant is taken, the rest refused in one line."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (what users pass has no types)
+
 import inspect
 import math
 import os
@@ -45,14 +48,14 @@ def checked_fields(kind: type[C]) -> type[C]:
     return kind
 
 
-def tensor_of(value: object) -> object:
+def tensor_of(value: Any) -> Any:
     """A tensor for a NumPy array that can be one; anything else as it is."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return torch.from_numpy(np.ascontiguousarray(cast("np.ndarray[Any, Any]", value)))
     return value
 
 
-def told(value: object) -> str:
+def told(value: Any) -> str:
     """An argument in a few words: None, numbers and strings as they are, a class as such, anything else by its type."""
     if value is None or isinstance(value, int | float):
         return str(value)
@@ -63,7 +66,7 @@ def told(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def whole(name: str, value: object, error: type[EquispikeError] = SimulationError) -> int:
+def whole(name: str, value: Any, error: type[EquispikeError] = SimulationError) -> int:
     """A whole number, also as 8.0, a NumPy number or a tensor of one; refused otherwise, and out of all proportion."""
     number = value.item() if isinstance(value, np.generic | Tensor | np.ndarray) and _single(value) else value
     if isinstance(number, float) and number.is_integer():
@@ -80,12 +83,12 @@ def _single(value: Any) -> bool:
     return isinstance(value, np.generic) or int(np.prod(tuple(value.shape))) == 1
 
 
-def _whole(error: type[EquispikeError] = SimulationError) -> Callable[[str, object], object]:
+def _whole(error: type[EquispikeError] = SimulationError) -> Callable[[str, Any], Any]:
     return lambda name, value: None if value is None else whole(name, value, error)
 
 
-def _number(error: type[EquispikeError]) -> Callable[[str, object], object]:
-    def check(name: str, value: object) -> object:
+def _number(error: type[EquispikeError]) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> Any:
         number = value.item() if isinstance(value, np.generic | Tensor) and _single(value) else value
         if number is not None and (not isinstance(number, int | float) or isinstance(number, bool)):
             raise error(f"{name}: {told(value)}. Give a number")
@@ -96,7 +99,7 @@ def _number(error: type[EquispikeError]) -> Callable[[str, object], object]:
     return check
 
 
-def _network(name: str, value: object) -> object:
+def _network(name: str, value: Any) -> Any:
     if isinstance(value, nn.Module) or (isinstance(value, type) and issubclass(value, nn.Module)):
         raise SimulationError(f"{name}: {told(value)}. Convert it first: es.convert(model, images)")
     if isinstance(value, type) or not (hasattr(value, "nodes") and hasattr(value, "neurons")):
@@ -104,7 +107,7 @@ def _network(name: str, value: object) -> object:
     return value
 
 
-def _model(name: str, value: object) -> object:
+def _model(name: str, value: Any) -> Any:
     if isinstance(value, type):
         raise ConversionError(f"{name}: {told(value)}. Give an instance, built and trained: {value.__name__}(...)")
     if isinstance(value, str | os.PathLike):
@@ -112,8 +115,8 @@ def _model(name: str, value: object) -> object:
     return value
 
 
-def _images(error: type[EquispikeError]) -> Callable[[str, object], object]:
-    def check(name: str, value: object) -> object:
+def _images(error: type[EquispikeError]) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> Any:
         value = tensor_of(value)
         if isinstance(value, tuple | list):
             value = tuple(map(tensor_of, cast("Sequence[object]", value)))
@@ -131,10 +134,10 @@ def _images(error: type[EquispikeError]) -> Callable[[str, object], object]:
     return check
 
 
-def _instance(error: type[EquispikeError], example: str, *attributes: str) -> Callable[[str, object], object]:
+def _instance(error: type[EquispikeError], example: str, *attributes: str) -> Callable[[str, Any], Any]:
     """A check for objects that have these attributes."""
 
-    def check(name: str, value: object) -> object:
+    def check(name: str, value: Any) -> Any:
         if value is None or (not isinstance(value, type) and all(hasattr(value, each) for each in attributes)):
             return value
         raise error(f"{name}: {told(value)}. Give an instance, such as {example}")
@@ -142,8 +145,23 @@ def _instance(error: type[EquispikeError], example: str, *attributes: str) -> Ca
     return check
 
 
-def _passes(name: str, value: object) -> object:
-    passes: Iterable[object] = (value,) if callable(value) else cast("Iterable[object]", value)
+def _several(error: type[EquispikeError], example: str, *attributes: str) -> Callable[[str, Any], Any]:
+    """A check for sequences of objects that have these attributes."""
+    one = _instance(error, example, *attributes)
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, tuple | list):
+            raise error(f"{name}: {told(value)}. Give a list, such as {example}")
+        items = cast("Sequence[object]", value)
+        if None in [item if item is None else 0 for item in items]:
+            raise error(f"{name}: holds None. Give a list, such as {example}")
+        return [one(name, item) for item in items]
+
+    return check
+
+
+def _passes(name: str, value: Any) -> Any:
+    passes: Any = (value,) if callable(value) else value
     if not isinstance(passes, Iterable) or isinstance(passes, str | bytes | Tensor | np.ndarray):
         raise ConversionError(f"{name}: {told(value)}. Give passes, such as [es.max_pool_to_avg]")
     passes = tuple(passes)
@@ -153,7 +171,7 @@ def _passes(name: str, value: object) -> object:
     return passes
 
 
-def _path(name: str, value: object) -> object:
+def _path(name: str, value: Any) -> Any:
     if not isinstance(value, str | os.PathLike):
         raise FileError(f"{name}: {told(value)}. Give the name of a file")
     if "\0" in os.fspath(cast("str", value)):
@@ -161,31 +179,31 @@ def _path(name: str, value: object) -> object:
     return value
 
 
-def _labels(name: str, value: object) -> object:
+def _labels(name: str, value: Any) -> Any:
     try:
-        return torch.as_tensor(cast("Any", tensor_of(value)))
+        return torch.as_tensor(tensor_of(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name}: {told(value)}. Give one class number per image") from error
 
 
-def _indices(name: str, value: object) -> object:
+def _indices(name: str, value: Any) -> Any:
     try:
-        return None if value is None else torch.as_tensor(cast("Any", tensor_of(value)))
+        return None if value is None else torch.as_tensor(tensor_of(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise SimulationError(f"{name}: {told(value)}. Give one whole number per image") from error
 
 
-def _names(name: str, value: object) -> object:
+def _names(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
     kinds = isinstance(value, Collection) and not isinstance(value, Tensor | np.ndarray)
-    if not kinds or not all(isinstance(one, str) for one in cast("Collection[object]", value)):
+    if not kinds or not all(isinstance(one, str) for one in value):
         raise SimulationError(f"{name}: {told(value)}. Give the names of neuron layers")
-    return cast("object", value)
+    return value
 
 
-def _word(error: type[EquispikeError]) -> Callable[[str, object], object]:
-    def check(name: str, value: object) -> object:
+def _word(error: type[EquispikeError]) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> Any:
         if value is not None and not isinstance(value, str):
             raise error(f"{name}: {told(value)}. Give one of the words that its documentation lists")
         return value
@@ -193,7 +211,7 @@ def _word(error: type[EquispikeError]) -> Callable[[str, object], object]:
     return check
 
 
-def _start(name: str, value: object) -> object:
+def _start(name: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -201,20 +219,20 @@ def _start(name: str, value: object) -> object:
     raise ConversionError(f'{name}: {told(value)}. Give a fraction of the threshold in [0, 1), or "uniform"')
 
 
-def _flag(name: str, value: object) -> object:
+def _flag(name: str, value: Any) -> Any:
     if not isinstance(value, bool | np.bool_):
         raise EquispikeError(f"{name}: {told(value)}. Give True or False")
     return bool(value)
 
 
-def _series(name: str, value: object) -> object:
+def _series(name: str, value: Any) -> Any:
     series = cast("Tensor", _labels(name, value))
     if series.ndim != 1 or series.is_complex():
         raise SimulationError(f"{name}: of shape {tuple(series.shape)}. Give one number per step, (T,)")
     return series
 
 
-def _run(name: str, value: object) -> object:
+def _run(name: str, value: Any) -> Any:
     if isinstance(value, type) or not hasattr(value, "predictions"):
         raise SimulationError(f"{name}: {told(value)}. Give a run, as es.simulate returns it")
     return value
@@ -240,6 +258,8 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "method": _instance(ConversionError, "es.RMP()", "reset", "readout", "__call__"),
     "stop": _instance(SimulationError, "es.Stable(8)", "settled"),
     "lossy": _passes,
+    "correct": _several(ConversionError, "[es.Bias(16)]", "timesteps", "__call__"),
+    "spikes": _word(ConversionError),
     "v_init": _start,
     "engine": _word(SimulationError),
     "reset": _word(ConversionError),
@@ -254,13 +274,16 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "tolerance": _number(CalibrationError),
     "target": _number(SimulationError),
     "lead": _number(SimulationError),
+    "rate": _number(CalibrationError),
     "trial": _whole(CalibrationError),
-    **dict.fromkeys(("timesteps", "seed", "runs", "batch_size", "memory", "verify", "top", "steps"), _whole()),
+    **dict.fromkeys(
+        ("timesteps", "seed", "runs", "batch_size", "memory", "verify", "top", "steps", "passes"), _whole()
+    ),
 }
 """Checks by the names that arguments have everywhere."""
 
 NEEDED = {
     *("timesteps", "seed", "runs", "verify", "top", "steps", "bits", "tolerance", "target", "lead"),
-    *("trial", "memory", "batch_size"),
+    *("trial", "memory", "batch_size", "passes", "rate"),
 }
 """Numbers for which None stands only where it is the default."""

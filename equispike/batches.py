@@ -98,7 +98,7 @@ def check_labels(labels: Tensor, classes: int, purpose: str = "labels") -> None:
 def _items(batches: object) -> Iterable[object]:
     """The batches one by one."""
     if isinstance(batches, Tensor | np.ndarray | Mapping) or _is_pair(batches):
-        return [batches]
+        return [cast("object", batches)]
     if isinstance(batches, Dataset):
         return cast("Iterable[object]", DataLoader(cast("Dataset[object]", batches), 100))
     if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | nn.Module):
@@ -131,7 +131,7 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None, labelled: bo
     inputs = tuple(map(tensor_of, inputs_of(images)))
     tensors = tuple(x for x in inputs if isinstance(x, Tensor))
     if not inputs or len(tensors) < len(inputs):
-        wrong = next((type(x) for x in inputs if not isinstance(x, Tensor)), tuple)
+        wrong = next((type(cast("object", x)) for x in inputs if not isinstance(x, Tensor)), tuple)
         raise DataError(f"{where}: holds a {wrong.__name__}. {ACCEPTED}")
     if odd := [x.dtype for x in tensors if not x.is_floating_point()]:
         raise DataError(f"{where}: images of type {odd[0]}. Preprocess them as in training (floats)")

@@ -41,7 +41,7 @@ def made() -> dict[str, Any]:
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
     *(es.convert, es.simulate, es.evaluate, es.accuracy, es.latency, es.rate_fit, es.check, es.trace, es.quantize),
     *(es.save, es.load, es.join_inputs, es.max_pool_to_avg, es.max_pool_to_winner, es.leaky_relu_to_pairs),
-    *(es.DataNorm, es.SpikeNorm, es.RMP, es.Poisson, es.Stable),
+    *(es.DataNorm, es.SpikeNorm, es.RMP, es.Poisson, es.Stable, es.Bias, es.StepBias, es.Potential),
 )
 NOT_ASKED = {"self", "label", "validation", "scales", "report"}
 """Fields that only say something, or hold what is checked when it is used."""
@@ -57,7 +57,7 @@ def test_wrong_arguments_end_in_a_result_or_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     known = {key: made()[key] for key in inspect.signature(function).parameters if key in made()}
-    if function in (es.SpikeNorm, es.RMP, es.quantize):
+    if function in (es.SpikeNorm, es.RMP, es.DataNorm, es.quantize):
         known.pop("timesteps", None)
     for value in WRONG:
         if name in ("timesteps", "runs") and type(value) is int and value == 10**20:

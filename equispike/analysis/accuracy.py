@@ -85,9 +85,9 @@ class Evaluation:
             {
                 "seed": [seed for seed in self.seeds for _ in range(last)],
                 "t": list(range(1, last + 1)) * runs,
-                "accuracy": self.accuracy.flatten().tolist(),
-                "spike_rate_percent": self.spike_rate.flatten().tolist(),
-                "ties": self.ties.flatten().tolist(),
+                "accuracy": [float(value) for value in self.accuracy.flatten()],
+                "spike_rate_percent": [float(value) for value in self.spike_rate.flatten()],
+                "ties": [float(value) for value in self.ties.flatten()],
             }
         )
 

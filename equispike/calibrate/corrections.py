@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from equispike.arguments import checked_fields
 from equispike.batches import Batches, hold
 from equispike.calibrate.method import gain
 from equispike.errors import CalibrationError
@@ -50,6 +51,7 @@ class Correction(Protocol):
         ...
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Bias:
     r"""A constant drive for each channel (Li et al., 2021, "light pipeline"), set for T steps.
@@ -78,6 +80,7 @@ class Bias:
         return replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
 
 
+@checked_fields
 @dataclass(frozen=True)
 class StepBias:
     r"""A drive for each channel and step (Wu et al., 2024, "forward temporal bias correction"), set for T steps.
@@ -116,6 +119,7 @@ class StepBias:
         return replace(op, drive=table.to(currents.dtype))
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Potential:
     r"""An initial potential for each channel (Li et al., 2021; Bu et al., 2022 have theta/2 for all), set for T steps.

@@ -11,12 +11,9 @@ from equispike.errors import FileError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.export import ExportedProgram
 
+    from equispike.conversion import Model
     from equispike.graph.network import Network
-    from equispike.graph.program import Program
-
-    Model = nn.Module | ExportedProgram | Network | Program
 
 Source = Annotated[
     str,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ BATCH = {"cpu": 32}
 MEMORY_ELSEWHERE, BATCH_ELSEWHERE = 2**30, 512
 
 
+def _listed(values: Tensor) -> list[Any]:
+    return cast("Any", values).tolist()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A simulation of B images over T steps.
@@ -106,8 +110,8 @@ class Run:
 
     def to_frame(self) -> Any:
         """One row per image: its prediction after T steps, the steps that it ran, its spikes by layer."""
-        spikes = {f"spikes {name}": layer.sum(0).tolist() for name, layer in self.spikes.items()}
-        return frame({"prediction": self.predictions[-1].tolist(), "steps": self.steps.tolist(), **spikes})
+        spikes = {f"spikes {name}": _listed(layer.sum(0)) for name, layer in self.spikes.items()}
+        return frame({"prediction": _listed(self.predictions[-1]), "steps": _listed(self.steps), **spikes})
 
     def sent(self, layer: str) -> Tensor:
         """Spikes of each neuron over all steps less twice the negative ones: what the layer told those behind it."""

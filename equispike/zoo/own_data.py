@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from equispike.arguments import told
 from equispike.batches import read_labelled
 from equispike.errors import DataError
 from equispike.zoo.augment import Augmentation
@@ -52,7 +53,7 @@ class Ready(Part):
 
     def batches(self, size: int) -> Iterable[tuple[Tensor, Tensor]]:
         """Images and labels in order; to be gone through any number of times."""
-        return list(zip(self.images.split(size), self.labels.split(size), strict=True))
+        return [(self.images[at : at + size], self.labels[at : at + size]) for at in range(0, len(self), size)]
 
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
@@ -84,7 +85,7 @@ def from_loaders(name: str, given: object) -> Dataset:
         return given
     parts = cast("Sequence[Any]", given) if isinstance(given, tuple | list) else ()
     if len(parts) != 2:
-        raise DataError(f"{name}: gave a {type(given).__name__}. {PARTS}")
+        raise DataError(f"{name}: gave {told(given)}. {PARTS}")
     train, test = (_read(f"{name}/{part}", one) for part, one in zip(("train", "test"), parts, strict=True))
     classes = max(len(train.classes), len(test.classes))
     names = tuple(map(str, range(classes)))

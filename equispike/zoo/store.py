@@ -159,11 +159,9 @@ def _weights(path: Path) -> dict[str, Tensor]:
         raise FileError(
             f"{path}: holds more than weights, or is damaged. Save the module's state_dict() alone, with torch.save"
         ) from error
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    items = cast("dict[object, object]", content) if isinstance(content, dict) else {}
+    whole = cast("dict[object, Any]", content) if isinstance(content, dict) else {}
+    keys = "state_dict", "model_state_dict", "model", "net"
+    items: dict[object, object] = next((whole[key] for key in keys if isinstance(whole.get(key), dict)), whole)
     if not items or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items.items()):
         raise FileError(f"{path}: holds no state_dict. Save the module's state_dict(), with torch.save")
     return cast("dict[str, Tensor]", items)
