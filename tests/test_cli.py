@@ -139,7 +139,7 @@ def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str
     code, out, err = run(capsys, "diagnose", "mnist-cnn", *options)
     assert (code, err) == (0, "")
     assert " loses most, by clipping" in out
-    assert "method=DataNorm(percentile=99.9) " in out
+    assert "--percentile 99.9 " in out
     assert "Of the remedies tried, " in out
     code, out, _ = run(capsys, "diagnose", "mnist-cnn", "--images", "32", "--judged", "20")
     assert code == 0

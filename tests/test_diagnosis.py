@@ -23,7 +23,7 @@ def found():
 
 
 def test_too_low_a_threshold(found):
-    low = found(es.RMP(0.2, 16), 32)
+    low = found(es.RMP(0.1, 16), 32)
     assert low.worst.largest == "clipping"
     assert low.accuracy < low.trained - 0.1
     names = [remedy.name for remedy in low.remedies]

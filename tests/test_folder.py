@@ -301,4 +301,4 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "asked for 28 images of 27" in text
     code, text = call("train", "--model", "vgg11-cifar10", "--recipe", "tiny", "--out", str(tmp_path / "x"))
     assert (code, text.count("\n")) == (2, 1)
-    assert "images of shape (3, 28, 28) do not fit the model" in text
+    assert "has 3 classes, but the model gives scores of shape (1, 10)" in text

@@ -118,7 +118,7 @@ def test_more_than_the_memory_is_refused_before_anything_runs() -> None:
     (layer,) = network.neurons
     for kept in ({"trains": [layer]}, {"potentials": [layer]}):
         with pytest.raises(es.SimulationError, match=r"GiB to keep, and cpu has .* Name fewer layers"):
-            es.simulate(network, torch.rand(1, 3), 10**13, **kept)
+            es.simulate(network, torch.rand(64, 3), 2**31, **kept)
 
 
 def test_trains_are_drawn_with_potentials_if_they_were_kept(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def reweighted(op: Op, change: Callable[[Tensor], Tensor], bias: bool = False) -
     Raises:
         ConversionError: the operation is not linear.
 
+    >>> from equispike.graph.ops import Add
     >>> reweighted(Add((1.0, -2.0)), torch.square)(torch.ones(1), torch.ones(1))
     tensor([5.])
     """
