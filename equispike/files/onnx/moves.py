@@ -53,7 +53,7 @@ def _taken(x: Value, axis: int, places: list[int]) -> list[Op]:
     return TRANSLATIONS[aten.index_select.default](x, axis, torch.tensor(places, dtype=torch.int64))
 
 
-def gather(attributes: Attributes, x: Value, index: Any) -> list[Op]:
+def gather(attributes: Attributes, x: Any, index: Any) -> list[Op]:
     """One place along an axis, which goes, or several."""
     axis = axis_of(x, attributes.get("axis", 0))
     chosen = constant_of(index)
