@@ -44,20 +44,19 @@ def join_inputs(images: Images) -> Tensor:
     >>> join_inputs((torch.rand(4, 3, 32, 32), torch.rand(4, 1, 16, 16), torch.rand(4, 10))).shape
     torch.Size([4, 5, 32, 32])
     """
-    inputs = cast("tuple[Tensor, ...]", tuple(map(tensor_of, inputs_of(images))))
+    inputs = cast("list[Tensor]", list(map(tensor_of, inputs_of(images))))
     for x in inputs:
         if not isinstance(cast("object", x), Tensor) or (len(inputs) > 1 and not x.ndim):
             raise DataError(f"inputs: {told(x)}. Give tensors (B, *features)")
-    main, *others = inputs
-    if not others:
-        return main
+    if len(inputs) == 1:
+        return inputs[0]
     if len({len(x) for x in inputs}) != 1:
         raise DataError(
             f"inputs: of {', '.join(str(len(x)) for x in inputs)} images. Give every image all of its inputs"
         )
     shapes = [tuple(x.shape[1:]) for x in inputs]
     joined, places = layout(shapes)
-    whole = main.new_zeros(len(main), *joined)
+    whole = inputs[0].new_zeros(len(inputs[0]), *joined)
     for x, (first, channels) in zip(inputs, places, strict=True):
         if x.ndim - 1 < len(joined):
             x = pad(x, (0, channels * math.prod(joined[1:]) - x.shape[1])).view(len(x), channels, *joined[1:])
