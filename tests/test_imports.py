@@ -25,7 +25,7 @@ LAYERS = (
     {"simulation"},
     {"calibrate", "analysis", "files"},
     {"zoo", "conversion", "results"},
-    {"report", "cluster", "demo", "diagnosis", "checking", "sweep"},
+    {"report", "demo", "diagnosis", "checking", "sweep"},
     {"cli"},
     {"__main__"},
 )
