@@ -308,7 +308,10 @@ FORGERIES: dict[str, tuple[Any, str]] = {
     "no readout": (lambda d, t: d["nodes"].pop(), "one readout"),
     "provenance is missing": (lambda d, t: d.pop("provenance"), "provenance"),
     "provenance is a list": (lambda d, t: d.__setitem__("provenance", [1]), "provenance"),
-    "NaN tensor": (tensor("4.weight", torch.full((5, 48), torch.nan)), r"out\.weight: holds NaN, infinity or numbers"),
+    "NaN tensor": (
+        tensor("4.weight", torch.full((5, 48), torch.nan)),
+        r"out\.weight: holds NaN, infinity or numbers of ano",
+    ),
     "infinite tensor": (tensor("1.bias", torch.full((3,), torch.inf)), r"conv\.bias: holds NaN"),
     "integer tensor": (tensor("1.bias", torch.ones(3, dtype=torch.int64)), r"conv\.bias: holds NaN"),
     "8-bit floats": (tensor("1.bias", torch.ones(3).to(torch.float8_e4m3fn)), "does not describe"),
@@ -525,4 +528,5 @@ def test_models_in_the_package_load_by_name_and_say_where_they_come_from(path: P
     assert card["name"] == path.stem
     assert {"data", "recipe", "seed", "test_accuracy", "test_images"} <= card.keys()
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
-    assert path.stat().st_size < 40 * 2**20
+    packaged = path.parent == KEPT[0]
+    assert path.stat().st_size < (1.5e6 if packaged else 40 * 2**20)
