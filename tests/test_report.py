@@ -280,6 +280,26 @@ def test_figures_are_drawn_named_and_saved_on_their_own(opened: tuple[Page, dict
     assert page.problems == []
 
 
+def test_a_filter_leaves_the_runs_that_have_its_words(opened: tuple[Page, dict[str, Any], Path]) -> None:
+    page, _, _ = opened
+    for words, count in (("80", 1), ("99.9 poisson", 1), ("datanorm", 3), ("nothing like it", 3), ("", 3)):
+        page.run(f"find.value = {words!r}; find.dispatchEvent(new Event('input')); undefined")
+        page.frames()
+        assert len(cells(page)) == count
+    assert page.problems == []
+
+
+def test_a_copied_table_is_read_by_programs(opened: tuple[Page, dict[str, Any], Path]) -> None:
+    page, _, _ = opened
+    page.run("navigator.clipboard.writeText = async (text) => { window.kept = text; }; undefined")
+    page.run("[...document.querySelectorAll('button.quiet')].find((b) => b.textContent === 'Copy table').click()")
+    header, *rows = (line.split("\t") for line in page.run("window.kept").split("\n"))
+    assert [len(row) for row in rows] == [len(header)] * 3
+    for row in rows:
+        assert not any("\u2212" in cell or re.search(r"\d,\d{3}", cell) for cell in row)
+        float(row[header.index("change, points")])
+
+
 def test_a_phone_shows_all_of_it_in_dark_too_without_scrolling_sideways(
     opened: tuple[Page, dict[str, Any], Path], made: Path
 ) -> None:
@@ -295,3 +315,30 @@ def test_a_phone_shows_all_of_it_in_dark_too_without_scrolling_sideways(
     assert page.run("document.querySelectorAll('ul.legend').length") > 0
     assert page.printed().startswith(b"%PDF")
     assert page.problems == []
+
+
+def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.ReLU(), nn.Linear(12, 10))
+    digits = load("mnist-sample")
+    results: list[Result] = []
+    for images in (4, 40):
+        network = es.convert(model, digits.train.take(images).floats())
+        for bits in (None, 8):
+            made = network if bits is None else es.quantize(network, bits)
+            found = es.evaluate(made, digits.validation.take(20).batches(20), 4)
+            results.append(Result(made, es.Constant(), found))
+    write_json(tmp_path / "r.json", document(results, "small", digits.validation.name, digits.validation.classes))
+    page = page_data(read_runs([tmp_path / "r.json"]))
+    assert {run["split"] for run in page["runs"]} == {"validation"}
+    assert [run["unit"] for run in page["runs"][:2]] == ["units of the trained activation", "steps of its integers"]
+    assert [run["provenance"]["calibration images"] for run in page["runs"]] == ["4", "4", "40", "40"]
+    assert page["runs"][0]["provenance"]["method"] == "DataNorm(percentile=99.9)"
+    assert [run["label"] for run in page["runs"]] == [
+        f"DataNorm(99.9){bits}, calibrated on {images}" for images in (4, 40) for bits in ("", ", 8 bits")
+    ]
+    assert {"date", "command", "processor", "versions", "threads"} <= set(page["made"][0])
+    for run in page["runs"]:
+        assert all(low <= share <= high for (low, high), share in zip(run["interval"], run["accuracy"], strict=True))
+    html = (write_report([tmp_path / "r.json"], tmp_path / "r.html"), (tmp_path / "r.html").read_text())[1]
+    assert "test images" not in html.partition("<script>")[2].lower()

@@ -83,6 +83,7 @@ function lineChart(width, { x, y, lines, cursor, limits = [], fronts = [], dots 
     if (!points.length) continue;
     svg.append(sv("path", { class: "line", d: path(points), stroke, "stroke-dasharray": line.dash ?? dash(line.n), style: line.width ? `stroke-width: ${line.width}` : null },
       sv("title", {}, line.name)));
+    for (const [p, q] of points) svg.append(sv("circle", { class: "hit", cx: sx(p), cy: sy(q), r: 6 }, sv("title", {}, `${line.name}: ${y.format(q)} at ${x.format(p)}`)));
     const [a, b] = points[points.length - 1];
     if (!line.unnamed) labels.push({ name: line.name, x: sx(a), y: sy(b), stroke });
   }

@@ -1,5 +1,6 @@
 """What a page shows, as plain data: every number on it is worked out here; the page's script only picks and draws."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +12,14 @@ import torch
 from equispike.analysis.accuracy import latency
 from equispike.analysis.energy import energy_until, pareto
 from equispike.errors import FileError
+from equispike.provenance import in_words
 from equispike.report.read import Document
 
 WITHIN = 0.01
 """Loss of accuracy at which a run counts as having arrived."""
 
 Page = dict[str, Any]
+_MADE = "versions", "device", "threads", "date", "command", "processor"
 _COPIED = "method", "reset", "readout", "seeds", "steps", "not_counted", "additions_per_mac"
 
 
@@ -48,10 +51,7 @@ def page_data(documents: Sequence[tuple[Document, Path]]) -> Page:
         "fronts": [[_front(runs, group, cost) for group in groups] for cost in range(len(costs))],
         "mixed": _mixed(runs),
         "within": WITHIN,
-        "made": [
-            {"file": str(path), **{k: d[k] for k in ("versions", "device", "threads") if k in d}}
-            for d, path in documents
-        ],
+        "made": [{"file": str(path), **{k: d[k] for k in _MADE if k in d}} for d, path in documents],
     }
 
 
@@ -83,6 +83,10 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
         "classes": document["classes"],
         "images": document["images"],
         "trained": trained,
+        "split": document["data"].rpartition("/")[2] or "test",
+        "unit": _unit(run.get("provenance", {})),
+        "provenance": _provenance(run),
+        "interval": [wilson(share, document["images"]) for share in accuracy],
         "accuracy": accuracy,
         "std": _at(run["accuracy_std"], steps),
         "top5": None if run["top5_accuracy"] is None else _at(run["top5_accuracy"], steps),
@@ -97,6 +101,33 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
         "costs": [{key: energy[key] for key in ("name", "mac", "add", "weight")} for energy in run["energy"]],
         "looked_at": run["closer"]["images"] if run["closer"] else 0,
         "examples": run["closer"]["examples"] if run["closer"] else [],
+    }
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    r"""The 95 % confidence interval of a share of n images (Wilson, 1927), with z = 1.96:
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4 n^2}}{1 + z^2 / n}
+
+    >>> [round(end, 3) for end in wilson(0.5, 100)]
+    [0.404, 0.596]
+    """
+    z = 1.96
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+def _unit(provenance: Mapping[str, Any]) -> str:
+    return "steps of its integers" if "quantized" in provenance else "units of the trained activation"
+
+
+def _provenance(run: Mapping[str, Any]) -> dict[str, str]:
+    """How a run's network came about, in words, by name."""
+    told = {"input": run["coder"], **run.get("provenance", {})}
+    return {
+        key.replace("_", " "): in_words(value) if isinstance(value, dict) and "name" in value else str(value)
+        for key, value in told.items()
+        if key not in ("versions", "scale", "inputs") and value not in (None, [], {})
     }
 
 
@@ -131,8 +162,12 @@ def _label(runs: list[dict[str, Any]]) -> None:
     labels = [label if run["input"] == "constant" else f"{label}, {run['input']}" for label, run in zip(labels, runs)]
     if len({run["network"] for run in runs}) > 1:
         labels = [f"{run['network']}: {label}" for label, run in zip(labels, runs)]
-    if len(set(labels)) < len(runs) and len({run["data"] for run in runs}) > 1:
-        labels = [f"{label}, {run['data']}" for label, run in zip(labels, runs)]
+    for key, words in (("data", "{}"), ("images", "{} images")):
+        if len(set(labels)) < len(runs) and len({run[key] for run in runs}) > 1:
+            labels = [f"{label}, {words.format(run[key])}" for label, run in zip(labels, runs)]
+    asked = [run["provenance"].get("calibration images") for run in runs]
+    if len(set(labels)) < len(runs) and len(set(asked)) > 1:
+        labels = [f"{label}, calibrated on {n}" for label, n in zip(labels, asked)]
     seen: Counter[str] = Counter()
     for run, label in zip(runs, labels, strict=True):
         seen[label] += 1

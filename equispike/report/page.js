@@ -5,9 +5,17 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs, STEPS = DATA.steps, LAST = STEPS[STEPS.length - 1];
 RUNS.forEach((run, n) => { run.n = n; });
 const shortest = Math.min(...RUNS.map((run) => run.steps[run.steps.length - 1]));
+const SPLIT = [...new Set(RUNS.map((run) => run.split))].join(" and ");
 const state = { at: STEPS.indexOf(shortest), run: 0, cost: 0 };
 const updates = []; // called when the step, the run or the costs change
 const T = () => STEPS[state.at];
+const find = document.getElementById("find");
+// Runs whose names hold every word of the filter; all of them where none does.
+function visible() {
+  const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = RUNS.filter((run) => words.every((word) => run.label.toLowerCase().includes(word)));
+  return found.length ? found : RUNS;
+}
 
 // A run's number after step T: null behind its last step; between two of its steps, that of the earlier one.
 function place(run, t = T()) {
@@ -46,7 +54,7 @@ function sentence() {
   const images = Math.round((Math.abs(change) * best.images) / 100), more = change < 0 ? "fewer" : "more";
   const verdict = images === 0 ? "nothing is lost" : `${plural(images, "image")} ${more}, a ${change < 0 ? "loss" : "gain"} of ${Math.abs(change).toFixed(1)} points`;
   return `${what} After ${plural(T(), "step")} ${who} is right on ${percent(now(best, best.accuracy))}\u00a0% of ` +
-    `${plural(best.images, "test image")} (${best.data}); the trained network is right on ${percent(best.trained)}\u00a0%: ${verdict}.`;
+    `${plural(best.images, `${SPLIT} image`)} (${best.data}); the trained network is right on ${percent(best.trained)}\u00a0%: ${verdict}.`;
 }
 
 // A figure that is drawn again whenever its width or the state changes.
@@ -98,6 +106,7 @@ function summary() {
     { name: "spike rate, %", value: (run) => now(run, run.rate), format: fixed(2) },
     { name: "spikes per image", value: (run) => now(run, run.spikes), format: integer },
     { name: "within 1 point from step", value: (run) => run.latency },
+    { name: "95 % interval, %", value: (run) => now(run, run.interval)?.[0] ?? null, format: (v, run) => now(run, run.interval).map((end) => (100 * end).toFixed(1)).join(" to ") },
   ];
   const notes = [];
   if (mixed) notes.push(el("p", { class: "warn" }, `These runs are of different ${DATA.mixed.join(", ")}. Compare their changes, not their accuracies.`));
@@ -105,10 +114,10 @@ function summary() {
   if (left.length) notes.push(el("p", { class: "note" }, `${plural(left.length, "run")} ended before step ${LAST}; behind its end a run shows –.`));
   const images = RUNS[0].images;
   return section("What was kept, and what was lost", notes,
-    addTable({ columns, rows: () => RUNS, caption: "After T steps. Sort by any column.", best: (run) => RUNS.length > 1 && run === bestNow() }),
-    el("p", { class: "note" }, `${mixed ? "" : `One image of ${integer(images)} is ${(100 / images).toFixed(2)} points; a few images more or fewer are chance. `}The spike rate is the share of neurons that spike in a step. `,
-      "The last column is the first step after which the accuracy stays within one point of the trained network's.",
-      RUNS.length > 1 ? " The row in bold keeps most at this T; it was picked on these test images." : null));
+    addTable({ columns, rows: visible, caption: "After T steps. Sort by any column.", best: (run) => RUNS.length > 1 && run === bestNow() }),
+    el("p", { class: "note" }, `${mixed ? "" : `One image of ${integer(images)} is ${(100 / images).toFixed(2)} points; a few images more or fewer are chance. `}The interval is Wilson's, of the share of images that are right. The spike rate is the share of neurons that spike in a step. `,
+      "Within 1 point: the first step after which the accuracy stays so close to the trained network's.",
+      RUNS.length > 1 ? ` The row in bold keeps most at this T; it was picked on these ${SPLIT} images.` : null));
 }
 
 function curves() {
@@ -116,12 +125,12 @@ function curves() {
   const ceilings = trained.length > 3 ? [] : trained.map((a) => ({ name: `trained, ${percent(a)} %`, stroke: "var(--soft)", dash: "6 4", width: 1.5, points: [[1, 100 * a], [LAST, 100 * a]] }));
   const chart = (values, label, high, extra) => (width, title) => lineChart(width, {
     title, cursor: T(), x: stepsAxis(), y: { low: 0, high, label, format: digits },
-    lines: [...extra, ...RUNS.map((run) => ({ name: run.label, n: run.n, points: series(run, values(run)) }))],
-    dots: RUNS.map((run) => ({ name: run.label, n: run.n, point: [T(), now(run, values(run))] })),
+    lines: [...extra, ...visible().map((run) => ({ name: run.label, n: run.n, points: series(run, values(run)) }))],
+    dots: visible().map((run) => ({ name: run.label, n: run.n, point: [T(), now(run, values(run))] })),
   });
   const most = Math.max(...RUNS.flatMap((run) => run.rate)) * 1.08 || 1;
   return section("Accuracy and spikes after each step", el("div", { class: "figures" },
-    figure("Accuracy", "Share of test images whose highest score is that of their class, if the network is stopped after T steps.",
+    figure("Accuracy", `Share of ${SPLIT} images whose highest score is that of their class, if the network is stopped after T steps.`,
       chart((run) => run.accuracy.map((a) => 100 * a), "accuracy, %", 100, ceilings), "accuracy"),
     figure("Spike rate", "Spikes up to step T, as a share of all neurons and steps. Lower thresholds spike more and answer sooner.",
       chart((run) => run.rate, "spike rate, %", most, []), "spike-rate")));
@@ -138,7 +147,7 @@ function layers() {
   const looked = RUNS.some((run) => run.looked_at);
   const theta = (layer) => layer.threshold[1];
   const figures = [
-    figure("Threshold", "What a neuron collects before it spikes, in units of the trained activation; of several per layer, the largest.", bars(["threshold"], theta, digits), "thresholds"),
+    figure("Threshold", `What a neuron collects before it spikes, in ${[...new Set(RUNS.map((run) => run.unit))].join(" or ")}; of several per layer, the largest.`, bars(["threshold"], theta, digits), "thresholds"),
     figure("Spike rate of each layer", "Spikes up to step T, in percent of the layer's neurons and steps.", bars(["spike rate"], (layer) => now(chosen(), layer.rate), (v) => `${digits(v)} %`), "layer-rates"),
     looked ? figure("Error of the rates, by cause", "How far rates are from the trained network's, in percent of them: inherited from earlier layers; clipping, more came than one spike a step can tell; quantisation, spikes are whole; unevenness, they came at the wrong time. The largest of each layer is written out; parts can cancel.",
       bars(CAUSES, (layer, cause) => (layer[cause] ? 100 * (now(chosen(), layer[cause]) ?? 0) : null), (v) => `${digits(v)} %`), "errors-by-cause") : null,
@@ -158,7 +167,7 @@ function layers() {
       { name: "in all", value: value("total"), format: fixed(1) }, { name: "K", value: value("k", 1), format: digits }] : [])] });
   return section("Layer by layer", el("div", { class: "row" }, chooseRun("Conversion:", () => true)),
     el("div", { class: "figures" }, figures), table,
-    looked ? el("p", { class: "note" }, `Errors, K and silent neurons (no spike yet) are means over the first ${plural(Math.max(...RUNS.map((run) => run.looked_at)), "test image")}; the rest over all of them.`) : null);
+    looked ? el("p", { class: "note" }, `Errors, K and silent neurons (no spike yet) are means over the first ${plural(Math.max(...RUNS.map((run) => run.looked_at)), `${SPLIT} image`)}; the rest over all of them.`) : null);
 }
 
 function fit() {
@@ -182,7 +191,7 @@ function energy() {
   const { node } = choice("Cost of an operation:", DATA.costs.map((cost) => cost.name.split(":")[0]), (n) => { state.cost = n; });
   const of = (run) => run.energy[state.cost];
   const draw = (width, title) => {
-    const lines = RUNS.map((run) => ({ name: run.label, n: run.n, points: run.steps.map((t, n) => [of(run).spiking[n], 100 * run.accuracy[n]]) }));
+    const lines = visible().map((run) => ({ name: run.label, n: run.n, points: run.steps.map((t, n) => [of(run).spiking[n], 100 * run.accuracy[n]]) }));
     const trained = [...new Set(RUNS.map((run) => of(run).trained))];
     const values = [...lines.flatMap((line) => line.points.map(([j]) => j)), ...trained].filter((j) => j > 0);
     return lineChart(width, { title, lines, height: 380,
@@ -190,11 +199,11 @@ function energy() {
       y: { low: 0, high: 100, label: "accuracy, %", format: digits },
       fronts: DATA.fronts[state.cost].map((front) => front.map(([r, s]) => [of(RUNS[r]).spiking[s], 100 * RUNS[r].accuracy[s]])),
       limits: trained.length > 1 ? [] : [{ x: trained[0], name: `trained ${joules(trained[0])}` }],
-      dots: RUNS.map((run) => ({ name: run.label, n: run.n, point: [now(run, of(run).spiking), place(run) < 0 ? null : 100 * now(run, run.accuracy)] })) });
+      dots: visible().map((run) => ({ name: run.label, n: run.n, point: [now(run, of(run).spiking), place(run) < 0 ? null : 100 * now(run, run.accuracy)] })) });
   };
   const assumption = el("p", { class: "note" });
   updates.push(() => { assumption.textContent = `Assumed: ${DATA.costs[state.cost].name}. These are estimates from counted operations, not measurements of a chip.`; });
-  const table = addTable({ rows: () => RUNS, caption: "Energy of one image after T steps, and until the answer is good enough.", columns: [
+  const table = addTable({ rows: visible, caption: "Energy of one image after T steps, and until the answer is good enough.", columns: [
     { name: "conversion", word: true, value: (run) => run.label },
     { name: "energy", value: (run) => now(run, of(run).spiking), format: joules },
     { name: "trained network", value: (run) => of(run).trained, format: joules },
@@ -258,7 +267,7 @@ function deciding() {
     parts.forEach((part) => part.draw());
   });
   const images = RUNS.map((run) => run.examples.length);
-  return section("Watch it decide", el("p", {}, "A few test images that end right, then those that end wrong, with what conversion alone got wrong first. The highest score is the answer. Move T, or press Play."),
+  return section("Watch it decide", el("p", {}, `A few ${SPLIT} images that end right, then those that end wrong, with what conversion alone got wrong first. The highest score is the answer. Move T, or press Play.`),
     el("div", { class: "row" }, chooseRun("Conversion:", (run) => images[run.n] > 0)), cards);
 }
 
@@ -267,13 +276,18 @@ function made() {
   const add = (name, ...text) => facts.push(el("dt", {}, name), el("dd", {}, ...text));
   const unique = (values) => [...new Set(values)].join("; ");
   add("Networks", unique(RUNS.map((run) => run.network)));
-  add("Test images", unique(RUNS.map((run) => `${run.data}, the first ${integer(run.images)}`)));
+  add("Images", unique(RUNS.map((run) => `${run.data}, the first ${integer(run.images)}`)));
   add("Seeds", unique(RUNS.map((run) => run.seeds.join(", "))), ". Constant input draws nothing: one run is all there is.");
   add("Steps", `up to ${unique(RUNS.map((run) => run.steps[run.steps.length - 1]))}. Numbers are for T = ${STEPS.join(", ")}.`);
   add("Files", unique(DATA.made.map((file) => file.file)));
   add("Made with", unique(DATA.made.map((file) => [...Object.entries(file.versions || {}).map(([k, v]) => `${k} ${v}`), file.device].filter(Boolean).join(", "))));
+  add("Computed", unique(DATA.made.map((file) => [file.date, file.processor, file.threads && plural(file.threads, "thread"), file.command].filter(Boolean).join(", "))));
   add("Not counted", unique(RUNS.flatMap((run) => run.not_counted)));
-  return section("How this was made", el("dl", {}, facts));
+  const how = addTable({ rows: visible, caption: "How each network was converted.", columns: [
+    { name: "run", value: (run) => run.label, word: true },
+    ...[...new Set(RUNS.flatMap((run) => Object.keys(run.provenance)))].map((name) => ({ name, value: (run) => run.provenance[name] ?? null, word: true })),
+  ] });
+  return section("How this was made", el("dl", {}, facts), how);
 }
 
 const slider = document.getElementById("steps"), output = document.getElementById("step"), play = document.getElementById("play");
@@ -298,6 +312,9 @@ play.addEventListener("click", () => {
     refresh();
   }, 350);
 });
+find.closest("label").hidden = RUNS.length <= 8;
+find.addEventListener("input", refresh);
+document.getElementById("control").addEventListener("submit", (event) => event.preventDefault());
 slider.max = STEPS.length - 1;
 output.style.minWidth = `${String(LAST).length}ch`;
 slider.addEventListener("input", () => { stop(); state.at = Number(slider.value); refresh(); });

@@ -9,7 +9,7 @@ function sortable({ columns, rows, caption, best }) {
   const table = el("table", { "aria-label": caption }, el("thead", {}, el("tr", {}, heads)), body);
   const shown = (column, row) => {
     const value = column.value(row);
-    return value === null || value === undefined ? "–" : column.format ? column.format(value) : String(value);
+    return value === null || value === undefined ? "–" : column.format ? column.format(value, row) : String(value);
   };
   function order(n) {
     down = sorted === n ? !down : !columns[n].word;
@@ -31,8 +31,10 @@ function sortable({ columns, rows, caption, best }) {
     body.replaceChildren(...arranged().map((row) => el("tr", { class: best && best(row) ? "best" : null },
       columns.map((column) => el("td", { class: column.word ? "word" : null }, shown(column, row))))));
   }
+  // Numbers as programs read them: a hyphen for minus, nothing between thousands, nothing where there is no value.
+  const plain = (text) => (text === "–" ? "" : text.replace(/\u2212/g, "-").replace(/(\d),(?=\d{3})/g, "$1"));
   async function copy(event) {
-    const text = [columns.map((column) => column.name), ...arranged().map((row) => columns.map((column) => shown(column, row)))]
+    const text = [columns.map((column) => column.name), ...arranged().map((row) => columns.map((column) => plain(shown(column, row))))]
       .map((cells) => cells.join("\t")).join("\n");
     const button = event.currentTarget, said = (words) => { button.textContent = words; setTimeout(() => { button.textContent = "Copy table"; }, 1500); };
     try { await navigator.clipboard.writeText(text); said("Copied"); } catch { said(copyBySelection(text) ? "Copied" : "Select it and copy"); }
