@@ -398,3 +398,16 @@ def test_convert_for_a_number_of_steps_shows_what_it_tried(tmp_path: Path, capsy
     chosen: Any = network.provenance["chosen"]
     assert lines[0].startswith(f"{chosen['error']:.4f}: {chosen['method']}, correction {chosen['correction']}")
     assert all((op.spikes, op.v_init) == ("signed", 0.5) for op in network.neurons.values())
+
+
+def test_convert_for_a_number_of_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--images", "32", "--out", str(tmp_path / "n.safetensors")]
+    assert "Give --timesteps too" in refused(capsys, "convert", "mnist-cnn", "--correct", "bias", *out)
+    code, said, err = run(
+        capsys, "convert", "mnist-cnn", "--timesteps", "4", "--correct", "bias", "--spikes", "signed", *out
+    )
+    assert (code, err) == (0, "")
+    assert "Bias(timesteps=4" in said
+    assert "signed spikes" in said
+    code, said, err = run(capsys, "convert", "mnist-cnn", "--timesteps", "4", *out)
+    assert (code, err) == (0, "")

@@ -7,10 +7,12 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from equispike.cli.method import (
+    ANY,
     NOTHING,
     USUAL,
     CalibrationImages,
     CoderName,
+    ForSteps,
     Lossy,
     Output,
     ResetRule,
@@ -101,20 +103,9 @@ def convert(
         "network.safetensors"
     ),
     thresholds: Thresholds = USUAL,
-    timesteps: Annotated[
-        int | None, Parameter(help="Steps T to answer in: chooses percentile and correction for them, without labels.")
-    ] = None,
-    spikes: Annotated[
-        Literal["binary", "signed"], Parameter(help="Signed neurons also take spikes back; hardware must offer that.")
-    ] = "binary",
     reset: ResetRule = None,
-    v_init: Annotated[
-        float | Literal["uniform"] | None,
-        Parameter(
-            name="--v-init",
-            help="Potential at the start, as a fraction of the threshold; or uniform. Default 0, with --timesteps 0.5.",
-        ),
-    ] = None,
+    v_init: Start = None,
+    steps: ForSteps = ANY,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     lossy: Lossy = NOTHING,
     output: Output = None,
@@ -126,9 +117,10 @@ def convert(
 
     Example: equispike convert mnist-cnn --timesteps 8 --out net.safetensors
     """
-    require_positive(images=images, timesteps=timesteps)
+    require_positive(images=images)
     require_writable(out_file)
     thresholds.check()
+    asked = steps.options()
     from dataclasses import replace
 
     from equispike.conversion import convert as run
@@ -140,7 +132,7 @@ def convert(
     with progress():
         network = run(
             trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, v_init=v_init, spikes=spikes, timesteps=timesteps, lossy=lossy.passes, output=output,
+            readout=readout, v_init=v_init, lossy=lossy.passes, output=output, **asked,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)
@@ -164,7 +156,7 @@ def diagnose(
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
     thresholds: Thresholds = USUAL,
     reset: ResetRule = None,
-    v_init: Start = 0.0,
+    v_init: Start = None,
     lossy: Lossy = NOTHING,
     output: Output = None,
     coder: CoderName = "constant",
@@ -189,8 +181,8 @@ def diagnose(
         found = run(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
-            Constant() if coder == "constant" else Poisson(), seed, reset=reset, v_init=v_init, lossy=lossy.passes,
-            output=output,
+            Constant() if coder == "constant" else Poisson(), seed, reset=reset,
+            v_init=0.0 if v_init is None else v_init, lossy=lossy.passes, output=output,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:

@@ -1,7 +1,7 @@
 """Options of the commands that convert: how thresholds are set, and what may be replaced."""
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -114,11 +114,54 @@ class Lossy:
 USUAL, NOTHING = Thresholds(), Lossy()
 Output = Annotated[int | None, Parameter(help="Which of several outputs of the model, from 0. Default: its only one.")]
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ForSteps:
+    """What ``convert`` may do for a stated number of time-steps."""
+
+    timesteps: Annotated[
+        int | None,
+        Parameter(
+            help="Convert for so many steps: thresholds and a correction are chosen for them, without labels; or, with "
+            "--correct, those corrections are set for them."
+        ),
+    ] = None
+    correct: Annotated[
+        tuple[Literal["bias", "step-bias", "potential"], ...],
+        Parameter(
+            consume_multiple=True,
+            negative="",
+            help="Bring spikes nearer to the trained network, for --timesteps: by a constant drive, a drive for each "
+            "step, or initial potentials.",
+        ),
+    ] = ()
+    spikes: Annotated[
+        Literal["binary", "signed"],
+        Parameter(help="signed: neurons take back spikes that were too many; for soft reset."),
+    ] = "binary"
+
+    def options(self) -> "dict[str, Any]":
+        """Arguments of ``convert``. EquispikeError for corrections without steps."""
+        require_positive(timesteps=self.timesteps)
+        if not self.correct:
+            return {"timesteps": self.timesteps, "spikes": self.spikes}
+        if self.timesteps is None:
+            raise EquispikeError("--correct: is for a number of steps. Give --timesteps too")
+        from equispike.calibrate import corrections
+
+        kinds = {"bias": corrections.Bias, "step-bias": corrections.StepBias, "potential": corrections.Potential}
+        return {"correct": [kinds[name](self.timesteps) for name in self.correct], "spikes": self.spikes}
+
+
+ANY = ForSteps()
 Start = Annotated[
-    float | Literal["uniform"],
+    float | Literal["uniform"] | None,
     Parameter(
         name="--v-init",
-        help="Potential at the start, as a fraction of the threshold; or uniform, drawn for each neuron.",
+        help="Potential at the start, as a fraction of the threshold; or uniform, drawn for each neuron. Default: 0, "
+        "or 0.5 with --timesteps.",
     ),
 ]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]

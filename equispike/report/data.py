@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -117,6 +117,11 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
+def _in_words(value: Any) -> str:
+    known = isinstance(value, dict) and "name" in value
+    return in_words(cast("dict[str, Any]", value)) if known else str(cast("object", value))
+
+
 def _unit(provenance: Mapping[str, Any]) -> str:
     return "steps of its integers" if "quantized" in provenance else "units of the trained activation"
 
@@ -125,7 +130,7 @@ def _provenance(run: Mapping[str, Any]) -> dict[str, str]:
     """How a run's network came about, in words, by name."""
     told = {"input": run["coder"], **run.get("provenance", {})}
     return {
-        key.replace("_", " "): in_words(value) if isinstance(value, dict) and "name" in value else str(value)
+        key.replace("_", " "): _in_words(value)
         for key, value in told.items()
         if key not in ("versions", "scale", "inputs") and value not in (None, [], {})
     }
