@@ -142,7 +142,7 @@ def convert(
     if thresholds.method == "rmp" and thresholds.scale is None:
         out.print(f"scale {network.provenance['scale']} chosen on validation images")
     used = network.provenance
-    if timesteps is not None:
+    if "chosen" in used:
         tried = cast("dict[str, Any]", used["chosen"])
         for way in sorted([tried, *tried["others"]], key=lambda way: way["error"]):
             out.print(f"error of the scores {way['error']:.4f}: {way['method']}, correction {way['correction']}")
