@@ -17,7 +17,7 @@ from benchmarks.tables import write_table
 from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.pooling import early_max_pools, is_open
-from equispike.graph.trace import examine
+from equispike.graph.reading.trace import examine
 
 CONVERTS, MAX_POOLS = "converts", "with its max pools asked for"
 ARCHITECTURES: dict[str, tuple[int, str]] = {

@@ -18,7 +18,7 @@ from equispike.conversion import convert
 from equispike.graph.lossy import max_pool_to_avg, max_pool_to_winner
 from equispike.graph.network import Network
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.trace import trace
+from equispike.graph.reading.trace import trace
 from equispike.zoo.data import load
 from equispike.zoo.recipes import RECIPES
 from equispike.zoo.train import train

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from equispike.graph.lossy import max_pool_to_avg as max_pool_to_avg
     from equispike.graph.lossy import max_pool_to_winner as max_pool_to_winner
     from equispike.graph.network import Network as Network
-    from equispike.graph.trace import trace as trace
+    from equispike.graph.reading.trace import trace as trace
     from equispike.simulation.run import Run as Run
     from equispike.simulation.run import simulate as simulate
     from equispike.simulation.stop import Certain as Certain
@@ -74,7 +74,7 @@ _PLACES = {
     "graph.exact": ("quantize",),
     "graph.lossy": ("leaky_relu_to_pairs", "max_pool_to_avg", "max_pool_to_winner"),
     "graph.network": ("Network",),
-    "graph.trace": ("trace",),
+    "graph.reading.trace": ("trace",),
     "simulation.stop": ("Certain", "Stable"),
     "simulation.run": ("Run", "simulate"),
 }

@@ -17,9 +17,9 @@ from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.program import check_chosen
-from equispike.graph.trace import examine
-from equispike.graph.verdicts import VERDICTS, Finding, Verdict
+from equispike.graph.reading.program import check_chosen
+from equispike.graph.reading.trace import examine
+from equispike.graph.reading.verdicts import VERDICTS, Finding, Verdict
 from equispike.shown import frame, html_table
 
 IMAGES = 8

@@ -28,9 +28,9 @@ from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import OUTPUT_NEURONS, Network, Node
 from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
-from equispike.graph.program import check_chosen
-from equispike.graph.trace import Traceable, trace
-from equispike.graph.verdicts import VERDICTS
+from equispike.graph.reading.program import check_chosen
+from equispike.graph.reading.trace import Traceable, trace
+from equispike.graph.reading.verdicts import VERDICTS
 from equispike.provenance import as_data
 from equispike.versions import versions
 

@@ -13,10 +13,11 @@ from equispike.analysis.prediction import useful_timesteps
 from equispike.checking import check
 from equispike.conversion import convert
 from equispike.errors import ConversionError
-from equispike.graph.aten import REMEDIES, Untranslatable, remedy
 from equispike.graph.lossy import max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Neuron, Readout
+from equispike.graph.reading.aten import REMEDIES, remedy
+from equispike.graph.reading.values import Untranslatable
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 

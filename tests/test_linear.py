@@ -24,7 +24,7 @@ from equispike.graph.exact import fold_affine, fold_amplitudes, quantize
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, AvgPool, Conv, Input, Linear, Neuron, Op, Readout, Sparse
 from equispike.graph.quantize import sum_bits
-from equispike.graph.trace import trace
+from equispike.graph.reading.trace import trace
 from equispike.graph.walk import reweighted
 
 SHAPE = (4, 6, 6)

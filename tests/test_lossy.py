@@ -8,7 +8,7 @@ from equispike.conversion import prepare
 from equispike.errors import ConversionError
 from equispike.graph.lossy import max_pool_to_avg
 from equispike.graph.ops import AvgPool, MaxPool
-from equispike.graph.trace import trace
+from equispike.graph.reading.trace import trace
 
 
 def model(*pools: nn.Module) -> nn.Module:

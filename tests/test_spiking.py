@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import equispike as es
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Linear, Neuron, Node, Readout, WinnerPool
-from equispike.graph.trace import trace
+from equispike.graph.reading.trace import trace
 from equispike.nn import Spiking, Triangle
 from equispike.zoo.data import load
 from equispike.zoo.models import build

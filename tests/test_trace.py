@@ -18,7 +18,7 @@ from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import max_pool_to_avg
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Linear, MaxPool, Neuron, Pad
-from equispike.graph.trace import trace
+from equispike.graph.reading.trace import trace
 from equispike.simulation.run import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch copies the input of an even kernel

@@ -53,7 +53,7 @@ def check(
     from equispike.checking import HEADER
     from equispike.checking import check as run
     from equispike.graph.network import Network
-    from equispike.graph.program import shapes_of
+    from equispike.graph.reading.program import shapes_of
 
     asked = shapes_in(shape or ())
     if shape and given.data:

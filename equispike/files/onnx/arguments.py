@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.graph.aten import TRANSLATIONS, remedy
 from equispike.graph.network import Node, shape_of
 from equispike.graph.ops import Op
-from equispike.graph.values import Untranslatable, Value, laid
+from equispike.graph.reading.aten import TRANSLATIONS, remedy
+from equispike.graph.reading.values import Untranslatable, Value, laid
 
 Attributes = Mapping[str, Any]
 aten: Any = torch.ops.aten

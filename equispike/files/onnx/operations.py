@@ -10,9 +10,9 @@ import numpy as np
 
 from equispike.files.onnx import moves
 from equispike.files.onnx.arguments import Attributes, aten, axis_of, behind, constant_of, translated, whole_numbers
-from equispike.graph.aten import TRANSLATIONS
 from equispike.graph.ops import Add, AvgPool, Linear, MaxPool, Op, Pad
-from equispike.graph.values import Untranslatable, Value
+from equispike.graph.reading.aten import TRANSLATIONS
+from equispike.graph.reading.values import Untranslatable, Value
 
 
 def _windows(attributes: Attributes, x: Value, kernel: Sequence[int]) -> tuple[list[Op], dict[str, list[int]]]:

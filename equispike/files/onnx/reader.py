@@ -14,14 +14,14 @@ from equispike.extras import extra
 from equispike.files.onnx.arguments import refusal
 from equispike.files.onnx.constants import CONSTANTS, fold
 from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITS, shape_of_reshape
-from equispike.graph.aten import reshape
 from equispike.graph.fold import tidy
 from equispike.graph.linear import reshaped
 from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Neuron, Op, Readout
-from equispike.graph.parts import parts
-from equispike.graph.program import check_output
-from equispike.graph.values import Untranslatable, Value, laid
+from equispike.graph.reading.aten import reshape
+from equispike.graph.reading.parts import parts
+from equispike.graph.reading.program import check_output
+from equispike.graph.reading.values import Untranslatable, Value, laid
 
 
 def _onnx(name: str) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equispike.functional import rate
 from equispike.graph.ops import Add, Affine, LeakyReLU, Neuron, Op
-from equispike.graph.values import Mask, Ops, Step, Untranslatable, Value, scaled
+from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, scaled
 
 aten: Any = torch.ops.aten
 

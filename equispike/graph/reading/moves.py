@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils import _pytree as tree
 
 from equispike.graph import linear
-from equispike.graph.ops import Concat, Flatten, Sparse
-from equispike.graph.program import BATCH_SIZE
-from equispike.graph.values import Ops, Step, Untranslatable, Value, affordable, flat
+from equispike.graph.ops import Concat, Flatten, Op, Pad, Sparse
+from equispike.graph.reading.program import BATCH_SIZE
+from equispike.graph.reading.values import Ops, Step, Untranslatable, Value, affordable, flat
 
 aten: Any = torch.ops.aten
 MIXES = "mixes the images of a batch. Keep the first dimension for the images"
@@ -73,6 +73,11 @@ def weighted(target: Any) -> Callable[..., Ops]:
 def between(target: Any) -> Callable[..., Ops]:
     """Translation of a call that interpolates in space."""
     return lambda *arguments, **settings: run(linear.interpolated, target, *arguments, **settings)
+
+
+def margins(before: tuple[int, ...], after: tuple[int, ...]) -> list[Op]:
+    """Zeros put around features, or their margins cut off (see ``Pad``)."""
+    return [Pad(before, after)] if any(before) or any(after) else []
 
 
 def _shape(function: linear.Function, x: Value) -> tuple[int, ...]:

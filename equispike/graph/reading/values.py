@@ -95,6 +95,12 @@ def flat(arguments: object) -> Iterator[Any]:
         yield arguments
 
 
+def per_axis(value: Any, dims: int) -> tuple[int, ...]:
+    """One number for each dimension of space, of one for all or of as many."""
+    values = tuple(int(v) for v in flat(value))
+    return values * dims if len(values) == 1 else values
+
+
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     """The shape to which tensors of these broadcast; RuntimeError if there is none."""
     found: Any = cast("Any", torch).broadcast_shapes(*map(tuple, shapes))

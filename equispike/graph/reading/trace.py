@@ -14,11 +14,11 @@ from torch.export import Dim, ExportedProgram
 from equispike.arguments import checked
 from equispike.errors import ConversionError, one_line
 from equispike.functional.inputs import Images, inputs_of, layout
-from equispike.graph.models import copied, dynamic
 from equispike.graph.network import Network
-from equispike.graph.program import FREE_BATCH, Program, of
-from equispike.graph.translate import Reader
-from equispike.graph.verdicts import Finding
+from equispike.graph.reading.models import copied, dynamic
+from equispike.graph.reading.program import FREE_BATCH, Program, of
+from equispike.graph.reading.translate import Reader
+from equispike.graph.reading.verdicts import Finding
 
 Traceable = nn.Module | ExportedProgram
 

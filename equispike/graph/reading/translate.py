@@ -13,17 +13,17 @@ from torch.utils._pytree import tree_map
 from equispike.errors import ConversionError
 from equispike.functional.finite import all_finite
 from equispike.graph import linear
-from equispike.graph.aten import HARMLESS, RESHAPES, RISING, SOFTMAXES, SPLITS, TRANSLATIONS, remedy, reshape
-from equispike.graph.clips import COMPARISONS
 from equispike.graph.fold import tidy
-from equispike.graph.moves import MIXES
-from equispike.graph.moves import TRANSLATIONS as MOVES
 from equispike.graph.network import LARGEST, Network, Node, free
 from equispike.graph.ops import Neuron, Op, Readout, map_tensors
-from equispike.graph.parts import parts
-from equispike.graph.program import BATCH_SIZE, Program
-from equispike.graph.values import Mask, Ops, Stacked, Step, Untranslatable, Value, flat, laid
-from equispike.graph.verdicts import VERDICTS, Finding
+from equispike.graph.reading.aten import HARMLESS, RESHAPES, RISING, SOFTMAXES, SPLITS, TRANSLATIONS, remedy, reshape
+from equispike.graph.reading.clips import COMPARISONS
+from equispike.graph.reading.moves import MIXES
+from equispike.graph.reading.moves import TRANSLATIONS as MOVES
+from equispike.graph.reading.parts import parts
+from equispike.graph.reading.program import BATCH_SIZE, Program
+from equispike.graph.reading.values import Mask, Ops, Stacked, Step, Untranslatable, Value, flat, laid
+from equispike.graph.reading.verdicts import VERDICTS, Finding
 
 FxNode = torch.fx.Node
 aten: Any = torch.ops.aten

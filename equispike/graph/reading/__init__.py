@@ -1,0 +1,1 @@
+"""Reading a model: its operations, traced by ``torch.export``, become those of a Network."""
