@@ -19,7 +19,7 @@ from benchmarks import timing
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.graph.network import Network
-from equispike.versions import versions
+from equispike.provenance import versions
 from equispike.zoo.data import load
 from equispike.zoo.models import vgg
 

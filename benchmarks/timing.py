@@ -19,10 +19,10 @@ from equispike.functional.coding import Constant
 from equispike.graph.exact import calibrated, rescale
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout
+from equispike.provenance import versions
 from equispike.simulation import cpu
 from equispike.simulation.events import installed, suits
 from equispike.simulation.run import EngineName, simulate
-from equispike.versions import versions
 
 IN_L2, IN_MEMORY = 256 * 2**10, 256 * 2**20
 """Bytes that stay in the L2 cache of today's processors, and that no cache holds."""

@@ -31,8 +31,7 @@ from equispike.graph.pooling import early_max_pools
 from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import Traceable, trace
 from equispike.graph.reading.verdicts import VERDICTS
-from equispike.provenance import as_data
-from equispike.versions import versions
+from equispike.provenance import as_data, versions
 
 Spikes = Literal["binary", "signed"]
 Model = Traceable | Network

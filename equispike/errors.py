@@ -1,5 +1,8 @@
 """The errors that equispike raises on purpose: each names the place, the reason and the remedy."""
 
+from importlib import import_module
+from typing import Any
+
 
 class EquispikeError(ValueError):
     """Bad input of any kind. The command line prints it as one line and exits with code 2."""
@@ -36,3 +39,16 @@ def one_line(error: object, most: int | None = 300) -> str:
     'no such [31mlayer'
     """
     return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:most]
+
+
+def extra(module: str, name: str, files: str) -> Any:
+    """A module of a package that ``pip install equispike[name]`` brings, and without which there are no such files.
+
+    Raises:
+        EquispikeError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise EquispikeError(f"{files} need the package {package}. Install equispike[{name}]") from error

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +53,11 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
 
 def _word(value: Any) -> str:
     return in_words(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else repr(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of equispike, torch and Python."""
+    return {"equispike": version("equispike"), "torch": version("torch"), "python": platform.python_version()}
 
 
 def circumstances() -> dict[str, object]:

@@ -21,11 +21,10 @@ from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45
 from equispike.analysis.operations import operations
 from equispike.errors import FileError
 from equispike.files.disk import write_bytes
+from equispike.files.store import Asked, Store
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
-from equispike.provenance import as_data, circumstances, in_words
-from equispike.store import Asked, Store
-from equispike.versions import versions
+from equispike.provenance import as_data, circumstances, in_words, versions
 
 FORMAT, VERSION = "equispike.results", 1
 _STATED = "date", "command", "processor", "threads"

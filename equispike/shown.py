@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from equispike.extras import extra
+from equispike.errors import extra
 
 
 def html_table(caption: str, header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

@@ -9,6 +9,7 @@ from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.method import Method
 from equispike.conversion import Converter, Model, check_v_init, digest
 from equispike.errors import EquispikeError
+from equispike.files.store import Asked, Found, Store
 from equispike.functional.coding import Coder, Constant
 from equispike.functional.integrate import Reset
 from equispike.graph.lossy import LossyPass
@@ -16,7 +17,6 @@ from equispike.graph.quantize import check_bits, quantize
 from equispike.progress import track
 from equispike.provenance import as_data
 from equispike.results import Result, conversion, document, documents
-from equispike.store import Asked, Found, Store
 from equispike.zoo.data import Part
 
 BATCH = 100

@@ -12,8 +12,8 @@ from typing import Any
 
 import equispike as es
 from equispike.conversion import digest
+from equispike.files.store import Store
 from equispike.provenance import as_data
-from equispike.store import Store
 from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds
 from experiments.compare import rows_of
 from experiments.entry import Conditions, Job

@@ -14,8 +14,8 @@ import equispike as es
 from equispike.analysis.plots import Panel, panels
 from equispike.bibliography import PAPERS, bibtex
 from equispike.functional.coding import Coder
+from equispike.provenance import versions
 from equispike.results import read_json, write_json
-from equispike.versions import versions
 
 Value = float | str | Sequence[float] | None
 """A number, words, a mean with its standard deviation, or nothing."""

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 import equispike as es
 from equispike.calibrate.method import Method
 from equispike.conversion import Spikes
+from equispike.files.store import Store
 from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset
-from equispike.provenance import as_data
-from equispike.store import Store
-from equispike.versions import versions
+from equispike.provenance import as_data, versions
 from experiments.entry import CODERS, CONSTANT, Conditions, numbers
 from experiments.networks import Trained
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
-import equispike.demo
+import equispike.report.demo
 from equispike.cli.source import read_model
 from equispike.errors import FileError
 from equispike.files.checkpoint import load as load_network
@@ -357,8 +357,8 @@ def test_train_and_demo_write_what_they_promise(
 ) -> None:
     """With one epoch and little calibration; the real amounts are the demo's business."""
     monkeypatch.setitem(RECIPES, "demo", Recipe(1, batch=64, lr=0.1))
-    monkeypatch.setattr(equispike.demo, "CALIBRATION_IMAGES", 16)
-    monkeypatch.setattr(equispike.demo, "CALIBRATION_STEPS", 10)
+    monkeypatch.setattr(equispike.report.demo, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr(equispike.report.demo, "CALIBRATION_STEPS", 10)
     monkeypatch.setattr("equispike.analysis.closer.LOOKED_AT", 4)
     model = tmp_path / "model.safetensors"
     code, out, err = run(capsys, "train", "--out", str(model), "--plot", str(tmp_path / "curves.png"))

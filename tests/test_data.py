@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from equispike.errors import DataError
-from equispike.zoo import data, download, formats
-from equispike.zoo.data import Split, load
-from equispike.zoo.download import Archive, Source, ensure
+from equispike.zoo import data
+from equispike.zoo.data import Split, download, formats, load
+from equispike.zoo.data.download import Archive, Source, ensure
 
 FULL = os.environ.get("EQUISPIKE_DATA")
 needs_full = pytest.mark.skipif(not FULL, reason="EQUISPIKE_DATA names no folder with the full data sets")

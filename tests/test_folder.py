@@ -12,9 +12,9 @@ from torch import nn
 
 from equispike.cli import main
 from equispike.errors import DataError
-from equispike.zoo import folder as pictures
+from equispike.zoo import data
 from equispike.zoo.data import load
-from equispike.zoo.folder import Pictures, centre, crop, read_folder
+from equispike.zoo.data.folder import Pictures, centre, crop, read_folder
 from equispike.zoo.models import MODELS, plain
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.train import train
@@ -276,8 +276,7 @@ def test_training_repeats_bit_for_bit_with_workers(folder):
 
 def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     """Training, conversion and evaluation of pictures with 28 pixels a side."""
-    original = pictures.read_folder
-    monkeypatch.setattr(pictures, "read_folder", lambda path, name: original(path, name, 28, 0))
+    monkeypatch.setattr(data, "read_folder", lambda path, name: read_folder(path, name, 28, 0))
     monkeypatch.setitem(MODELS, "tiny", network)
     monkeypatch.setitem(RECIPES, "tiny", Recipe(epochs=2, batch=9, lr=0.02, normalise=True))
 

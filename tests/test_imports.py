@@ -15,17 +15,17 @@ import equispike
 
 PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
-    {"errors", "progress", "provenance", "versions"},
+    {"errors", "progress", "provenance"},
     {"arguments"},
-    {"functional", "bibliography", "extras"},
-    {"shown"},
-    {"batches", "store"},
+    {"functional", "bibliography", "shown"},
+    {"batches"},
     {"nn"},
     {"graph"},
     {"simulation"},
     {"calibrate", "analysis", "files"},
     {"zoo", "conversion", "results"},
-    {"report", "demo", "diagnosis", "checking", "sweep"},
+    {"diagnosis", "checking", "sweep"},
+    {"report"},
     {"cli"},
     {"__main__"},
 )

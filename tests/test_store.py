@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from equispike import store as module
 from equispike.errors import FileError
-from equispike.store import Store
+from equispike.files import store as module
+from equispike.files.store import Store
 
 SHARED = """
 import os, sys, time
 from pathlib import Path
-from equispike.store import Store
+from equispike.files.store import Store
 file, log, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 def compute(number):
     with log.open("a") as lines: lines.write(f"{number}\\n")
@@ -30,7 +30,7 @@ Store(file).fill([{"n": n} for n in range(count)], compute)
 HANGS = """
 import sys, time
 from pathlib import Path
-from equispike.store import Store
+from equispike.files.store import Store
 def compute():
     print("begun", flush=True)
     time.sleep(600)

@@ -22,12 +22,12 @@ from equispike import sweep as module
 from equispike.conversion import Converter
 from equispike.diagnosis import diagnose
 from equispike.errors import ConversionError, EquispikeError, FileError
+from equispike.files.store import Store
 from equispike.graph.exact import quantize
 from equispike.report.data import page_data
 from equispike.report.page import write_report
 from equispike.report.read import read_runs
 from equispike.results import documents, write_csv
-from equispike.store import Store
 from equispike.sweep import Point, sweep
 from equispike.zoo.data import load
 

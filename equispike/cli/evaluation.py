@@ -114,7 +114,7 @@ def evaluate(
         write_json(json_file, document([result], trained_as, test.name, test.classes, device=device))
     if plot is not None:
         from equispike.analysis.plots import accuracy_and_spike_rate
-        from equispike.demo import curve
+        from equispike.report.demo import curve
 
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
 

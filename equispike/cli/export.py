@@ -77,7 +77,7 @@ def info(
     Example: equispike info network.safetensors
     """
     from equispike.cli.source import is_network, is_packaged
-    from equispike.store import Store, is_store
+    from equispike.files.store import Store, is_store
 
     name = str(file)
     if is_network(name):

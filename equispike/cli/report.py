@@ -54,7 +54,7 @@ def demo(
     """
     require_positive(images=images, timesteps=timesteps)
     require_writable(out_folder / "results.json")
-    from equispike.demo import demo as run
+    from equispike.report.demo import demo as run
     from equispike.report.page import write_report
 
     with progress() as show:

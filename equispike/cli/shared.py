@@ -75,7 +75,7 @@ class Data:
         """The data set asked for, or else the one that a card or a network names; and what was taken."""
         require_positive(size=self.size)
         from equispike.zoo.data import NAMES, load
-        from equispike.zoo.own_data import from_folder, from_loaders
+        from equispike.zoo.data.own import from_folder, from_loaders
 
         own = known.get("data", "mnist-sample")
         name = self.data or ("mnist-sample" if own == "mnist" else str(own))

@@ -113,9 +113,9 @@ def sweep(
     for name, values in options.items():
         if values and not set(methods) & set(OWNERS[name]):
             raise EquispikeError(f"--{name}: is for --method {' or '.join(OWNERS[name])}")
+    from equispike.files.store import Store
     from equispike.functional.coding import Constant, Poisson
     from equispike.results import write_csv
-    from equispike.store import Store
     from equispike.sweep import Point
     from equispike.sweep import sweep as run
 

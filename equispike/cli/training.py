@@ -200,8 +200,8 @@ def lower_thresholds(
 
     from torch import nn
 
+    from equispike.provenance import versions
     from equispike.results import write_json
-    from equispike.versions import versions
     from equispike.zoo.rate_inference import Settings
     from equispike.zoo.rate_inference import lower_thresholds as run
     from equispike.zoo.store import save_model

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from equispike.extras import extra
+from equispike.errors import extra
 from equispike.files.disk import DAMAGED
 
 MOST_COMPRESSED = 1032

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from equispike.errors import FileError
+from equispike.files.store import Store, is_store
 from equispike.results import FORMAT, VERSION, documents
-from equispike.store import Store, is_store
 
 Document = dict[str, Any]
 REMEDY = "Give files that 'equispike evaluate --json', 'equispike sweep' or 'equispike demo' wrote"

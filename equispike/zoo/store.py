@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equispike.errors import EquispikeError, FileError, one_line
 from equispike.files.checkpoint import read_tensors, write_tensors
 from equispike.nn import with_levels
-from equispike.versions import versions
+from equispike.provenance import versions
 from equispike.zoo.data import load as load_data
 from equispike.zoo.models import MODELS, build
 from equispike.zoo.train import accuracy

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError, one_line
-from equispike.extras import extra
+from equispike.errors import ConversionError, extra, one_line
 from equispike.files.onnx.arguments import refusal
 from equispike.files.onnx.constants import CONSTANTS, fold
 from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITS, shape_of_reshape

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equispike.extras import extra
+from equispike.errors import extra
 from equispike.files.module import changing, rows, start
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node

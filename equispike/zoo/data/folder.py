@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from equispike.errors import DataError, one_line
-from equispike.zoo.augment import Augmentation, augment
-from equispike.zoo.data import Part, normalised
+from equispike.zoo.data.augment import Augmentation, augment
+from equispike.zoo.data.parts import Part, normalised
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

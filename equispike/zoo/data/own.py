@@ -11,9 +11,9 @@ from torch import Tensor
 from equispike.arguments import told
 from equispike.batches import read_labelled
 from equispike.errors import DataError
-from equispike.zoo.augment import Augmentation
-from equispike.zoo.data import Dataset, Part, cut_validation
-from equispike.zoo.folder import read_folder
+from equispike.zoo.data.augment import Augmentation
+from equispike.zoo.data.folder import read_folder
+from equispike.zoo.data.parts import Dataset, Part, cut_validation
 
 PARTS = "Give (train, test): two Datasets or DataLoaders of (image, label) pairs"
 

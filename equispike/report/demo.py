@@ -16,8 +16,8 @@ from equispike.conversion import Converter
 from equispike.files.checkpoint import save
 from equispike.functional.coding import Constant
 from equispike.graph.network import Network
+from equispike.provenance import versions
 from equispike.results import Result, document, write_json
-from equispike.versions import versions
 from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES

@@ -1,0 +1,52 @@
+"""Rules of the house: how much there is in a room, and that one name means one thing."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import equispike
+
+PACKAGE = Path(equispike.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+MOST_MODULES, MOST_LINES = 12, 400
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_folder_has_more_than_twelve_modules() -> None:
+    """Not counted: what makes a folder a package, or a command."""
+    modules = Counter(path.parent for path in MODULES if path.stem not in ("__init__", "__main__"))
+    assert {folder: n for folder, n in modules.items() if n > MOST_MODULES} == {}
+
+
+def test_no_module_has_more_than_four_hundred_lines() -> None:
+    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name_of(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_two_modules_import_each_other_by_any_way() -> None:
+    """Imports at the top of a module; those inside functions are there to be late."""
+    known = {name_of(path): path for path in MODULES}
+    imports: dict[str, set[str]] = {}
+    for name, path in known.items():
+        found: set[str] = set()
+        for node in TREES[path].body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in known else node.module for name in names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        imports[name] = found & set(known) - {name}
+    below: dict[str, set[str]] = {}
+    while ready := [name for name in imports if name not in below and imports[name] <= set(below)]:
+        below |= {name: imports[name] for name in ready}
+    assert sorted(set(imports) - set(below)) == []
