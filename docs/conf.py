@@ -4,7 +4,7 @@ import re
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from equispike.bibliography import page as bibliography
+from equispike.report.bibliography import page as bibliography
 
 project = "equispike"
 author = "The equispike authors"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import equispike as es
 from equispike.analysis.plots import Panel, panels
-from equispike.bibliography import PAPERS, bibtex
 from equispike.functional.coding import Coder
 from equispike.provenance import versions
+from equispike.report.bibliography import PAPERS, bibtex
 from equispike.results import read_json, write_json
 
 Value = float | str | Sequence[float] | None
@@ -119,7 +119,7 @@ class Entry:
         run: computes it.
         conditions: as in the paper; T alone where ``networks`` is empty.
         networks: the paper's, by their names in the zoo; a user may put others in their place.
-        paper, place: key of its paper in ``bibliography.PAPERS``, and where the published figures stand.
+        paper, place: key of its paper in ``report.bibliography.PAPERS``, and where the published figures stand.
         cites: keys of the papers of the methods that it uses.
     """
 

@@ -3,7 +3,7 @@
 import pytest
 from command import exit_code
 
-from equispike.bibliography import METHODS, PAPERS, bibtex, page, papers_of
+from equispike.report.bibliography import METHODS, PAPERS, bibtex, page, papers_of
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import equispike as es
-from equispike.bibliography import PAPERS
+from equispike.report.bibliography import PAPERS
 from equispike.zoo.data import Dataset, Split, load
 from equispike.zoo.models import MODELS, build, plain
 from equispike.zoo.rate_inference import Settings

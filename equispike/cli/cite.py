@@ -16,7 +16,7 @@ def cite(
 
     Example: equispike cite rmp spikenorm
     """
-    from equispike.bibliography import METHODS, bibtex, papers_of
+    from equispike.report.bibliography import METHODS, bibtex, papers_of
 
     for key in papers_of(methods or METHODS):
         out.print(f"{bibtex(key)}\n")
