@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from equispike.errors import SimulationError as SimulationError
     from equispike.files.checkpoint import load as load
     from equispike.files.checkpoint import save as save
+    from equispike.functional.coding import Coder as Coder
     from equispike.functional.coding import Constant as Constant
+    from equispike.functional.coding import Frames as Frames
     from equispike.functional.coding import Poisson as Poisson
     from equispike.functional.inputs import join_inputs as join_inputs
     from equispike.graph.exact import quantize as quantize
@@ -69,7 +71,7 @@ _PLACES = {
         "SimulationError",
     ),
     "files.checkpoint": ("load", "save"),
-    "functional.coding": ("Constant", "Poisson"),
+    "functional.coding": ("Coder", "Constant", "Frames", "Poisson"),
     "functional.inputs": ("join_inputs",),
     "graph.exact": ("quantize",),
     "graph.lossy": ("leaky_relu_to_pairs", "max_pool_to_avg", "max_pool_to_winner"),

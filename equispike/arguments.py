@@ -250,6 +250,7 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "others": _series,
     "per_channel": _flag,
     "after": _flag,
+    "batch_first": _flag,
     "front": _instance(CalibrationError, "es.DataNorm()", "reset", "readout", "__call__"),
     "sums": _word(CalibrationError),
     "statistic": _word(CalibrationError),

@@ -1,6 +1,6 @@
 """Images as users bring them, in batches, checked where they enter."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from equispike.arguments import tensor_of
-from equispike.errors import DataError
+from equispike.errors import DataError, EquispikeError
 from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Shape, inputs_of, join_inputs, split_inputs
 
@@ -34,6 +34,9 @@ Batches = Iterable[Any]
 For a model of several inputs, pairs whose images are a tuple or list of tensors; None may stand for the labels.
 """
 
+Join = Callable[[tuple[Tensor, ...]], Tensor]
+"""Makes one tensor of the inputs in a batch, images first, and refuses what does not go together."""
+
 IMAGES = "pixel_values", "images", "image", "inputs", "input", "x"
 LABELS = "labels", "label", "targets", "target", "y"
 """Names that images and labels have in batches that are dicts."""
@@ -41,7 +44,11 @@ ACCEPTED = "Pass tensors or NumPy arrays of images, (images, labels) pairs, or a
 
 
 def read(
-    batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "batch", labelled: bool = False
+    batches: Batches | Tensor,
+    shape: tuple[int, ...] | None = None,
+    purpose: str = "batch",
+    labelled: bool = False,
+    join: Join = join_inputs,
 ) -> Iterator[Batch]:
     """The batches in the order given, each checked before it is handed on; empty ones are left out.
 
@@ -50,12 +57,13 @@ def read(
         shape: features that an image must have, if known.
         purpose: what an error calls a batch.
         labelled: labels are needed; else those that are no class numbers are left out without a word.
+        join: makes one tensor of a batch's inputs, images first.
     Raises:
         DataError: a batch of wrong shape, type or value, which is named; at the end, if there was no image.
     """
     empty = True
     for number, item in enumerate(_items(batches)):
-        batch = _batch(f"{purpose} {number}", item, shape, labelled)
+        batch = _batch(f"{purpose} {number}", item, shape, labelled, join)
         if len(batch.images):
             empty = False
             yield batch
@@ -64,13 +72,16 @@ def read(
 
 
 def read_labelled(
-    batches: Batches | Tensor, shape: tuple[int, ...] | None = None, purpose: str = "test batch"
+    batches: Batches | Tensor,
+    shape: tuple[int, ...] | None = None,
+    purpose: str = "test batch",
+    join: Join = join_inputs,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The same of batches whose labels are needed: pairs. DataError also for a batch without.
 
     Labels are int64: one class number per image, (B,), or of scores in space one per place, (B, *space).
     """
-    for images, labels, _ in read(batches, shape, purpose, labelled=True):
+    for images, labels, _ in read(batches, shape, purpose, True, join):
         if labels is None:
             raise DataError(f"{purpose}: comes without labels. Pass (images, labels) pairs")
         yield images, labels
@@ -126,7 +137,7 @@ def _parts(where: str, item: object) -> tuple[object, object]:
     return parts[0] if parts else None, parts[1] if len(parts) > 1 else None
 
 
-def _batch(where: str, item: object, shape: tuple[int, ...] | None, labelled: bool) -> Batch:
+def _batch(where: str, item: object, shape: tuple[int, ...] | None, labelled: bool, join: Join) -> Batch:
     images, labels = _parts(where, item)
     inputs = tuple(map(tensor_of, inputs_of(images)))
     tensors = tuple(x for x in inputs if isinstance(x, Tensor))
@@ -137,10 +148,10 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None, labelled: bo
         raise DataError(f"{where}: images of type {odd[0]}. Preprocess them as in training (floats)")
     shapes = item.shapes if isinstance(item, Batch) else tuple(tuple(x.shape[1:]) for x in tensors)
     try:
-        images = join_inputs(tensors)
-    except DataError as error:
+        images = join(tensors)
+    except EquispikeError as error:
         raise DataError(f"{where}: {error}") from error
-    if images.ndim < 2 or (shape is not None and tuple(images.shape[1:]) != shape):
+    if images.ndim < 2 or (join is join_inputs and shape is not None and tuple(images.shape[1:]) != shape):
         expected = "(B, features)" if shape is None else f"(B, {', '.join(map(str, shape))})"
         raise DataError(f"{where}: shape {tuple(images.shape)}, expected {expected}. Reshape the images")
     if not all_finite(images):

@@ -137,7 +137,7 @@ def diagnose(
     network = convert(**asked)
     run, reached, rate = measured(network, timesteps)
     with torch.no_grad():
-        scores = without_output_neurons(network)(network.check_images(images))
+        scores = without_output_neurons(network)(run.task.still)
     trained = float((predict(scores.movedim(1, -1))[0].cpu() == labels.cpu()).double().mean())
     layers = tuple(causes(run))
     remedies: list[Remedy] = []

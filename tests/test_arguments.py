@@ -41,7 +41,7 @@ def made() -> dict[str, Any]:
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
     *(es.convert, es.simulate, es.evaluate, es.accuracy, es.latency, es.rate_fit, es.check, es.trace, es.quantize),
     *(es.save, es.load, es.join_inputs, es.max_pool_to_avg, es.max_pool_to_winner, es.leaky_relu_to_pairs),
-    *(es.DataNorm, es.SpikeNorm, es.RMP, es.Poisson, es.Stable, es.Bias, es.StepBias, es.Potential),
+    *(es.DataNorm, es.SpikeNorm, es.RMP, es.Frames, es.Poisson, es.Stable, es.Bias, es.StepBias, es.Potential),
 )
 NOT_ASKED = {"self", "label", "validation", "scales", "report"}
 """Fields that only say something, or hold what is checked when it is used."""
@@ -82,7 +82,15 @@ def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
 
 def test_every_public_function_is_asked() -> None:
     others = {name for name in dir(es) if name.endswith(("Error", "Warning"))}
-    plain = {"Certain", "Constant", "ModelNorm", "RateNorm", "Network", "Run"}  # take nothing, or are made by others
+    plain = {
+        "Certain",
+        "Coder",
+        "Constant",
+        "ModelNorm",
+        "RateNorm",
+        "Network",
+        "Run",
+    }  # take nothing, or are made by others
     asked = {function.__name__ for function in FUNCTIONS}
     assert set(dir(es)) - asked - others - plain == set()
 

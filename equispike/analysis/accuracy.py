@@ -12,12 +12,13 @@ from torch import Tensor
 from equispike.arguments import checked
 from equispike.batches import Batches, check_labels, read_labelled
 from equispike.errors import DataError, SimulationError
-from equispike.functional.coding import Coder, Constant, Poisson, predict
+from equispike.functional.coding import Coder, Constant, Poisson, by_image, predict
 from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
 from equispike.shown import frame, html_table
 from equispike.simulation.run import EngineName, Run, check_arguments, simulate, spike_rate
 from equispike.simulation.stop import Stop
+from equispike.simulation.task import joined_by
 
 MANY_CLASSES = 20
 """From so many on, top-5 accuracy says something."""
@@ -177,9 +178,10 @@ def evaluate(
     """Simulate labelled images and keep the accuracy of every step; memory does not grow with their number.
 
     Args:
-        batches: (images, labels) pairs; image k of all batches draws as image k. Labels are class numbers, one per
-            image, or of scores in space one per place, as for :func:`accuracy`; of one score per image, 1 stands for
-            scores above zero and 0 for the others.
+        batches: (images, labels) pairs; image k of all batches draws as image k. With ``coder=Frames()`` images are
+            (T, B, *features), and the trained network is asked for its answer to their mean. Labels are class numbers,
+            one per image, or of scores in space one per place, as for :func:`accuracy`; of one score per image, 1
+            stands for scores above zero and 0 for the others.
         runs: repeats with seeds seed, seed + 1, ... Where nothing is drawn (constant coding, no random initial
             potential), all repeats would be equal and one is made.
         label: what progress is reported as.
@@ -204,14 +206,16 @@ def evaluate(
     known = length_hint(batches) * len(seeds)  # 0 of what has no length
     shape, scores = network.shapes[network.nodes[-1].name], without_output_neurons(network)
     unheard = 0
-    work = ((batch, n) for batch in read_labelled(batches, network.input.shape) for n in range(len(seeds)))
+    found = read_labelled(batches, network.input.shape, join=joined_by(coder, network, timesteps))
+    coder = by_image(coder)
+    work = ((batch, n) for batch in found for n in range(len(seeds)))
     for (images, labels), n in track(work, label, known):
         labels = _fitting(labels.cpu(), shape)
         indices = torch.arange(total, total + len(images))
         run = simulate(network, images, timesteps, coder, seeds[n], indices, engine, batch_size, memory, stop=stop)
         tallies[n].add(run, labels)
         if n == len(seeds) - 1:
-            images = network.check_images(images)
+            images = run.task.still
             with torch.no_grad():
                 own = scores(images)
             trained.append(predict(own.movedim(1, -1))[0].cpu())

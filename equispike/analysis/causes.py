@@ -71,7 +71,7 @@ def causes(run: Run) -> list[Causes]:
 
 def error_parts(run: Run) -> dict[str, Parts]:
     """As :func:`causes`, for every neuron and image."""
-    network, images = run.task.network, run.task.images
+    network, images = run.task.network, run.task.still
     with torch.no_grad():
         trained = dict(evaluate(network, images, set(network.neurons)))
         received = mean_currents(run)
@@ -106,7 +106,7 @@ def mean_currents(run: Run) -> dict[str, Tensor]:
 
     def enter(node: Node, op: Input) -> Tensor:
         steps = range(1, 2) if task.coder.constant else range(1, run.timesteps + 1)
-        total = torch.zeros_like(task.images, dtype=torch.float64)
+        total = torch.zeros_like(task.still, dtype=torch.float64)
         for t in steps:
             given = task.images, task.indices, range(t, t + 1), task.seed, op.scale, op.amplitude
             total += task.coder.encode(*given)[0].double()

@@ -11,13 +11,13 @@ from torch import Tensor
 from equispike.arguments import checked
 from equispike.batches import Batches, read
 from equispike.errors import SimulationError
-from equispike.functional.coding import Coder, Constant
+from equispike.functional.coding import Coder, Constant, by_image
 from equispike.functional.rate import omega
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, evaluate
 from equispike.progress import track
 from equispike.simulation.run import Run, check_arguments, default_batch, watch_all
-from equispike.simulation.task import Task
+from equispike.simulation.task import Task, entered, joined_by
 
 
 class FitRow(NamedTuple):
@@ -80,7 +80,7 @@ def misfit(run: Run) -> dict[str, Misfit]:
     """K and Omega (see :class:`RateFit`) of every layer and image after the last step of a run."""
     found: dict[str, Misfit] = {}
     with torch.no_grad():
-        for name, expected in trained_rates(run.task.network, run.task.images).items():
+        for name, expected in trained_rates(run.task.network, run.task.still).items():
             difference = run.sent(name).to(expected.dtype) / run.timesteps - expected
             square = expected.flatten(1).square().sum(1)
             found[name] = Misfit(difference.flatten(1).square().sum(1) / square, omega(expected))
@@ -125,9 +125,11 @@ def rate_fit(
     sums = {name: _Sums(timesteps) for name in network.neurons}
     total = 0
     with torch.no_grad():
-        for batch in track(read(batches, network.input.shape), "comparing rates", length_hint(batches)):
+        found = read(batches, network.input.shape, join=joined_by(coder, network, timesteps))
+        coder = by_image(coder)
+        for batch in track(found, "comparing rates", length_hint(batches)):
             for part in torch.split(batch.images, batch_size):
-                images = network.check_images(part)
+                images = entered(network, part, coder, timesteps)
                 indices = torch.arange(total, total + len(images), device=images.device)
                 _compare(Task(network, images, indices, timesteps, coder, seed), memory, sums)
                 total += len(images)
@@ -158,7 +160,7 @@ class _Sums:
 
 def _compare(task: Task, memory: int | None, sums: Mapping[str, _Sums]) -> None:
     """Add one batch to the sums."""
-    network, images = task.network, task.images
+    network, images = task.network, task.still
     expected = trained_rates(network, images)
     omegas = {name: omega(rate) for name, rate in expected.items()}
     for name, values in omegas.items():

@@ -18,7 +18,7 @@ from equispike.functional.inputs import Images
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network
 from equispike.simulation.run import check_arguments, watch_all
-from equispike.simulation.task import Task
+from equispike.simulation.task import Task, entered
 
 
 class Range(NamedTuple):
@@ -67,8 +67,8 @@ def operating_range(
     ('1', 1.0)
     """
     check_arguments(network, timesteps, "auto")
-    images = network.check_images(images)
     coder = Constant() if coder is None else coder
+    images = entered(network, images, coder, timesteps)
     sources = {name: network[name].inputs[0] for name in network.neurons}
     found = {name: _Currents(images.new_zeros(len(images), *network.shapes[name])) for name in network.neurons}
 

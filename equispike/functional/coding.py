@@ -15,7 +15,7 @@ engine and device. The keying, exactly, so that another engine can repeat it; al
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.finite import all_finite
+from equispike.functional.inputs import Images, inputs_of, join_inputs
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -87,7 +88,11 @@ def uniform(seed: int, indices: Tensor, stream: int, features: tuple[int, ...]) 
 
 
 class Coder(Protocol):
-    """Turns images into the input currents of the first layer."""
+    """Turns images into the input currents of the first layer. Any object with these two members is one.
+
+    ``encode`` depends on its arguments alone: engines ask for steps in chunks of any size, once or several times, and
+    for images in any batch. Draw random numbers from ``uniform`` or ``philox``, keyed by seed and the images' numbers.
+    """
 
     constant: ClassVar[bool]
     """Whether the current is the same in every step; ``encode`` then returns one step for all."""
@@ -182,6 +187,65 @@ class Poisson:
     def probability(self, images: Tensor, scale: float) -> Tensor:
         """That an input spikes in a step, in the shape of the images, float64; ``scale`` as in ``encode``."""
         return (images.double().abs() / (self.scale or scale)).clamp(max=1.0)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Frames:
+    r"""One frame for each step: the current of step t is frame t times amplitude / scale. Videos, and frames of events.
+
+    Neurons add up what every frame brings, so rates approach what the trained network makes of the mean frame.
+
+    Args:
+        batch_first: images come as (B, T, *features), as a ``DataLoader`` makes them, instead of (T, B, *features).
+    """
+
+    batch_first: bool = False
+    constant: ClassVar[bool] = False
+
+    def arrange(self, images: Images, features: tuple[int, ...], timesteps: int) -> Tensor:
+        """The frames by image, (B, T, *features); several inputs joined, frame by frame.
+
+        Raises:
+            SimulationError: there are not T frames of these features for each image.
+        """
+        axes = ("B", "T") if self.batch_first else ("T", "B")
+        parts = cast("tuple[Tensor, ...]", inputs_of(images))
+        given = " and ".join(str(tuple(part.shape)) for part in parts)
+        wanted = f"images: shape {given}. With {self} this network takes ({', '.join([*axes, *map(str, features)])})"
+        if any(part.ndim < 3 for part in parts):
+            raise SimulationError(wanted)
+        parts = tuple(part if self.batch_first else part.movedim(0, 1) for part in parts)
+        if len({part.shape[:2] for part in parts}) > 1:
+            raise SimulationError(f"{wanted}, and the same T and B for each of its inputs")
+        joined = join_inputs(tuple(part.flatten(0, 1) for part in parts))
+        if tuple(joined.shape[1:]) != features:
+            raise SimulationError(f"{wanted}; batch_first swaps T and B")
+        count = parts[0].shape[1]
+        if count != timesteps:
+            axis = axes.index("T")
+            raise SimulationError(
+                f"images: {count} frames for {timesteps} time-steps, and each step takes one. Simulate {count} steps, "
+                f"or repeat frames: images.repeat_interleave(k, {axis})"
+            )
+        return joined.view(*parts[0].shape[:2], *features)
+
+    def encode(
+        self, images: Tensor, indices: Tensor, steps: range, seed: int, scale: float, amplitude: float
+    ) -> Tensor:
+        """See :meth:`Coder.encode`, of images as ``arrange`` returns them, (B, T, *features); draws nothing."""
+        _check(images, indices, steps, scale, amplitude)
+        if steps and max(steps[0], steps[-1]) > images.shape[1]:
+            raise SimulationError(
+                f"images: {images.shape[1]} frames, and step {max(steps[0], steps[-1])} takes one more"
+            )
+        currents = images[:, [t - 1 for t in steps]].movedim(1, 0)
+        return currents if amplitude == scale else currents * (amplitude / scale)
+
+
+def by_image(coder: Coder) -> Coder:
+    """The coder of images that :meth:`Frames.arrange` arranged already; any other one as it is."""
+    return Frames(batch_first=True) if isinstance(coder, Frames) else coder
 
 
 def predict(readout: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from equispike.arguments import checked
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, predict
-from equispike.functional.inputs import Images, join_inputs
+from equispike.functional.inputs import Images
 from equispike.functional.precision import full_precision
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, not_spiking
@@ -33,7 +33,9 @@ from equispike.simulation.task import (
     Replay,
     Task,
     Visit,
+    check_coder,
     check_room,
+    entered,
     join,
     neuron_layers,
     run,
@@ -173,7 +175,8 @@ def simulate(
 
     Args:
         network: with thresholds, from ``convert`` or ``load``.
-        images: (B, *features), preprocessed as in training; for a model of several inputs a tuple of them.
+        images: (B, *features), preprocessed as in training; for a model of several inputs a tuple of them. With
+            ``coder=Frames()`` a frame for each step, (T, B, *features).
         timesteps: T, at least 1.
         coder: how images enter; default ``Constant()``, the pixel values as a current in every step.
         seed: of the Poisson draws and random initial potentials, in [0, 2**64).
@@ -202,14 +205,11 @@ def simulate(
     batch_size, memory = batch_size or default_batch(network), memory or default_memory(network)
     if verify < 0:
         raise SimulationError(f"verify: {verify} is less than 0. Give a number of images")
-    images = join_inputs(images)
-    if not images.is_floating_point():
-        raise SimulationError(f"images of type {images.dtype}: preprocess them as in training (floats)")
     if stop is not None and len(network.shapes[network.nodes[-1].name]) > 1:
         raise SimulationError("stop: an image has one answer only where the outputs are a vector of class scores")
     if network.device.type == "cpu":
         network = network.widened()
-    images = network.check_images(images)
+    images = entered(network, images, coder, timesteps)
     if not len(images):
         raise SimulationError("images: there are none. Give at least one")
     indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
@@ -224,6 +224,7 @@ def simulate(
     kept = neuron_layers(network, "trains", trains), neuron_layers(network, "potentials", potentials)
     task = Task(network, images, indices, timesteps, coder, seed, *kept)
     check_room(task)
+    check_coder(task)
 
     def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
@@ -364,11 +365,12 @@ def stages(
     if not steps or any(a >= b for a, b in pairwise(steps)):
         raise SimulationError(f"steps: {list(steps)} do not increase. Give at least one number of steps, in order")
     check_arguments(network, steps[0], "auto")
-    images = network.check_images(images)
+    coder = Constant() if coder is None else coder
+    images = entered(network, images, coder, steps[-1])
     indices = torch.arange(len(images)) if indices is None else indices
     indices = indices.to(images.device, torch.int64)
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    task = Task(network, images, indices, steps[-1], Constant() if coder is None else coder, seed)
+    task = Task(network, images, indices, steps[-1], coder, seed)
     engine, whole, seconds = automatic(network), silent(task, len(images)), 0.0
     start, everyone = None, torch.arange(len(images), device=images.device)
     for done, end in zip((0, *steps), steps):

@@ -10,8 +10,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from equispike.arguments import told
 from equispike.errors import SimulationError
-from equispike.functional.coding import Coder
+from equispike.functional.coding import Coder, Constant, Frames, Poisson
+from equispike.functional.inputs import Images, inputs_of, join_inputs
 from equispike.graph.network import Network
 
 
@@ -21,7 +23,7 @@ class Task:
 
     Attributes:
         network: with thresholds.
-        images: (B, *features), as ``Network.check_images`` returns them.
+        images: (B, *features), under ``Frames`` (B, T, *features), as ``entered`` returns them.
         indices: their numbers in the data set, (B,), int64, on the same device.
         timesteps: T.
         coder, seed: as in ``simulate``.
@@ -36,6 +38,18 @@ class Task:
     seed: int
     trains: frozenset[str] = frozenset()
     potentials: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.coder, Frames) and self.images.ndim != 2 + len(self.network.input.shape):
+            raise SimulationError(
+                "coder: es.Frames takes a frame for each step, and here are single images. Calibrate on single frames, "
+                "with es.Constant()"
+            )
+
+    @property
+    def still(self) -> Tensor:
+        """The images whose trained activations the rates approach, (B, *features): under ``Frames`` the mean frame."""
+        return self.images.mean(1) if isinstance(self.coder, Frames) else self.images
 
     def of(self, chosen: Tensor | slice) -> "Task":
         """The same of some of the images: a mask (B,) or their places."""
@@ -176,6 +190,50 @@ def watch(engine: Engine, task: Task, memory: int, visit: Visit, replay: Replay 
     batch = engine.begin(task, memory, None, replay or Replay())
     while batch.done < task.timesteps:
         engine.advance(batch, visit)
+
+
+def entered(network: Network, images: Images, coder: Coder, timesteps: int) -> Tensor:
+    """Images as a task holds them: checked, in the network's type and on its device.
+
+    Raises:
+        SimulationError: shapes or values are not usable; under ``Frames`` also if there are not T of them.
+    """
+    for part in cast("tuple[Tensor, ...]", inputs_of(images)):
+        if not part.is_floating_point():
+            raise SimulationError(f"images of type {part.dtype}: preprocess them as in training (floats)")
+    if not isinstance(coder, Frames):
+        if isinstance(images, Tensor) and images.shape[2:] == network.input.shape:
+            wanted = ", ".join(map(str, ("B", *network.input.shape)))
+            raise SimulationError(
+                f"images of shape {tuple(images.shape)}: this network takes ({wanted}), the same in all steps. For a "
+                "frame in each step, give coder=es.Frames()"
+            )
+        return network.check_images(images)
+    frames = coder.arrange(images, network.input.shape, timesteps)
+    return network.check_images(frames.flatten(0, 1)).view(frames.shape)
+
+
+def check_coder(task: Task) -> None:
+    """Ask a coder that is not the package's for an image's first steps; SimulationError if it returns other things."""
+    coder, op = task.coder, task.network.input
+    if isinstance(coder, Constant | Poisson | Frames):
+        return
+    steps, part = range(1, min(task.timesteps, 2) + 1), task.of(slice(1))
+    found = cast("object", coder.encode(part.images, part.indices, steps, task.seed, op.scale, op.amplitude))
+    wanted = (1 if coder.constant else len(steps), *part.images.shape)
+    shape, dtype = (tuple(found.shape), found.dtype) if isinstance(found, Tensor) else (told(found), "")
+    if (shape, dtype) != (wanted, part.images.dtype):
+        raise SimulationError(
+            f"coder: {type(coder).__name__}.encode returned {shape} {dtype} for {len(steps)} steps of one image. "
+            f"Return a tensor {wanted} of {part.images.dtype}"
+        )
+
+
+def joined_by(coder: Coder, network: Network, timesteps: int) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """What joins the inputs of a batch for this coder; ``by_image(coder)`` then takes what it returns."""
+    if not isinstance(coder, Frames):
+        return join_inputs
+    return partial(coder.arrange, features=network.input.shape, timesteps=timesteps)
 
 
 def neuron_layers(network: Network, argument: str, names: Collection[str]) -> frozenset[str]:
