@@ -534,7 +534,10 @@ def k_curve(train: Array, rates: Array) -> Array:
     return curve
 
 
-# Corrections of the drive
+# Corrections of the drive and of V(0)
+
+Start = tuple[Any, Array]
+"""V(0), that broadcasts over (C, ...), and the drive of each step, (T, C)."""
 
 
 def driven(currents: Array, theta: Any, v: Any, drive: Array, reset: str, signed: bool) -> Array:
@@ -558,41 +561,52 @@ def by_channel(x: Array) -> Array:
     return np.array([x[:, c].mean() for c in range(x.shape[1])])
 
 
-def bias_table(currents: Array, theta: Any, v: Any, trained: Array, passes: int, reset: str, signed: bool) -> Array:
-    """Li et al. (2021), light pipeline: the mean error of each channel is taken from a constant drive, (T, C)."""
+def bias(currents: Array, theta: Any, v: Any, trained: Array, passes: int, reset: str, signed: bool) -> Start:
+    """Li et al. (2021), light pipeline: the mean error of each channel is taken from a constant drive."""
     table = np.zeros((len(currents), trained.shape[1]))
     for _ in range(passes):
         rates = driven(currents, theta, v, table, reset, signed).sum(0) / len(currents)
         table = table - (by_channel(theta * rates) - by_channel(trained))
-    return table
+    return v, table
 
 
-def step_bias_table(
+def step_bias(
     currents: Array, theta: Any, v: Any, trained: Array, passes: int, rate: float, reset: str, signed: bool
-) -> Array:
+) -> Start:
     """Wu et al. (2024): the same step by step; each step begins again on what the corrected steps before have left."""
     table = np.zeros((len(currents), trained.shape[1]))
     for t in range(len(currents)):
         for _ in range(passes):
             z = driven(currents[: t + 1], theta, v, table[: t + 1], reset, signed)[t]
             table[t] -= rate * (by_channel(theta * z) - by_channel(trained))
-    return table
+    return v, table
 
 
-def corrected_chain(network: Any, images: Array, timesteps: int, correct: Callable[..., Array]) -> dict[str, Array]:
-    """The drive of each layer of a chain, each found with the spikes of the layers before it, which have theirs.
+def potential(currents: Array, theta: Any, v: Any, trained: Array, passes: int, reset: str, signed: bool) -> Start:
+    """Li et al. (2021), light pipeline: T times the mean error of each channel is taken from V(0)."""
+    none = np.zeros((len(currents), trained.shape[1]))
+    v = v + np.zeros((trained.shape[1], *(1,) * (trained.ndim - 2)))
+    for _ in range(passes):
+        rates = driven(currents, theta, v, none, reset, signed).sum(0) / len(currents)
+        error = by_channel(theta * rates) - by_channel(trained)
+        v = v - len(currents) * error.reshape(v.shape)
+    return v, none
+
+
+def corrected_chain(network: Any, images: Array, timesteps: int, correct: Callable[..., Start]) -> dict[str, Start]:
+    """V(0) and drive of each layer of a chain, each found with the spikes of the layers before it, which have theirs.
 
     Args:
         network: with thresholds in the activation form.
-        correct: (currents, theta, V(0), trained activation, reset, signed) -> drive, (T, C).
+        correct: (currents, theta, V(0), trained activation, reset, signed) -> V(0) and drive, (T, C).
     """
     values = trained(network, images)
     spikes = np.stack([images] * timesteps)
-    found: dict[str, Array] = {}
+    found: dict[str, Start] = {}
     for layer, (name, op) in zip(stages(network), network.neurons.items()):
         currents = np.stack([current(layer, step) for step in spikes])
         theta = array(op.threshold)
         signed = op.spikes == "signed"
         found[name] = correct(currents, theta, op.v_init * theta, values[name], reset=op.reset, signed=signed)
-        spikes = driven(currents, theta, op.v_init * theta, found[name], op.reset, signed) * array(op.amplitude)
+        spikes = driven(currents, theta, *found[name], op.reset, signed) * array(op.amplitude)
     return found

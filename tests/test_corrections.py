@@ -32,23 +32,28 @@ def calibrated(seed: int, images: Tensor, reset: Any = "subtract", spikes: Any =
 @given(
     seeds,
     st.sampled_from([("subtract", "binary"), ("zero", "binary"), ("subtract", "signed")]),
-    st.sampled_from([es.Bias(T), es.Bias(T, passes=2), es.StepBias(T), es.StepBias(T, passes=3, rate=1.0)]),
+    st.sampled_from(
+        [es.Bias(T), es.Bias(T, passes=2), es.StepBias(T), es.StepBias(T, passes=3, rate=1.0), es.Potential(T)]
+    ),
 )
 @settings(max_examples=25)
 def test_corrections_are_the_literal_loops(seed: int, kind: tuple[str, str], correction: Any) -> None:
     images = dyadic(seed, 3, 2, 6, 6, low=0)
     assume(bool(images.any()))
     network = calibrated(seed % 10**6, images, *kind)
-    if isinstance(correction, es.Bias):
-        literal = partial(reference.bias_table, passes=correction.passes)
-    else:
-        literal = partial(reference.step_bias_table, passes=correction.passes, rate=correction.rate)
-    expected = reference.corrected_chain(network, reference.array(images), T, literal)
-    found = correct(network, images, [correction])
-    for name, op in found.neurons.items():
-        assert op.drive is not None
-        table = np.broadcast_to(op.drive.numpy(), expected[name].shape)
-        np.testing.assert_allclose(table, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
+    fields = {k: v for k, v in vars(correction).items() if k != "timesteps"}
+    literal = {es.Bias: reference.bias, es.StepBias: reference.step_bias, es.Potential: reference.potential}
+    chosen = partial(literal[type(correction)], **fields)
+    expected = reference.corrected_chain(network, reference.array(images), T, chosen)
+    for name, op in correct(network, images, [correction]).neurons.items():
+        v, table = expected[name]
+        if isinstance(correction, es.Potential):
+            assert isinstance(op.v_init, Tensor)
+            np.testing.assert_allclose(op.v_init.numpy(), v, rtol=1e-9, atol=1e-9, err_msg=name)
+        else:
+            assert op.drive is not None
+            rows = np.broadcast_to(op.drive.numpy(), table.shape)
+            np.testing.assert_allclose(rows, table, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("correction", [es.Bias(T), es.StepBias(T), es.Potential(T)], ids=str)

@@ -71,13 +71,11 @@ class Bias:
         return f"Bias(timesteps={self.timesteps})"
 
     def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
-        steps, goal = len(currents), _mean(trained)
-        drive = torch.zeros_like(goal)
-        for _ in range(self.passes):
-            driven = replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
-            estimate = _size(op, goal) * _sent(driven, currents) / (steps * _places(trained))
-            drive = drive - (estimate - goal) / _slope(op, goal)
-        return replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
+        def put(drive: Tensor) -> Neuron:
+            return replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
+
+        goal = _mean(trained)
+        return _unbiased(put, torch.zeros_like(goal), goal, currents, self.passes, 1)
 
 
 @checked_fields
@@ -104,15 +102,15 @@ class StepBias:
         return f"StepBias(timesteps={self.timesteps})"
 
     def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
-        goal = _mean(trained)
+        goal, each = _mean(trained), currents[0].numel() // currents.shape[2]
         table = torch.zeros(len(currents), *goal.shape, dtype=goal.dtype, device=goal.device)
+        size, slope = _size(op, goal), _slope(op, goal)
 
         def settle(t: int, u: Tensor, fire: Fire) -> Tensor:
             for _ in range(self.passes):
                 sent = _total(fire(u + _spread(table[t], u)))
-                error = _size(op, goal) * sent / _places(trained) - goal
-                table[t] -= self.rate * error / _slope(op, goal)
-            return u + _spread(table[t], u)
+                table[t] -= self.rate * (size * sent / each - goal) / slope
+            return u.add_(_spread(table[t], u))
 
         for _ in _steps(op, currents, settle):
             pass
@@ -137,13 +135,11 @@ class Potential:
         return f"Potential(timesteps={self.timesteps})"
 
     def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
-        steps, goal = len(currents), _mean(trained)
-        start = _first_potential(op, currents[0]).movedim(1, 0).flatten(1)[:, 0].double()
-        for _ in range(self.passes):
-            begun = replace(op, v_init=_spread(start, currents[0]))
-            estimate = _size(op, goal) * _sent(begun, currents) / (steps * _places(trained))
-            start = start - steps * (estimate - goal) / _slope(op, goal)
-        return replace(op, v_init=_spread(start, currents[0]))
+        def put(start: Tensor) -> Neuron:
+            return replace(op, v_init=_spread(start, currents[0]))
+
+        start = _first_potential(op, currents[0])[0].reshape(trained.shape[1], -1)[:, 0]
+        return _unbiased(put, start.double(), _mean(trained), currents, self.passes, len(currents))
 
 
 def correct(network: Network, batches: Batches, corrections: Sequence[Correction]) -> Network:
@@ -206,12 +202,27 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
     return network.replace_ops(found)
 
 
+def _unbiased(
+    put: Callable[[Tensor], Neuron], value: Tensor, goal: Tensor, currents: Tensor, passes: int, weight: float
+) -> Neuron:
+    r"""The layer with a value per channel, (C,), from which its mean error was taken again and again.
+
+    .. math:: x_c \leftarrow x_c - w \, d_c / g
+    """
+    places = currents.numel() // currents.shape[2]
+    for _ in range(passes):
+        op = put(value)
+        sent = torch.stack([_total(z) for z in _driven(op, currents)]).sum(0)
+        value = value - weight * (_size(op, goal) * sent / places - goal) / _slope(op, goal)
+    return put(value)
+
+
 def _driven(op: Neuron, currents: Tensor) -> Iterator[Tensor]:
     """Spikes of each step of a layer with its drive."""
     rows = op.drive
     if rows is None:
         return _steps(op, currents, lambda t, u, fire: u)
-    return _steps(op, currents, lambda t, u, fire: u + _spread(rows[min(t, len(rows) - 1)], u))
+    return _steps(op, currents, lambda t, u, fire: u.add_(_spread(rows[min(t, len(rows) - 1)], u)))
 
 
 def _steps(op: Neuron, currents: Tensor, add: Callable[[int, Tensor, Fire], Tensor]) -> Iterator[Tensor]:
@@ -222,17 +233,18 @@ def _steps(op: Neuron, currents: Tensor, add: Callable[[int, Tensor, Fire], Tens
     """
     theta, _ = calibrated("neurons", op)
     v = _first_potential(op, currents[0])
-    sent = torch.zeros_like(v)
+    sent = torch.zeros_like(v) if op.signed else None
 
     def fire(u: Tensor) -> Tensor:
-        z = (u >= theta).to(u.dtype)
-        return z - ((u < 0) & (sent > 0)).to(u.dtype) if op.signed else z
+        z = torch.ge(u, theta, out=torch.empty_like(u))
+        return z if sent is None else z.sub_(((u < 0) & (sent > 0)).to(u.dtype))
 
     for t, current in enumerate(currents):
-        u = add(t, v + current, fire)
+        u = add(t, v.add_(current), fire)
         z = fire(u)
-        v = u - theta * z if op.reset == "subtract" else u.masked_fill(z > 0, 0.0)
-        sent = sent + z
+        if sent is not None:
+            sent += z
+        v = u.addcmul_(z, theta, value=-1) if op.reset == "subtract" else u.masked_fill_(z > 0, 0.0)
         yield z
 
 
@@ -256,17 +268,7 @@ def _mean(trained: Tensor) -> Tensor:
 
 def _total(spikes: Tensor) -> Tensor:
     """Spikes of each channel, (C,), float64; sums of whole numbers are exact."""
-    return spikes.double().movedim(1, 0).flatten(1).sum(1)
-
-
-def _sent(op: Neuron, currents: Tensor) -> Tensor:
-    """Spikes of each channel over all steps, (C,)."""
-    return torch.stack([_total(z) for z in _driven(op, currents)]).sum(0)
-
-
-def _places(trained: Tensor) -> int:
-    """Neurons of one channel, times images."""
-    return trained.numel() // trained.shape[1]
+    return spikes.reshape(*spikes.shape[:2], -1).sum(2).double().sum(0)
 
 
 def _size(op: Neuron, like: Tensor) -> Tensor:
