@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from equispike.analysis.accuracy import evaluate
 from equispike.analysis.closer import look_closer
-from equispike.analysis.plots import Curve, accuracy_and_spike_rate
+from equispike.analysis.plots import Curve, accuracy_and_spike_rate, line_of
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
 from equispike.calibrate.method import Method
 from equispike.calibrate.rmp import RMP
@@ -81,6 +81,4 @@ def demo(
 
 def curve(result: Result) -> Curve:
     """The line that a result draws."""
-    accuracies, rates = result.evaluation.mean, result.evaluation.spike_rate.mean(0)
-    label = f"{result.method}, {type(result.coder).__name__.lower()}"
-    return Curve(label, range(1, len(rates) + 1), [float(a) for a in accuracies], [float(r) for r in rates])
+    return line_of(f"{result.method}, {type(result.coder).__name__.lower()}", result.evaluation)
