@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from equispike.simulation.run import simulate as simulate
     from equispike.simulation.stop import Certain as Certain
     from equispike.simulation.stop import Stable as Stable
+    from equispike.workers import Processes as Processes
+    from equispike.workers import Ray as Ray
 
 _PLACES = {
     "analysis.accuracy": ("accuracy", "evaluate", "latency"),
@@ -79,6 +81,7 @@ _PLACES = {
     "graph.reading.trace": ("trace",),
     "simulation.stop": ("Certain", "Stable"),
     "simulation.run": ("Run", "simulate"),
+    "workers": ("Processes", "Ray"),
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -1,7 +1,8 @@
 """Images as users bring them, in batches, checked where they enter."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,31 @@ class Batch(NamedTuple):
     def inputs(self) -> tuple[Tensor, ...]:
         """What the model's ``forward`` takes."""
         return split_inputs(self.images, self.shapes)
+
+
+class Labelled(Protocol):
+    """Images and labels that can be read, here or in another process."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Images (B, *shape) and labels. DataError if they are unusable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images and labels that were read and checked."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Both, as they are."""
+        return self.images, self.labels
 
 
 Batches = Iterable[Any]
@@ -85,6 +111,27 @@ def read_labelled(
         if labels is None:
             raise DataError(f"{purpose}: comes without labels. Pass (images, labels) pairs")
         yield images, labels
+
+
+def numbered(
+    batches: Batches | Tensor,
+    shape: tuple[int, ...],
+    first: int = 0,
+    elsewhere: bool = False,
+    join: Join = join_inputs,
+) -> Iterator[tuple[int, Labelled]]:
+    """Labelled batches in order, each with the number of its first image.
+
+    Args:
+        batches, shape, join: as for :func:`read_labelled`, which reads and checks them here.
+        first: number of the very first image.
+        elsewhere: another process works on them, and reads them itself where they know how (``shards``).
+    """
+    shards: Callable[[], Iterable[Labelled]] | None = getattr(batches, "shards", None) if elsewhere else None
+    found = shards() if shards else (Pair(*pair) for pair in read_labelled(batches, shape, join=join))
+    for batch in found:
+        yield first, batch
+        first += len(batch)
 
 
 def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> list[Batch]:

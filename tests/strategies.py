@@ -20,6 +20,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from equispike.analysis.evaluation import Evaluation
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Affine, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 
@@ -325,3 +326,16 @@ class _Builder:
 
     def coefficients(self) -> tuple[float, float]:
         return self.draw(st.sampled_from([(1.0, 1.0), (1.0, -1.0), (0.5, 2.0)]))
+
+
+def same(a: Evaluation, b: Evaluation) -> bool:
+    """All that was counted is equal, bit for bit."""
+    numbers = ("accuracy", "ties", "spike_rate", "predictions", "trained_predictions")
+    return (
+        all(torch.equal(getattr(a, name), getattr(b, name)) for name in numbers)
+        and a.trained == b.trained
+        and all(torch.equal(count, b.counts[name]) for name, count in a.counts.items())
+        and all(torch.equal(count, b.spikes_by_step[name]) for name, count in a.spikes_by_step.items())
+        and (a.inputs is None) == (b.inputs is None)
+        and (a.inputs is None or b.inputs is None or torch.equal(a.inputs, b.inputs))
+    )

@@ -17,7 +17,7 @@ PACKAGE = Path(equispike.__file__).parent
 LAYERS = (
     {"errors", "progress", "provenance"},
     {"arguments"},
-    {"functional", "shown"},
+    {"functional", "shown", "workers"},
     {"batches"},
     {"nn"},
     {"graph"},

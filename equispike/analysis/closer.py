@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from equispike.analysis.accuracy import Evaluation
 from equispike.analysis.causes import Causes, causes
+from equispike.analysis.evaluation import Evaluation
 from equispike.analysis.fit import misfit, rate_counts
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from equispike.errors import DataError, one_line
 from equispike.zoo.data.augment import Augmentation, augment
-from equispike.zoo.data.parts import Part, normalised
+from equispike.zoo.data.parts import Part, Shard, normalised, shards
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -61,6 +61,12 @@ class Pictures(Part):
     def __getitem__(self, chosen: slice | Tensor) -> "Pictures":
         """The chosen pictures, in that order, as Pictures of the same name."""
         return replace(self, labels=self.labels[chosen], indices=self.indices[chosen])
+
+    def alone(self, chosen: slice) -> "Pictures":
+        """The chosen pictures without the paths of all others; whoever reads them decodes them."""
+        part = self[chosen]
+        files = tuple(self.files[i] for i in cast("list[int]", part.indices.tolist()))
+        return replace(part, files=files, indices=torch.arange(len(part)), workers=0)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """ImageNet's mean and standard deviation, (3,) each; nothing is measured."""
@@ -125,6 +131,10 @@ class PictureBatches:
             part = self.pictures
             for images, labels in part.decoded(torch.split(torch.arange(len(part)), self.size), None):
                 yield normalised(images, part.mean, part.std), labels
+
+    def shards(self) -> Iterator[Shard]:
+        """The same batches, each to be read where it is needed."""
+        return shards(self.pictures, self.size)
 
 
 @dataclass(frozen=True)

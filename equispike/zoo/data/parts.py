@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
+from equispike.batches import read_labelled
 from equispike.errors import DataError
 from equispike.zoo.data.augment import Augmentation, augment
 
@@ -52,6 +53,10 @@ class Part(ABC):
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """For each tensor of image numbers a batch on the device, randomly changed."""
+
+    def alone(self, chosen: slice) -> Self:
+        """The chosen images without anything that only others need, to be sent to another process."""
+        return self[chosen]
 
     def take(self, n: int) -> Self:
         """The first n images. DataError if there are fewer."""
@@ -163,6 +168,29 @@ class Batches:
         for start in range(0, len(self.split), self.size):
             part = self.split[start : start + self.size]
             yield part.floats(), part.labels
+
+    def shards(self) -> "Iterator[Shard]":
+        """The same batches, each to be read where it is needed."""
+        return shards(self.split, self.size)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A batch of a data set that is read where it is needed."""
+
+    part: Part
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def read(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Images of that shape, and labels. DataError if they are unusable."""
+        return next(read_labelled(self.part.batches(len(self.part)), shape, self.part.name))
+
+
+def shards(part: Part, size: int) -> Iterator[Shard]:
+    """The images of a part in order, so many at a time."""
+    return (Shard(part.alone(slice(start, start + size))) for start in range(0, len(part), size))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""Work is shared out without a difference to what comes of it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import dyadic, networks, same, seeds
+
+import equispike as es
+from equispike.analysis.evaluation import Evaluation
+from equispike.batches import Pair
+from equispike.workers import Here, Processes, Ray, Workers
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+T = 6
+
+
+def square(x: int) -> tuple[int, int]:
+    time.sleep(0.02)
+    return x * x, os.getpid()
+
+
+def refuse(x: int) -> int:
+    raise es.DataError(f"number {x}: is refused")
+
+
+def die(_: int) -> int:
+    os._exit(1)
+
+
+@given(networks(), st.data(), st.sampled_from([es.Constant(), es.Poisson()]))
+@settings(max_examples=20)
+def test_parts_merge_in_any_order_to_the_whole(network: es.Network, data: Any, coder: Any) -> None:
+    images = dyadic(data.draw(seeds), 12, *network.input.shape)
+    labels = torch.arange(12) % network.shapes[network.nodes[-1].name][0]
+    whole = es.evaluate(network, [(images, labels)], T, coder, runs=2)
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, 11), max_size=3))), 12]
+    parts = [es.evaluate(network, [(images[a:b], labels[a:b])], T, coder, runs=2, first=a) for a, b in pairwise(cuts)]
+    merged, *others = data.draw(st.permutations(parts))
+    for part in others:
+        merged = merged.merge(part)
+    assert same(merged, whole)
+
+
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    model, _ = load_model("mnist-cnn")
+    test = load("mnist-sample").test
+    network = es.convert(model, test.take(4).floats(), es.DataNorm())  # any thresholds will do
+    part = es.evaluate(network, test.take(4).batches(4), 2)
+    with pytest.raises(es.SimulationError, match="share images"):
+        part.merge(part)
+    with pytest.raises(es.SimulationError, match="differ in seeds, steps or layers"):
+        part.merge(es.evaluate(network, test.take(4).batches(4), 3, first=4))
+    with pytest.raises(es.SimulationError, match="first: -1 is less than 0"):
+        es.evaluate(network, test.take(4).batches(4), 2, first=-1)
+
+
+def test_killed_processes_lose_nothing() -> None:
+    found: dict[int, int] = {}
+    for number, (value, process) in Processes(2).map(square, range(24)):
+        assert number not in found
+        found[number] = value
+        if number in (3, 9):
+            os.kill(process, signal.SIGKILL)
+    assert found == {n: n * n for n in range(24)}
+
+
+def test_items_are_taken_when_there_is_somebody_for_them() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    results = Processes(2).map(square, items())
+    next(results)
+    assert len(taken) <= 8
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_errors_come_as_they_were_raised_and_deaths_without_end_are_told() -> None:
+    with pytest.raises(es.DataError, match="number 7: is refused"):
+        list(Processes(1).map(refuse, [7]))
+    with pytest.raises(es.EquispikeError, match=r"workers: \d died one after another .* Use fewer than 1"):
+        list(Processes(1, threads=1).map(die, [1]))
+
+
+@pytest.mark.parametrize(("kind", "field"), [(Processes, "number"), (Processes, "threads"), (Ray, "threads")])
+def test_numbers_below_one_are_refused(kind: Any, field: str) -> None:
+    for wrong in (0, -1, "many"):
+        with pytest.raises(es.EquispikeError, match=rf"{kind.__name__}.{field}: .*whole number from 1 on"):
+            kind(**{**({"number": 1} if kind is Processes else {}), field: wrong})
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[es.Network, Any, Evaluation]:
+    model, _ = load_model("mnist-cnn")
+    data = load("mnist-sample")
+    network = es.quantize(es.convert(model, data.train.take(64).floats(), es.DataNorm(99.9)), 8)
+    part = data.test.take(60)
+    return network, part, es.evaluate(network, part.batches(60), 16, es.Poisson(), runs=2)
+
+
+def evaluated(digits: tuple[es.Network, Any, Evaluation], on: Workers) -> bool:
+    network, part, alone = digits
+    found = es.evaluate(network, part.batches(7), 16, es.Poisson(), runs=2, on=on)
+    return same(found, alone)
+
+
+def test_processes_find_what_one_finds(digits: tuple[es.Network, Any, Evaluation]) -> None:
+    assert evaluated(digits, Here())
+    assert evaluated(digits, Processes(2))
+
+
+def test_shards_of_a_folder_carry_their_own_paths_alone(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from equispike.zoo.data.folder import read_folder
+
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for n in range(3):
+                Image.new("RGB", (9, 9), (40 * n, 0, 200)).save(tmp_path / part / name / f"{n}.png")
+    _, test = read_folder(tmp_path, "mine", 8)
+    shards = list(test.batches(2).shards())
+    assert [len(shard.part.files) for shard in shards] == [2, 2, 2]
+    read = [shard.read((3, 8, 8)) for shard in shards]
+    expected = list(test.batches(2))
+    assert all(torch.equal(a, b) and torch.equal(c, d) for (a, c), (b, d) in zip(read, expected, strict=True))
+
+
+def test_a_pair_reads_itself() -> None:
+    pair = Pair(torch.zeros(2, 3), torch.tensor([0, 1]))
+    assert len(pair) == 2
+    assert pair.read((3,))[1].tolist() == [0, 1]
