@@ -1,6 +1,6 @@
 """A grid of ways to convert and run one network; each point is stored when it is done, so that nothing runs twice."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from equispike.graph.quantize import check_bits, quantize
 from equispike.progress import track
 from equispike.provenance import as_data
 from equispike.results import Result, conversion, document, documents
+from equispike.workers import Workers
 from equispike.zoo.data import Part
 
 BATCH = 100
@@ -70,11 +71,12 @@ def sweep(
     lossy: Sequence[LossyPass] = (),
     report: Callable[[int, int], None] | None = None,
     output: int | None = None,
+    on: Workers | None = None,
 ) -> list[dict[str, Any]]:
     """Simulate the points that the file does not hold yet, and store each as soon as it is done.
 
     Points that differ by nothing but a seed from which nothing is drawn count once. Thresholds are measured once for
-    all points that share them.
+    all points that share them, by each process that works on such points.
 
     Args:
         model: the trained network.
@@ -86,6 +88,7 @@ def sweep(
         lossy: passes that change the trained function, as for ``convert``.
         report: hears how many points there are, and how many of them the file held.
         output: as for ``convert``.
+        on: who works on the points, as for ``evaluate``.
     Returns:
         results of all the points, with seeds put together (see ``results.documents``).
     Raises:
@@ -108,23 +111,30 @@ def sweep(
     to_do = len(store.missing(asked))
     if report is not None:
         report(len(points), len(points) - to_do)
-    convert = Converter(model, calibration.batches(BATCH), lossy, output)
-    steps = track(range(to_do), "points", to_do)
-
-    def simulated(number: int) -> Found:
-        next(steps, None)
-        return document([_simulated(points[number], convert, judged, timesteps)], name, judged.name, judged.classes)
-
-    store.fill(asked, simulated)
+    about_data = {"network": name, "data": judged.name, "classes": judged.classes}
+    work = _Work(points, Converter(model, calibration.batches(BATCH), lossy, output), judged, timesteps, about_data)
+    for _ in track(store.fill(asked, work, on), "points", to_do):
+        pass
     return documents(store, asked)
 
 
-def _simulated(point: Point, convert: Converter, judged: Part, timesteps: int) -> Result:
-    network = convert(point.method, reset=point.reset, v_init=point.v_init)
-    network = network if point.bits is None else quantize(network, point.bits)
-    label = f"simulating {conversion(network.provenance)}"
-    found = evaluate(network, judged.batches(BATCH), timesteps, point.coder, point.seed, label=label)
-    return Result(network, point.coder, found)
+@dataclass(frozen=True)
+class _Work:
+    """The conversion and simulation of a point, given its number, with all that it needs."""
+
+    points: Sequence[Point]
+    convert: Converter
+    judged: Part
+    timesteps: int
+    about: Mapping[str, Any]
+
+    def __call__(self, number: int) -> Found:
+        point = self.points[number]
+        network = self.convert(point.method, reset=point.reset, v_init=point.v_init)
+        network = network if point.bits is None else quantize(network, point.bits)
+        label = f"simulating {conversion(network.provenance)}"
+        found = evaluate(network, self.judged.batches(BATCH), self.timesteps, point.coder, point.seed, label=label)
+        return document([Result(network, point.coder, found)], **self.about)
 
 
 def _distinct(points: Iterable[Point]) -> list[Point]:

@@ -24,7 +24,8 @@ def compute(number):
     with log.open("a") as lines: lines.write(f"{number}\\n")
     time.sleep(0.01)
     return {"square": number**2, "process": os.getpid()}
-Store(file).fill([{"n": n} for n in range(count)], compute)
+for _ in Store(file).fill([{"n": n} for n in range(count)], compute):
+    pass
 """
 
 HANGS = """

@@ -220,13 +220,13 @@ def test_files_of_another_kind_are_refused_and_left_alone(run: Callable[..., Any
 KILLED = """
 import os, sys, signal
 from equispike import sweep as module
-simulated = module._simulated
+simulated = module._Work.__call__
 def once(*arguments):
     if done: os.kill(os.getpid(), signal.SIGKILL)
     done.append(1)
     return simulated(*arguments)
 done = []
-module._simulated = once
+module._Work.__call__ = once
 from equispike.cli import main
 main(sys.argv[1:])
 """
@@ -250,3 +250,19 @@ def test_the_command_goes_on_after_kill_9(tmp_path: Path, capsys: pytest.Capture
     assert "--scale: is for --method rmp" in capsys.readouterr().err
     assert exit_code("sweep", "mnist-cnn", "--bits", "3", "--out", str(file)) == 2
     assert "bits: 3 is not between" in capsys.readouterr().err
+
+
+def test_processes_share_the_points_and_find_the_same(
+    run: Callable[..., list[dict[str, Any]]], swept: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "shared.sqlite"
+    run(file, *POINTS, on=es.Processes(2))
+
+    def told(of: Path) -> dict[str, Any]:
+        runs = {json.dumps(point.asked): point.found["runs"][0] for point in Store(of).read()}
+        return {asked: [run[name] for name in ("accuracy", "spikes_per_image")] for asked, run in runs.items()}
+
+    assert len(told(file)) == len(POINTS)
+    assert told(file).items() <= told(swept).items()
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("SELECT count(*) FROM claims").fetchone() == (0,)

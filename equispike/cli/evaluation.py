@@ -7,9 +7,11 @@ from cyclopts import Parameter
 
 from equispike.cli.method import CoderName
 from equispike.cli.shared import (
+    ALONE,
     OWN,
     Data,
     Device,
+    Hands,
     Seed,
     out,
     print_runs,
@@ -70,6 +72,7 @@ def evaluate(
         ),
     ] = False,
     plot: Annotated[Path | None, Parameter(help="Draw accuracy and spike rate against T to this PNG.")] = None,
+    hands: Hands = ALONE,
 ) -> None:
     """Simulate a converted network on test images: accuracy and spike rate after every step.
 
@@ -80,6 +83,7 @@ def evaluate(
         raise EquispikeError("--closer: is for --json, and for images that run all steps (without --stop)")
     require_writable(json_file, plot)
     require_device(device)
+    on = hands.on
     from equispike.analysis.accuracy import evaluate as run
     from equispike.analysis.accuracy import latency
     from equispike.analysis.closer import look_closer
@@ -96,7 +100,8 @@ def evaluate(
         coding = Constant() if coder == "constant" else Poisson()
         loaded = (loaded if bits is None else quantize(loaded, bits)).to(device)
         rule = Stable(stop) if isinstance(stop, int) else None if stop is None else Certain()
-        evaluation = run(loaded, test.batches(default_batch(loaded)), timesteps, coding, seed, runs, engine, stop=rule)
+        batches = test.batches(default_batch(loaded))
+        evaluation = run(loaded, batches, timesteps, coding, seed, runs, engine, stop=rule, on=on)
         look = look_closer(loaded, evaluation, test, coding, seed) if closer else None
     result = Result(loaded, coding, evaluation, look)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")

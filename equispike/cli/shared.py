@@ -17,6 +17,7 @@ from equispike.cli.source import imported
 from equispike.errors import EquispikeError, FileError
 
 if TYPE_CHECKING:
+    from equispike.workers import Workers
     from equispike.zoo.data import Dataset, Part
     from equispike.zoo.train import Progress as Training
 
@@ -45,6 +46,38 @@ Device = Annotated[
 MOST = 10**9
 """Of anything that is counted."""
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Hands:
+    """Who does the work."""
+
+    workers: Annotated[
+        int | None, Parameter(help="Share the work among so many processes of this machine. Results are the same.")
+    ] = None
+    cluster: Annotated[
+        str | None,
+        Parameter(
+            help="Share the work in a Ray cluster: auto for the one that this machine belongs to, or its address. "
+            "Needs equispike[ray]; the data have to be on every machine."
+        ),
+    ] = None
+
+    @property
+    def on(self) -> "Workers | None":
+        """Who works; None for this process."""
+        if self.workers is not None and self.cluster is not None:
+            raise EquispikeError("--workers, --cluster: say one of them")
+        require_positive(workers=self.workers)
+        if self.workers is None and self.cluster is None:
+            return None
+        from equispike.workers import Processes, Ray
+
+        return Ray(self.cluster) if self.workers is None else Processes(self.workers)
+
+
+ALONE = Hands()
 
 
 @Parameter(name="*")

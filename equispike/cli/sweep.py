@@ -9,8 +9,10 @@ from cyclopts import Parameter
 
 from equispike.cli.method import NOTHING, OWNERS, CalibrationImages, Lossy, Output, Thresholds
 from equispike.cli.shared import (
+    ALONE,
     OWN,
     Data,
+    Hands,
     out,
     print_runs,
     progress,
@@ -99,6 +101,7 @@ def sweep(
     output: Output = None,
     csv: Annotated[Path | None, Parameter(help="Write every point and step to this CSV file too.")] = None,
     given: Data = OWN,
+    hands: Hands = ALONE,
 ) -> None:
     """Run every combination of the given settings: accuracy and spike rate of each, at every T.
 
@@ -109,6 +112,7 @@ def sweep(
     """
     require_positive(images=images, calibration=calibration, timesteps=timesteps, observe=observe)
     require_writable(out_file, csv)
+    on = hands.on
     options = {"percentile": percentiles, "scale": scales, "observe": () if observe is None else (observe,)}
     for name, values in options.items():
         if values and not set(methods) & set(OWNERS[name]):
@@ -133,7 +137,7 @@ def sweep(
         found = run(
             model, up_to(splits.train, calibration), judged, points, timesteps, out_file, name_of(card, source),
             lossy.passes,
-            lambda number, known: out.print(f"{number} points, of which {out_file} holds {known}"), output,
+            lambda number, known: out.print(f"{number} points, of which {out_file} holds {known}"), output, on,
         )  # fmt: skip
     for document in found:
         title = (

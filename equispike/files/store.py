@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from equispike.errors import FileError
+from equispike.workers import Here, Workers
 
 Asked = Mapping[str, Any]
 """All that a point depends on, as JSON-able data: its key."""
@@ -64,22 +65,50 @@ class Store:
         Raises:
             FileError: the file is damaged, of another kind, or cannot be written.
         """
-        self.fill([asked], lambda _: compute())
+        for _ in self.fill([asked], lambda _: compute()):
+            pass
         key = _key(asked)
         with self._reading() as connection:
             (found,) = connection.execute("SELECT found FROM points WHERE asked = ?", [key]).fetchone()
         return _loaded(self.path, key, found).found
 
-    def fill(self, asked: Sequence[Asked], compute: Callable[[int], Found]) -> None:
-        """Compute the points that the file does not hold, sharing them with other processes; return when all are there.
+    def fill(self, asked: Sequence[Asked], compute: Callable[[int], Found], on: Workers | None = None) -> Iterator[int]:
+        """Compute the points that the file does not hold, sharing them with other processes, until all are there.
 
         Args:
             asked: the points.
             compute: takes a point's number; whatever it raises ends the work, and the point is free again.
+            on: who computes; default this process, which alone writes to the file.
+        Yields:
+            the number of each point that was computed here, once it is stored.
         """
         while to_do := self.missing(asked):
-            number = next((n for n in to_do if self._compute(_key(asked[n]), compute, n)), None)
-            if number is None:
+            held: dict[int, str] = {}  # claims by number
+            claimed: list[int] = []
+
+            def claims(to_do: Sequence[int], held: dict[int, str], claimed: list[int]) -> Iterator[int]:
+                for number in to_do:
+                    claim = uuid4().hex
+                    if self._claimed(_key(asked[number]), claim):
+                        held[number] = claim
+                        claimed.append(number)
+                        yield number
+
+            try:
+                with self._renewing(held):
+                    for place, found in (on or Here()).map(compute, claims(to_do, held, claimed)):
+                        number = claimed[place]
+                        with (
+                            self._writing() as connection
+                        ):  # who was held up for too long finds it there, and leaves it
+                            row = _key(asked[number]), json.dumps(found)
+                            connection.execute("INSERT OR IGNORE INTO points VALUES (?, ?)", row)
+                            connection.execute("DELETE FROM claims WHERE claim = ?", [held.pop(number)])
+                        yield number
+            finally:
+                with suppress(FileError):
+                    self._let_go(held)
+            if not claimed:
                 time.sleep(POLL)
 
     def missing(self, asked: Sequence[Asked]) -> list[int]:
@@ -102,20 +131,10 @@ class Store:
             rows = connection.execute("SELECT asked, found FROM points ORDER BY asked").fetchall()
         return [_loaded(self.path, *row) for row in rows]
 
-    def _compute(self, key: str, compute: Callable[[int], Found], number: int) -> bool:
-        """Claim the point, compute and store it. False if it is another's, or done."""
-        claim = uuid4().hex
-        if not self._claimed(key, claim):
-            return False
-        try:
-            with self._renewing(key, claim):
-                found = json.dumps(compute(number))
-            with self._writing() as connection:  # who was held up for too long finds the point there, and leaves it
-                connection.execute("INSERT OR IGNORE INTO points VALUES (?, ?)", [key, found])
-        finally:
-            with suppress(FileError), self._writing() as connection:
-                connection.execute("DELETE FROM claims WHERE asked = ? AND claim = ?", [key, claim])
-        return True
+    def _let_go(self, held: Mapping[int, str]) -> None:
+        if held:
+            with self._writing() as connection:
+                connection.executemany("DELETE FROM claims WHERE claim = ?", [(claim,) for claim in held.values()])
 
     def _claimed(self, key: str, claim: str) -> bool:
         with self._writing() as connection:
@@ -129,14 +148,16 @@ class Store:
             return True
 
     @contextmanager
-    def _renewing(self, key: str, claim: str) -> Generator[None]:
+    def _renewing(self, held: Mapping[int, str]) -> Generator[None]:
+        """Renew the claims that are held, as long as the block lasts."""
         done = threading.Event()
 
         def renew() -> None:
             while not done.wait(LEASE / 4):
                 with suppress(FileError), self._writing() as connection:
                     until = time.time() + LEASE
-                    connection.execute("UPDATE claims SET until = ? WHERE asked = ? AND claim = ?", [until, key, claim])
+                    rows = [(until, claim) for claim in list(held.values())]
+                    connection.executemany("UPDATE claims SET until = ? WHERE claim = ?", rows)
 
         thread = threading.Thread(target=renew, daemon=True)
         thread.start()
