@@ -21,6 +21,7 @@ from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.graph.pooling import is_open
+from equispike.progress import track
 from equispike.shown import frame, html_table
 from equispike.simulation import events
 from equispike.simulation.gpu.engine import Gpu
@@ -235,6 +236,7 @@ def simulate(
     with torch.no_grad(), full_precision(network.device):
         starts = range(0, len(images), size)
         batches = (task.of(slice(at, at + size)) for at in starts) if len(starts) > 1 else (task,)
+        batches = track(batches, "simulating", len(starts), alone=True)
         records, steps = zip(*(finished(chosen, part) for part in batches), strict=True)
         record = join(records)
         if images.is_cuda:  # what was asked for is done only now
