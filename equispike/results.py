@@ -28,6 +28,9 @@ from equispike.provenance import as_data, circumstances, in_words, versions
 
 FORMAT, VERSION = "equispike.results", 1
 _STATED = "date", "command", "processor", "threads"
+MOST_CLASSES = 100
+"""Of which a confusion matrix is kept."""
+
 COSTS = FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
 
 
@@ -39,6 +42,7 @@ class Result:
     coder: Coder
     evaluation: Evaluation
     closer: CloserLook | None = None
+    labels: Tensor | None = None
 
     @property
     def method(self) -> str:
@@ -65,6 +69,7 @@ class Result:
             "thresholds": {name: _rounded(t, 7) for name, t in self.network.thresholds.items()},
             "seeds": list(e.seeds),
             "seconds": round(e.seconds, 2),
+            "confusion": self._confusion(),
             "steps": list(steps_looked_at(timesteps)),
             **self._costs(steps_looked_at(timesteps)),
             "closer": None if self.closer is None else _closer(self.closer),
@@ -80,6 +85,15 @@ class Result:
             "accuracy": _rounded(self.evaluation.mean, 6),
             "spike_rate": _rounded(self.evaluation.spike_rate.mean(0), 5),
         }
+
+    def _confusion(self) -> dict[str, list[list[float]]] | None:
+        """Images by class and answer after T steps, and those of the trained network; None without labels."""
+        classes = self.network.shapes[self.network.nodes[-1].name]
+        if self.labels is None or len(classes) > 1 or classes[0] > MOST_CLASSES:
+            return None
+        given, size = self.labels[: self.evaluation.images].cpu(), max(classes[0], 2)
+        answers = {"spiking": self.evaluation.predictions, "trained": self.evaluation.trained_predictions[None]}
+        return {name: confusion(given, said, size) for name, said in answers.items()}
 
     def _costs(self, steps: Sequence[int]) -> dict[str, Any]:
         """Neurons, spikes, operations and energy of one image."""
@@ -118,6 +132,16 @@ class Result:
                 for costs in COSTS
             ],
         }
+
+
+def confusion(labels: Tensor, answers: Tensor, classes: int) -> list[list[float]]:
+    """Images of each class (rows) by the class that they were taken for (columns), mean over runs.
+
+    >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([[0, 1, 1], [0, 0, 1]]), 2)
+    [[1.5, 0.5], [0.0, 1.0]]
+    """
+    pairs = torch.bincount((labels * classes + answers).flatten(), minlength=classes**2)
+    return (pairs.view(classes, classes).double() / len(answers)).tolist()
 
 
 def document(
@@ -311,6 +335,7 @@ def _closer(look: CloserLook) -> dict[str, Any]:
                 "k": [_number(k) for k in layer.k],
                 "bound": [_number(bound) for bound in layer.bound],
                 "silent": [round(share, 5) for share in layer.silent],
+                "pairs": [[_number(wanted), _number(rate)] for wanted, rate in layer.pairs],
             }
             for name, layer in look.layers.items()
         },

@@ -134,7 +134,7 @@ class _Work:
         network = network if point.bits is None else quantize(network, point.bits)
         label = f"simulating {conversion(network.provenance)}"
         found = evaluate(network, self.judged.batches(BATCH), self.timesteps, point.coder, point.seed, label=label)
-        return document([Result(network, point.coder, found)], **self.about)
+        return document([Result(network, point.coder, found, labels=self.judged.labels)], **self.about)
 
 
 def _distinct(points: Iterable[Point]) -> list[Point]:

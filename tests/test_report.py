@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = es.convert(model, calibration, method)
         evaluation = es.evaluate(network, test.batches(20), T, coder)
         closer = look_closer(network, evaluation, test, coder)
-        results.append(Result(network, coder, evaluation, closer))
+        results.append(Result(network, coder, evaluation, closer, test.labels))
     path = tmp_path_factory.mktemp("report") / "results.json"
     write_json(path, document(results, NASTY, test.name, test.classes, device="cpu"))
     return path
@@ -224,10 +224,10 @@ def test_the_slider_moves_the_numbers_to_those_of_the_file(opened: tuple[Page, d
         for row, run in zip(cells(page), filed["runs"], strict=True):
             accuracy = run["accuracy"][step - 1]
             assert row[3] == f"{100 * accuracy:.2f}"
-            assert float(row[4].replace("−", "-")) == pytest.approx(
+            assert float(row[5].replace("−", "-")) == pytest.approx(
                 100 * (accuracy - run["trained_accuracy"]), abs=0.0051
             )
-            assert row[5] == f"{run['spike_rate'][step - 1]:.2f}"
+            assert row[6] == f"{run['spike_rate'][step - 1]:.2f}"
         energies = [row[1] for row in cells(page, 2)]
         place = filed["runs"][0]["steps"].index(step)
         for shown, run in zip(energies, filed["runs"], strict=True):
@@ -246,13 +246,13 @@ def test_the_keyboard_moves_the_slider_sorts_and_plays(opened: tuple[Page, dict[
     assert page.run("T()") == 3
     page.press("End")
     assert page.run("[T(), slider.getAttribute('aria-valuetext')]") == [20, "20 steps"]
-    page.run("document.querySelectorAll('table')[0].querySelectorAll('th button')[5].focus()")
+    page.run("document.querySelectorAll('table')[0].querySelectorAll('th button')[6].focus()")
     page.press("Enter")
-    rates = [float(row[5]) for row in cells(page)]
+    rates = [float(row[6]) for row in cells(page)]
     assert rates == sorted(rates, reverse=True)
-    assert page.run("document.querySelectorAll('table')[0].querySelectorAll('th')[5].ariaSort") == "descending"
+    assert page.run("document.querySelectorAll('table')[0].querySelectorAll('th')[6].ariaSort") == "descending"
     page.press("Enter")
-    assert [float(row[5]) for row in cells(page)] == rates[::-1]
+    assert [float(row[6]) for row in cells(page)] == rates[::-1]
     page.run("play.focus()")
     page.press(" ")
     at, text = page.run("[state.at, play.textContent]")
@@ -268,7 +268,7 @@ def test_figures_are_drawn_named_and_saved_on_their_own(opened: tuple[Page, dict
     moved(page, 8)
     titles = page.run("[...document.querySelectorAll('figure')].map((f) => f.querySelector('svg').ariaLabel)")
     assert titles[:2] == ["Accuracy", "Spike rate"]
-    assert len(titles) == 8
+    assert len(titles) == 10
     assert page.run("document.querySelectorAll('path.line').length") > 20
     saved = "let kept; URL.createObjectURL = (blob) => { kept = blob; return '#'; };"
     text = page.run(f"(() => {{ {saved} saveSvg(document.querySelector('figure svg'), 'x'); return kept.text(); }})()")
@@ -278,6 +278,60 @@ def test_figures_are_drawn_named_and_saved_on_their_own(opened: tuple[Page, dict
     assert page.run("document.querySelectorAll('.example').length") == len(filed["runs"][0]["closer"]["examples"])
     assert page.run("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
     assert page.problems == []
+
+
+def test_the_confusion_matrix_and_the_rates_are_those_of_the_run(opened: tuple[Page, dict[str, Any], Path]) -> None:
+    page, filed, _ = opened
+    page.run("state.run = 0; refresh()")
+    page.frames()
+    run = filed["runs"][0]
+    for kind, share in (("spiking", run["accuracy"][-1]), ("trained", run["trained_accuracy"])):
+        found = torch.tensor(run["confusion"][kind])
+        assert (found.shape, float(found.sum()), float(found.diag().sum())) == ((10, 10), 40, pytest.approx(40 * share))
+    cells = "[...document.querySelectorAll('svg[aria-label=\"Confusion matrix\"] rect')].map((r) => r.textContent)"
+    said = page.run(cells)
+    assert len(said) == 100
+    counts = torch.tensor(run["confusion"]["spiking"]).flatten().tolist()
+    assert all(f": {n:g} as spikes" in text for n, text in zip(counts, said, strict=True))
+    pairs = run["closer"]["layers"]["1"]["pairs"]
+    assert 0 < len(pairs) <= 150
+    assert pairs == sorted(pairs, key=lambda pair: pair[0])
+    assert all(0 <= rate <= 1 and (wanted or rate) for wanted, rate in pairs)
+    shown = page.run("document.querySelectorAll('svg[aria-label^=\"Trained activation\"] circle[fill-opacity]').length")
+    assert shown == sum(len(layer["pairs"]) for layer in run["closer"]["layers"].values())
+    links = page.run(
+        "[...document.querySelectorAll('#contents a')].map((a) => document.querySelector(a.hash) !== null)"
+    )
+    assert links == [True] * page.run("document.querySelectorAll('section').length")
+    assert page.problems == []
+
+
+def test_many_runs_are_told_apart_by_their_settings(made: Path, tmp_path: Path) -> None:
+    page = page_data(read_runs([made]))
+    assert [(setting["name"], setting["values"]) for setting in page["settings"]] == [
+        ("input", ["constant", "poisson"]),
+        ("percentile", ["80.0", "99.9"]),
+    ]  # fmt: skip
+    if installed() is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    others = [changed(made, tmp_path, data=f"mnist-sample/{part}") for part in ("a", "b", "c")]
+    write_report([made, *others], tmp_path / "many.html")
+    with browser(tmp_path / "profile") as page:
+        page.open(tmp_path / "many.html")
+        lines = """(s) => s.querySelectorAll('path.line[stroke^="var(--c"]').length"""
+        drawn = f"[...document.querySelectorAll('svg[aria-label=Accuracy] > svg')].map({lines})"
+        assert page.run("SETTINGS.map((setting) => setting.name)") == ["data", "input", "percentile"]
+        assert page.run(drawn) == [8, 4]
+        assert page.run("[...document.querySelectorAll('.row select')].slice(0, 2).map((s) => s.value)") == ["0", "1"]
+        page.run("state.beside = 2; refresh()")
+        assert page.run(drawn) == [4, 8]
+        page.run("find.value = 'poisson'; find.dispatchEvent(new Event('input')); undefined")
+        assert page.run(drawn) == [4]  # no chart for a value that no run has
+        page.run("state.beside = -1; refresh()")
+        assert page.run("document.querySelectorAll('svg[aria-label=Accuracy] path.line').length") >= 4
+        page.open(tmp_path / "many.html", width=390, height=844)
+        assert page.run("document.documentElement.scrollWidth") == 390
+        assert page.problems == []
 
 
 def test_a_filter_leaves_the_runs_that_have_its_words(opened: tuple[Page, dict[str, Any], Path]) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from equispike.analysis.causes import Causes, causes
+from equispike.analysis.causes import Causes, causes, error_parts
 from equispike.analysis.evaluation import Evaluation
 from equispike.analysis.fit import misfit, rate_counts
 from equispike.functional.coding import Coder
@@ -23,6 +23,10 @@ EXAMPLES = 3
 
 MOST_SCORES = 10
 """Classes of which an example keeps the score."""
+
+
+PAIRS = 150
+"""Neurons of a layer whose activation and rate are kept."""
 
 
 class LabelledImages(Protocol):
@@ -43,12 +47,14 @@ class LayerLook:
         causes: its error by cause.
         k, bound: mean K and mean 2 Omega / t (see ``analysis.fit``); NaN if no image drives the layer.
         silent: share of the neurons that have not spiked yet.
+        pairs: of some neurons and images the trained activation, in units of the threshold, and the rate after T steps.
     """
 
     causes: tuple[Causes, ...]
     k: tuple[float, ...]
     bound: tuple[float, ...]
     silent: tuple[float, ...]
+    pairs: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +120,7 @@ def look_closer(
     few = torch.arange(min(LOOKED_AT, len(test)))
     images = test[few].floats()
     names = list(network.neurons)
+    pairs: dict[str, tuple[tuple[float, float], ...]] = {}
     errors: dict[str, list[Causes]] = {name: [] for name in names}
     k, bound, silent = ({name: list[float]() for name in names} for _ in range(3))
     for run in track(stages(network, images, steps, coder, seed, few), "looking closer", len(steps)):
@@ -124,10 +131,23 @@ def look_closer(
             bound[name].append(2 * float(fit.omega[fit.omega > 0].mean()) / run.timesteps)
         for name, counted in rate_counts(run).items():
             silent[name].append(float(counted[0] / counted.sum()))
+        if run.timesteps == steps[-1]:
+            pairs = {
+                name: _pairs(part.trained, run.sent(name) / run.timesteps) for name, part in error_parts(run).items()
+            }
     layers = {
-        name: LayerLook(tuple(errors[name]), tuple(k[name]), tuple(bound[name]), tuple(silent[name])) for name in names
+        name: LayerLook(*(tuple(found[name]) for found in (errors, k, bound, silent)), pairs[name]) for name in names
     }
     return CloserLook(steps, len(few), layers, _examples(network, evaluation, test, steps, coder, seed))
+
+
+def _pairs(trained: Tensor, rates: Tensor) -> tuple[tuple[float, float], ...]:
+    """Activation and rate of neurons that are active in either, of all sizes of the activation alike."""
+    both = torch.stack([trained.double().flatten(), rates.double().flatten()], 1)
+    active = both[(both != 0).any(1)]
+    ranked = active[active[:, 0].argsort(stable=True)]
+    chosen = ranked[torch.linspace(0, len(ranked) - 1, min(len(ranked), PAIRS)).long()]
+    return tuple((float(wanted), float(rate)) for wanted, rate in chosen)
 
 
 def _examples(

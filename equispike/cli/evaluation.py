@@ -103,7 +103,7 @@ def evaluate(
         batches = test.batches(default_batch(loaded))
         evaluation = run(loaded, batches, timesteps, coding, seed, runs, engine, stop=rule, on=on)
         look = look_closer(loaded, evaluation, test, coding, seed) if closer else None
-    result = Result(loaded, coding, evaluation, look)
+    result = Result(loaded, coding, evaluation, look, test.labels)
     trained = f"{evaluation.trained:.2%}" + (f", with {bits} bits" if bits else "")
     title = f"{name}: accuracy (%) on {len(test):,} images of {test.name} after T steps; trained: {trained}"
     print_runs([result.curves], title)

@@ -55,8 +55,8 @@ const textWidth = (text) => text.length * 6.4;
 // lines: {name, points: [[x, y]], n: number of its colour, width}; x and y: {low, high, log, label, format}
 function lineChart(width, { x, y, lines, cursor, limits = [], fronts = [], dots = [], height = 300, title }) {
   const beside = width >= 430;
-  const widest = Math.max(...lines.map((line) => textWidth(line.name)), 0);
-  const right = beside ? Math.min(widest + 30, width * 0.42) : 14;
+  const widest = Math.max(...lines.filter((line) => !line.unnamed).map((line) => textWidth(line.name)), 0);
+  const right = beside && widest ? Math.min(widest + 30, width * 0.42) : 14;
   const box = { left: 46, right: width - right, top: 26, bottom: height - 40 };
   const sx = scale(x.low, x.high, box.left, box.right, x.log), sy = scale(y.low, y.high, box.bottom, box.top, y.log);
   const inside = ([a, b]) => a !== null && b !== null && a >= x.low * 0.999999 && (!y.log || b > 0);
@@ -82,22 +82,60 @@ function lineChart(width, { x, y, lines, cursor, limits = [], fronts = [], dots 
     const stroke = line.stroke || colour(line.n), points = line.points.filter(inside);
     if (!points.length) continue;
     svg.append(sv("path", { class: "line", d: path(points), stroke, "stroke-dasharray": line.dash ?? dash(line.n), style: line.width ? `stroke-width: ${line.width}` : null },
-      sv("title", {}, line.name)));
-    for (const [p, q] of points) svg.append(sv("circle", { class: "hit", cx: sx(p), cy: sy(q), r: 6 }, sv("title", {}, `${line.name}: ${y.format(q)} at ${x.format(p)}`)));
+      sv("title", {}, line.about ?? line.name)));
+    for (const [p, q] of points) svg.append(sv("circle", { class: "hit", cx: sx(p), cy: sy(q), r: 6 }, sv("title", {}, `${line.about ?? line.name}: ${y.format(q)} at ${x.format(p)}`)));
     const [a, b] = points[points.length - 1];
     if (!line.unnamed) labels.push({ name: line.name, x: sx(a), y: sy(b), stroke });
   }
   for (const dot of dots) if (inside(dot.point)) svg.append(
-    sv("circle", { cx: sx(dot.point[0]), cy: sy(dot.point[1]), r: 5, fill: dot.stroke || colour(dot.n), stroke: "var(--paper)", "stroke-width": 1.5 },
+    sv("circle", { cx: sx(dot.point[0]), cy: sy(dot.point[1]), r: dot.r || 5, fill: dot.stroke || colour(dot.n), "fill-opacity": dot.r ? 0.55 : null, stroke: dot.r ? "none" : "var(--paper)", "stroke-width": 1.5 },
       sv("title", {}, dot.name)));
   const room = Math.floor((right - 28) / 6.4);
   if (beside) for (const label of apart(labels, box.top + 4, box.bottom)) {
     const short = label.name.length > room ? `${label.name.slice(0, room - 1)}…` : label.name;
     svg.append(
       sv("path", { d: `M${label.x + 3} ${label.y}L${box.right + 14} ${label.at}H${box.right + 20}`, fill: "none", stroke: label.stroke, "stroke-opacity": 0.6 }),
-      sv("text", { x: box.right + 24, y: label.at + 4 }, short));
+      sv("text", { x: box.right + 24, y: label.at + 4 }, short, sv("title", {}, label.name)));
   }
-  return { svg, legend: beside ? null : legend(lines.filter((line) => !line.unnamed)) };
+  const named = lines.filter((line) => !line.unnamed);
+  return { svg, legend: beside || !named.length ? null : legend(named) };
+}
+
+// Charts side by side in one drawing, so many to a row as are at least `least` wide; each of them from draw(width, item).
+function grid(width, items, least, title, draw) {
+  const gap = 18, across = Math.max(1, Math.min(items.length, Math.floor((width + gap) / (least + gap))));
+  const cell = Math.floor((width - gap * (across - 1)) / across);
+  const charts = items.map((item) => draw(cell, item).svg), high = Math.max(...charts.map((svg) => Number(svg.getAttribute("height")))) + 8;
+  const height = high * Math.ceil(items.length / across);
+  const whole = sv("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
+  charts.forEach((svg, n) => {
+    svg.removeAttribute("role");
+    svg.setAttribute("x", (n % across) * (cell + gap));
+    svg.setAttribute("y", Math.floor(n / across) * high);
+    whole.append(svg);
+  });
+  return whole;
+}
+
+// rows and columns: names; cells: [row][column] numbers; about(row, column) is what the pointer shows.
+function matrix(width, { names, cells, about, title, across, down }) {
+  const count = names.length, left = Math.min(Math.max(...names.map(textWidth)) + 12, width * 0.3) + 16, top = 34;
+  const size = Math.max(3, Math.min(44, Math.floor((width - left) / count))), height = top + size * count + 8;
+  const wrong = Math.max(...cells.flatMap((row, r) => row.filter((_, c) => c !== r)), 1);
+  const svg = sv("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
+  const room = Math.floor((left - 28) / 6.4), short = (name, most) => (name.length > most ? `${name.slice(0, Math.max(most - 1, 1))}…` : name);
+  svg.append(sv("text", { class: "tick", x: left, y: 12 }, across), sv("text", { class: "tick", x: 10, y: top + (size * count) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${top + (size * count) / 2})` }, down));
+  names.forEach((name, r) => {
+    if (size >= 12) svg.append(
+      sv("text", { x: left - 6, y: top + r * size + size / 2 + 4, "text-anchor": "end" }, short(name, room)),
+      sv("text", { class: "tick", x: left + r * size + size / 2, y: top - 6, "text-anchor": "middle" }, short(name, Math.floor(size / 6.8))));
+    cells[r].forEach((n, c) => {
+      const fill = r === c ? "var(--c0)" : "var(--c1)", strength = r === c ? 0.12 : n / wrong;
+      svg.append(sv("rect", { x: left + c * size, y: top + r * size, width: size - 1, height: size - 1, fill: n ? fill : "var(--panel)", "fill-opacity": n ? Math.max(0.1, 0.75 * strength) : 1 }, sv("title", {}, about(r, c))));
+      if (n && size >= 24) svg.append(sv("text", { x: left + c * size + size / 2 - 0.5, y: top + r * size + size / 2 + 4, "text-anchor": "middle", "pointer-events": "none" }, digits(n)));
+    });
+  });
+  return { svg, legend: null };
 }
 function legend(lines) {
   return el("ul", { class: "legend" }, lines.map((line) => el("li", {}, sv("svg", { viewBox: "0 0 26 10" },

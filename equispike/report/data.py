@@ -20,6 +20,10 @@ WITHIN = 0.01
 
 Page = dict[str, Any]
 _MADE = "versions", "device", "threads", "date", "command", "processor"
+MOST_VALUES = 8
+"""Of a setting that colours can tell apart."""
+
+_TOLD = "method", "reset", "readout", "v_init", "spikes", "quantized", "calibration_images", "corrections"
 _COPIED = "method", "reset", "readout", "seeds", "steps", "not_counted", "additions_per_mac"
 
 
@@ -50,6 +54,7 @@ def page_data(documents: Sequence[tuple[Document, Path]]) -> Page:
         "costs": costs,
         "fronts": [[_front(runs, group, cost) for group in groups] for cost in range(len(costs))],
         "mixed": _mixed(runs),
+        "settings": _differing(runs),
         "within": WITHIN,
         "made": [{"file": str(path), **{k: d[k] for k in _MADE if k in d}} for d, path in documents],
     }
@@ -86,6 +91,8 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
         "split": document["data"].rpartition("/")[2] or "test",
         "unit": _unit(run.get("provenance", {})),
         "provenance": _provenance(run),
+        "settings": _settings(document, run),
+        "confusion": run.get("confusion"),
         "interval": [wilson(share, document["images"]) for share in accuracy],
         "accuracy": accuracy,
         "std": _at(run["accuracy_std"], steps),
@@ -136,10 +143,46 @@ def _provenance(run: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _settings(document: Document, run: Mapping[str, Any]) -> dict[str, str]:
+    """All that a run may differ in from others, in words, by name; settings within settings on their own."""
+    told: dict[str, Any] = {"network": document["network"], "data": document["data"]}
+    told |= {"input": run["coder"]["name"].lower()}
+    told |= {key: value for key, value in run.get("provenance", {}).items() if key in _TOLD}
+    found: dict[str, str] = {}
+    for key, value in told.items():
+        inner: dict[str, Any] = {**value} if isinstance(value, Mapping) else {"name": value}
+        found |= {(key if name == "name" else name).replace("_", " "): _in_words(each) for name, each in inner.items()}
+    return found
+
+
+def _differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Settings in which runs differ, with their values: that of most values first."""
+    found = {
+        name: list(dict.fromkeys(run["settings"].get(name, "–") for run in runs))
+        for run in runs
+        for name in run["settings"]
+    }
+    for run in runs:
+        run["settings"] = {name: run["settings"].get(name, "–") for name in found}
+    chosen = [
+        {"name": name, "values": sorted(values, key=_by_size)}
+        for name, values in found.items()
+        if 1 < len(values) <= MOST_VALUES
+    ]
+    return sorted(chosen, key=lambda setting: -len(setting["values"]))
+
+
+def _by_size(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
+
+
 def _layer(name: str, layer: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     steps = run["steps"]
     thresholds = run["thresholds"][name]
-    looked: dict[str, list[float]] = run["closer"]["layers"][name] if run["closer"] else {}
+    looked: dict[str, Any] = run["closer"]["layers"][name] if run["closer"] else {}
     spikes = _long(layer["spikes"], steps)
     return {
         "name": name,
@@ -147,7 +190,8 @@ def _layer(name: str, layer: Mapping[str, Any], run: Mapping[str, Any]) -> dict[
         "threshold": [min(thresholds), max(thresholds)],
         "spikes": spikes,
         "rate": [100 * n / (layer["neurons"] * t) for n, t in zip(spikes, steps, strict=True)],
-        **{key: _long(values, steps) for key, values in looked.items()},
+        **{key: _long(values, steps) for key, values in looked.items() if key != "pairs"},
+        "pairs": looked.get("pairs"),
     }
 
 

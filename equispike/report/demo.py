@@ -67,7 +67,7 @@ def demo(
     for method, network in networks(trained.model, calibration):
         result = evaluate(network, test.batches(100), timesteps, CODER, seed, label=f"simulating {method}")
         closer = look_closer(network, result, test, CODER, seed)
-        results.append(Result(network, CODER, result, closer))
+        results.append(Result(network, CODER, result, closer, test.labels))
     save(results[-2].network, out / "network.safetensors")
     ceiling = results[0].evaluation.trained
     content = document(

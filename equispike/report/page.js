@@ -6,7 +6,9 @@ const RUNS = DATA.runs, STEPS = DATA.steps, LAST = STEPS[STEPS.length - 1];
 RUNS.forEach((run, n) => { run.n = n; });
 const shortest = Math.min(...RUNS.map((run) => run.steps[run.steps.length - 1]));
 const SPLIT = [...new Set(RUNS.map((run) => run.split))].join(" and ");
-const state = { at: STEPS.indexOf(shortest), run: 0, cost: 0 };
+// Of many runs, lines have the colour of a setting, and charts stand side by side for the values of another.
+const MANY = RUNS.length > 8 && DATA.settings.length > 0, SETTINGS = DATA.settings;
+const state = { at: STEPS.indexOf(shortest), run: 0, cost: 0, colours: 0, beside: SETTINGS.length > 1 ? 1 : -1 };
 const updates = []; // called when the step, the run or the costs change
 const T = () => STEPS[state.at];
 const find = document.getElementById("find");
@@ -40,7 +42,9 @@ const lost = (run) => { const a = now(run, run.accuracy); return a === null ? nu
 
 function bestNow() {
   const here = RUNS.filter((run) => place(run) >= 0);
-  return here.reduce((best, run) => (lost(run) > lost(best) + 1e-9 ? run : best), here[0]);
+  // of those that keep as much, the one that arrives first
+  const better = (run, best) => lost(run) > lost(best) + 1e-9 || (lost(run) > lost(best) - 1e-9 && (run.latency ?? Infinity) < (best.latency ?? Infinity));
+  return here.reduce((best, run) => (better(run, best) ? run : best), here[0]);
 }
 const soonest = () => RUNS.reduce((best, run) => ((run.latency ?? Infinity) < (best.latency ?? Infinity) ? run : best), bestNow());
 
@@ -76,7 +80,33 @@ function figure(title, caption, draw, file) {
   return node;
 }
 const addTable = (options) => { const made = sortable(options); updates.push(made.update); return made.node; };
-const section = (title, ...children) => el("section", {}, el("h2", {}, title), children);
+const slug = (title) => title.toLowerCase().replace(/[^a-z0-9]+/g, "-");
+const section = (title, ...children) => el("section", { id: slug(title) }, el("h2", {}, title), children);
+// The lines of some runs: each by its name, or, of many runs, by the setting that gives the colour.
+function runLines(runs, points) {
+  const by = SETTINGS[state.colours];
+  return runs.map((run) => (MANY
+    ? { name: run.settings[by.name], about: run.label, n: by.values.indexOf(run.settings[by.name]), dash: "", unnamed: true, width: 1.5, points: points(run) }
+    : { name: run.label, n: run.n, points: points(run) }));
+}
+// One chart of all visible runs, or, of many, one for each value of a setting. draw(width, runs, heading) gives a chart.
+function ofRuns(width, title, draw) {
+  if (!MANY) return draw(width, visible(), "");
+  const by = SETTINGS[state.colours], apart = SETTINGS[state.beside], runs = visible();
+  const below = legend(by.values.map((value, n) => ({ name: `${by.name} ${value}`, n, dash: "" })));
+  if (!apart) return { svg: draw(width, runs, "").svg, legend: below };
+  const shown = apart.values.filter((value) => runs.some((run) => run.settings[apart.name] === value));
+  const chart = (cell, value) => draw(cell, runs.filter((run) => run.settings[apart.name] === value), `${apart.name} ${value}: `);
+  return { svg: grid(width, shown, 300, title, chart), legend: below };
+}
+function settingChoices() {
+  if (!MANY) return null;
+  const names = SETTINGS.map((setting) => setting.name);
+  const colours = choice("Colours show", names, (n) => { state.colours = n; });
+  const beside = choice("Side by side:", [...names, "all in one"], (n) => { state.beside = n; });
+  beside.select.value = state.beside < 0 ? names.length : state.beside;
+  return el("div", { class: "row" }, colours.node, beside.node, el("span", { class: "note" }, "Point at a line for its name and values."));
+}
 const stepsAxis = () => ({ low: 1, high: Math.max(LAST, 2), log: 2, label: "time-steps T", format: String });
 
 function choice(label, options, pick) {
@@ -100,13 +130,13 @@ function summary() {
     { name: "reset", word: true, value: (run) => ({ subtract: "soft", zero: "hard" })[run.reset] || run.reset },
     { name: "trained, %", value: (run) => run.trained, format: (v) => (100 * v).toFixed(2) },
     { name: "as spikes, %", value: (run) => now(run, run.accuracy), format: (v) => (100 * v).toFixed(2) },
+    { name: "95 % interval, %", value: (run) => now(run, run.interval)?.[0] ?? null, format: (v, run) => now(run, run.interval).map((end) => (100 * end).toFixed(1)).join(" to ") },
     ...(RUNS.some((run) => run.seeds.length > 1) ? [{ name: "± over seeds", value: (run) => (run.seeds.length > 1 ? now(run, run.std) : null), format: (v) => (100 * v).toFixed(2) }] : []),
     ...(many ? [{ name: "top 5, %", value: (run) => now(run, run.top5), format: (v) => (100 * v).toFixed(2) }] : []),
     { name: "change, points", value: lost, format: signed },
     { name: "spike rate, %", value: (run) => now(run, run.rate), format: fixed(2) },
     { name: "spikes per image", value: (run) => now(run, run.spikes), format: integer },
     { name: "within 1 point from step", value: (run) => run.latency },
-    { name: "95 % interval, %", value: (run) => now(run, run.interval)?.[0] ?? null, format: (v, run) => now(run, run.interval).map((end) => (100 * end).toFixed(1)).join(" to ") },
   ];
   const notes = [];
   if (mixed) notes.push(el("p", { class: "warn" }, `These runs are of different ${DATA.mixed.join(", ")}. Compare their changes, not their accuracies.`));
@@ -123,13 +153,13 @@ function summary() {
 function curves() {
   const trained = [...new Set(RUNS.map((run) => run.trained))];
   const ceilings = trained.length > 3 ? [] : trained.map((a) => ({ name: `trained, ${percent(a)} %`, stroke: "var(--soft)", dash: "6 4", width: 1.5, points: [[1, 100 * a], [LAST, 100 * a]] }));
-  const chart = (values, label, high, extra) => (width, title) => lineChart(width, {
-    title, cursor: T(), x: stepsAxis(), y: { low: 0, high, label, format: digits },
-    lines: [...extra, ...visible().map((run) => ({ name: run.label, n: run.n, points: series(run, values(run)) }))],
-    dots: visible().map((run) => ({ name: run.label, n: run.n, point: [T(), now(run, values(run))] })),
-  });
+  const chart = (values, label, high, extra) => (width, title) => ofRuns(width, title, (wide, runs, heading) => lineChart(wide, {
+    title, cursor: T(), x: stepsAxis(), y: { low: 0, high, label: heading + label, format: digits },
+    lines: [...(MANY ? extra.map((line) => ({ ...line, unnamed: true })) : extra), ...runLines(runs, (run) => series(run, values(run)))],
+    dots: MANY ? [] : runs.map((run) => ({ name: run.label, n: run.n, point: [T(), now(run, values(run))] })),
+  }));
   const most = Math.max(...RUNS.flatMap((run) => run.rate)) * 1.08 || 1;
-  return section("Accuracy and spikes after each step", el("div", { class: "figures" },
+  return section("Accuracy and spikes after each step", settingChoices(), el("div", { class: MANY ? null : "figures" },
     figure("Accuracy", `Share of ${SPLIT} images whose highest score is that of their class, if the network is stopped after T steps.`,
       chart((run) => run.accuracy.map((a) => 100 * a), "accuracy, %", 100, ceilings), "accuracy"),
     figure("Spike rate", "Spikes up to step T, as a share of all neurons and steps. Lower thresholds spike more and answer sooner.",
@@ -187,20 +217,52 @@ function fit() {
     "K(t) is the squared distance between a layer's rates after t steps and the rates that the trained network asks for, over their squared size: 0 is a perfect fit, 1 is as bad as silence. First layers are drawn in blue, last ones in orange. The dashed line is 2Ω/t, which the first layer stays below under constant input and soft reset (Ding et al., 2021, theorem 2).", draw, "fit"));
 }
 
+function rates() {
+  if (!RUNS.some((run) => run.layers.some((layer) => layer.pairs))) return null;
+  const chosen = () => RUNS[state.run];
+  const draw = (width, title) => {
+    const layers = chosen().layers.filter((layer) => layer.pairs && layer.pairs.length);
+    if (!layers.length) return { svg: sv("svg", { width, height: 1, role: "img", "aria-label": title }), legend: el("p", { class: "note" }, "Nobody looked closer at this run.") };
+    return { legend: null, svg: grid(width, layers, 220, title, (cell, layer) => {
+      const most = Math.max(1.1, ...layer.pairs.map(([wanted]) => wanted));
+      return lineChart(cell, { title: layer.name, height: 200, x: { low: 0, high: most, label: "activation / threshold", format: digits }, y: { low: 0, high: 1.05, label: `${layer.name}: rate`, format: digits },
+        lines: [{ name: "what one spike a step can say", unnamed: true, stroke: "var(--soft)", dash: "5 4", width: 1.5, points: [[0, 0], [1, 1], [most, 1]] }],
+        dots: layer.pairs.map((point) => ({ name: `${digits(point[0])} became ${digits(point[1])}`, n: 0, r: 2.5, point })) });
+    }) };
+  };
+  return section("Activations and rates", el("div", { class: "row" }, chooseRun("Conversion:", () => true)), figure("Trained activation against rate, layer by layer",
+    "Each dot is a neuron on an image, after the last step: across, the trained activation in units of the threshold; up, the share of steps in which it spiked. On the dashed line nothing is lost below the threshold; dots below it spiked too seldom, those above too often. Neurons that are silent in both are left out.", draw, "rates"));
+}
+
+function confusions() {
+  if (!RUNS.some((run) => run.confusion)) return null;
+  const chosen = () => RUNS[state.run];
+  const draw = (width, title) => {
+    const run = chosen(), found = run.confusion;
+    if (!found) return { svg: sv("svg", { width, height: 1, role: "img", "aria-label": title }), legend: el("p", { class: "note" }, "This run's file does not hold it.") };
+    const names = found.spiking.map((_, n) => run.classes[n] ?? String(n));
+    return matrix(Math.min(width, 720), { title, names, cells: found.spiking, across: "answer", down: "class",
+      about: (r, c) => `${names[r]}, answered ${names[c]}: ${digits(found.spiking[r][c])} as spikes, ${digits(found.trained[r][c])} by the trained network` });
+  };
+  return section("Which classes are taken for which", el("div", { class: "row" }, chooseRun("Conversion:", (run) => Boolean(run.confusion))), figure("Confusion matrix",
+    `${SPLIT[0].toUpperCase()}${SPLIT.slice(1)} images after the last step, by class and answer; mean over seeds. Point at a cell for the trained network's number.`, draw, "confusion"));
+}
+
 function energy() {
   const { node } = choice("Cost of an operation:", DATA.costs.map((cost) => cost.name.split(":")[0]), (n) => { state.cost = n; });
   const of = (run) => run.energy[state.cost];
-  const draw = (width, title) => {
-    const lines = visible().map((run) => ({ name: run.label, n: run.n, points: run.steps.map((t, n) => [of(run).spiking[n], 100 * run.accuracy[n]]) }));
+  const points = (run) => run.steps.map((t, n) => [of(run).spiking[n], 100 * run.accuracy[n]]);
+  const draw = (wide, title) => ofRuns(wide, title, (width, runs, heading) => {
+    const lines = runLines(runs, points);
     const trained = [...new Set(RUNS.map((run) => of(run).trained))];
-    const values = [...lines.flatMap((line) => line.points.map(([j]) => j)), ...trained].filter((j) => j > 0);
-    return lineChart(width, { title, lines, height: 380,
+    const values = [...RUNS.flatMap((run) => points(run).map(([j]) => j)), ...trained].filter((j) => j > 0);
+    return lineChart(width, { title, lines, height: MANY ? 320 : 380,
       x: { low: Math.min(...values) * 0.9, high: Math.max(...values) * 1.1, log: 10, label: "energy of one image", format: joules },
-      y: { low: 0, high: 100, label: "accuracy, %", format: digits },
+      y: { low: 0, high: 100, label: `${heading}accuracy, %`, format: digits },
       fronts: DATA.fronts[state.cost].map((front) => front.map(([r, s]) => [of(RUNS[r]).spiking[s], 100 * RUNS[r].accuracy[s]])),
       limits: trained.length > 1 ? [] : [{ x: trained[0], name: `trained ${joules(trained[0])}` }],
-      dots: visible().map((run) => ({ name: run.label, n: run.n, point: [now(run, of(run).spiking), place(run) < 0 ? null : 100 * now(run, run.accuracy)] })) });
-  };
+      dots: MANY ? [] : runs.map((run) => ({ name: run.label, n: run.n, point: [now(run, of(run).spiking), place(run) < 0 ? null : 100 * now(run, run.accuracy)] })) });
+  });
   const assumption = el("p", { class: "note" });
   updates.push(() => { assumption.textContent = `Assumed: ${DATA.costs[state.cost].name}. These are estimates from counted operations, not measurements of a chip.`; });
   const table = addTable({ rows: visible, caption: "Energy of one image after T steps, and until the answer is good enough.", columns: [
@@ -215,7 +277,7 @@ function energy() {
     { name: "against 8 bits, %", value: (run) => of(run).break_even_int8, format: fixed(2) },
     { name: "additions per MAC", value: (run) => run.additions_per_mac, format: digits } ] });
   return section("Energy against accuracy", el("div", { class: "row" }, node),
-    figure("From the first step to the last", "Each line is one conversion; it starts after the first step and ends after the last; the dot is where T is now. The grey band is the Pareto front: no conversion here is as accurate for less.", draw, "energy"), assumption, table,
+    figure("From the first step to the last", `Each line is one conversion; it starts after the first step and ends after the last${MANY ? "" : "; the dot is where T is now"}. The grey band is the Pareto front: no conversion here is as accurate for less.`, draw, "energy"), assumption, table,
     el("p", { class: "note" }, "Break-even: the spike rate at which as many steps would cost what the trained network does, or an 8-bit version of it; 0 means that the multiplications left for numbers at the input alone cost more. Additions per MAC leave the input's layer out (Sengupta et al., 2019, section 7.4). Spikes until then, times the joules of a spike, are the energy of Ding et al. (2021, equation 14)."));
 }
 
@@ -245,15 +307,15 @@ function deciding() {
       const ends = example.classes.map((c, k) => ({ c, k, score: example.scores[n][k] })).sort((p, q) => q.score - p.score);
       const labelled = new Set([...ends.slice(0, 2).map((end) => end.c), example.label]);
       const all = example.scores.slice(0, n + 1).flat(), low = Math.min(0, ...all), high = Math.max(...all, low + 1e-9);
-      const { svg, legend: below } = lineChart(width, { title: `Class scores of test image ${example.index}`, height: 190,
-        x: { low: 1, high: Math.max(run.steps[run.steps.length - 1], 2), log: 2, label: "time-steps", format: String },
+      const { svg, legend: below } = lineChart(width, { title: `Class scores of ${SPLIT} image ${example.index}`, height: 190,
+        x: { low: 1, high: Math.max(run.steps[run.steps.length - 1], 2), label: "time-steps", format: String },
         y: { low, high, label: "score of each class, summed up", format: digits },
         lines: ends.reverse().map(({ c, k }) => ({ name: `${name(c)}${c === example.label ? " (true)" : c === said ? " (answer)" : ""}`, unnamed: !labelled.has(c), points: until(c, k), dash: "",
           stroke: c === example.label ? "var(--good)" : c === said ? "var(--bad)" : "var(--soft)", width: c === example.label || c === said ? 2.5 : 1 })) });
       holder.replaceChildren(...[svg, below].filter(Boolean));
     };
     const others = example.trained === example.label ? "" : `; the trained network says ${name(example.trained)}`;
-    const node = el("article", { class: "example" }, el("h3", {}, `Test image ${example.index}: ${name(example.label)}${others}`),
+    const node = el("article", { class: "example" }, el("h3", {}, `${SPLIT[0].toUpperCase()}${SPLIT.slice(1)} image ${example.index}: ${name(example.label)}${others}`),
       el("div", { class: "pictures" }, pictures.map((one) => one.node)), verdict, holder);
     new ResizeObserver(draw).observe(node);
     return { node, draw };
@@ -283,10 +345,13 @@ function made() {
   add("Made with", unique(DATA.made.map((file) => [...Object.entries(file.versions || {}).map(([k, v]) => `${k} ${v}`), file.device].filter(Boolean).join(", "))));
   add("Computed", unique(DATA.made.map((file) => [file.date, file.processor, file.threads && plural(file.threads, "thread"), file.command].filter(Boolean).join(", "))));
   add("Not counted", unique(RUNS.flatMap((run) => run.not_counted)));
-  const how = addTable({ rows: visible, caption: "How each network was converted.", columns: [
+  const told = [...new Set(RUNS.flatMap((run) => Object.keys(run.provenance)))];
+  const same = told.filter((name) => new Set(RUNS.map((run) => run.provenance[name])).size === 1), other = told.filter((name) => !same.includes(name));
+  if (same.length) add(RUNS.length > 1 ? "Conversion, all runs" : "Conversion", same.map((name) => `${name} ${RUNS[0].provenance[name]}`).join("; "));
+  const how = other.length ? addTable({ rows: visible, caption: "How each network was converted, where it differs.", columns: [
     { name: "run", value: (run) => run.label, word: true },
-    ...[...new Set(RUNS.flatMap((run) => Object.keys(run.provenance)))].map((name) => ({ name, value: (run) => run.provenance[name] ?? null, word: true })),
-  ] });
+    ...other.map((name) => ({ name, value: (run) => run.provenance[name] ?? null, word: true })),
+  ] }) : null;
   return section("How this was made", el("dl", {}, facts), how);
 }
 
@@ -319,5 +384,6 @@ slider.max = STEPS.length - 1;
 output.style.minWidth = `${String(LAST).length}ch`;
 slider.addEventListener("input", () => { stop(); state.at = Number(slider.value); refresh(); });
 state.run = soonest().n;
-document.getElementById("main").append(...[summary(), curves(), deciding(), layers(), fit(), energy(), made()].filter(Boolean));
+document.getElementById("main").append(...[summary(), curves(), deciding(), confusions(), layers(), rates(), fit(), energy(), made()].filter(Boolean));
+document.getElementById("contents").append(...[...document.querySelectorAll("section")].map((part) => el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));
 refresh();
