@@ -88,10 +88,10 @@ class Result:
 
     def _confusion(self) -> dict[str, list[list[float]]] | None:
         """Images by class and answer after T steps, and those of the trained network; None without labels."""
-        classes = self.network.shapes[self.network.nodes[-1].name]
-        if self.labels is None or len(classes) > 1 or classes[0] > MOST_CLASSES:
+        classes, *space = self.network.shapes[self.network.nodes[-1].name]
+        if self.labels is None or space or classes > MOST_CLASSES:
             return None
-        given, size = self.labels[: self.evaluation.images].cpu(), max(classes[0], 2)
+        given, size = self.labels[: self.evaluation.images].cpu(), max(classes, 2)
         answers = {"spiking": self.evaluation.predictions, "trained": self.evaluation.trained_predictions[None]}
         return {name: confusion(given, said, size) for name, said in answers.items()}
 
@@ -141,7 +141,7 @@ def confusion(labels: Tensor, answers: Tensor, classes: int) -> list[list[float]
     [[1.5, 0.5], [0.0, 1.0]]
     """
     pairs = torch.bincount((labels * classes + answers).flatten(), minlength=classes**2)
-    return (pairs.view(classes, classes).double() / len(answers)).tolist()
+    return [[float(n) / len(answers) for n in row] for row in pairs.view(classes, classes)]
 
 
 def document(

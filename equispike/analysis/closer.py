@@ -136,7 +136,8 @@ def look_closer(
                 name: _pairs(part.trained, run.sent(name) / run.timesteps) for name, part in error_parts(run).items()
             }
     layers = {
-        name: LayerLook(*(tuple(found[name]) for found in (errors, k, bound, silent)), pairs[name]) for name in names
+        name: LayerLook(tuple(errors[name]), tuple(k[name]), tuple(bound[name]), tuple(silent[name]), pairs[name])
+        for name in names
     }
     return CloserLook(steps, len(few), layers, _examples(network, evaluation, test, steps, coder, seed))
 

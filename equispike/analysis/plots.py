@@ -29,7 +29,8 @@ class Drawing(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=90)
+        figure: Any = self
+        figure.savefig(buffer, format="png", dpi=90)
         return buffer.getvalue()
 
 
@@ -75,7 +76,7 @@ def line_of(label: str, result: "Evaluation") -> Curve:
 
 
 def _named(results: Any) -> "Mapping[str, Evaluation]":
-    named: Any = results if isinstance(results, Mapping) else {"": results}
+    named: dict[str, Any] = {**results} if isinstance(results, Mapping) else {"": results}
     if not named or not all(hasattr(result, "spike_rate") and hasattr(result, "trained") for result in named.values()):
         raise SimulationError("results: give what es.evaluate returned, or a dict of such results by name")
     return named

@@ -155,7 +155,7 @@ def _settings(document: Document, run: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _differing(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Settings in which runs differ, with their values: that of most values first."""
     found = {
         name: list(dict.fromkeys(run["settings"].get(name, "–") for run in runs))
