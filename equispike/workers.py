@@ -1,6 +1,7 @@
 """Who does independent pieces of work: this process, processes of this machine, or a Ray cluster."""
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +14,7 @@ import cloudpickle
 import torch
 from loky import ProcessPoolExecutor
 
-from equispike.errors import EquispikeError, extra
+from equispike.errors import EquispikeError, extra, one_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -164,11 +165,14 @@ def _connected(address: str | None) -> Iterator[Any]:
         return
     options: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
     try:
+        if address and address != "auto":  # where nobody listens, Ray asks again for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **options)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise EquispikeError(
-            f"cluster {address or 'on this machine'}: cannot be reached: {str(error).splitlines()[0]}. Start one with "
-            "'ray start --head', or name its address"
+            f"cluster {address or 'on this machine'}: cannot be reached: {one_line(error, 100)}. Start one with 'ray "
+            "start --head', or name its address"
         ) from error
     try:
         yield ray
