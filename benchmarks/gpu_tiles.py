@@ -59,14 +59,16 @@ def currents(name: str, bits: int | None) -> dict[str, Any]:
     network = network.to("cuda")
     found: dict[str, Any] = {}
 
-    class Spy(gpu.Layer):
+    class Spy(gpu.GpuLayer):
         def __init__(self, current: Any, network: Any, *others: Any) -> None:
             super().__init__(current, network, *others)
             if (len(self.gathers) == 1 and self.positions > 1) or self.channels > 256:
                 found[f"{len(found)}"] = current
 
-    machine: Any = SimpleNamespace(**{**vars(gpu), "Layer": Spy})
-    plan.plan.__wrapped__(machine, network, 0.0)
+    class Spying(gpu.TensorCores):
+        Layer = Spy
+
+    plan.plan.__wrapped__(Spying(), network, 0.0)
     return {"network": network, "currents": found}
 
 
@@ -85,7 +87,7 @@ def layers(name: str, bits: int | None, batch: int, steps: int) -> Any:
         for tiles in candidates(padded(channels)):
             gpu.tiles = lambda *_, tiles=tiles: tiles
             threshold = torch.ones(padded(channels), device="cuda")
-            layer = gpu.Layer(current, known["network"], neurons=Driven(threshold, "subtract"))
+            layer = gpu.GpuLayer(current, known["network"], neurons=Driven(threshold, "subtract"))
             gpu.tiles = usual
             inputs, height, width = term.extent
             train = (torch.rand(steps, batch, height * width, padded(inputs), device="cuda") < 0.04).to(torch.int8)

@@ -19,12 +19,12 @@ from equispike.simulation import cpu
 
 def in_32_bits(network: Network) -> Network:
     """The same network, planned with no integer small enough to be added up in 16 bits."""
-    twin, largest = Network(network.nodes), cpu.LARGEST
-    cpu.LARGEST = 0
+    twin, largest = Network(network.nodes), cpu.LARGEST_SHORT
+    cpu.LARGEST_SHORT = 0
     try:
         timing.ours(twin, torch.zeros(1, *network.input.shape), 1, "events")()  # the plan is kept
     finally:
-        cpu.LARGEST = largest
+        cpu.LARGEST_SHORT = largest
     return twin
 
 

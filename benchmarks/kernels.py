@@ -25,7 +25,7 @@ def main() -> None:
 
     from benchmarks import timing
     from benchmarks.networks import asked_for
-    from equispike.simulation.cpu import Layer
+    from equispike.simulation.cpu import CpuLayer as Layer
     from equispike.simulation.run import simulate
 
     if arguments.threads:

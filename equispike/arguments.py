@@ -19,7 +19,7 @@ from equispike.errors import CalibrationError, ConversionError, DataError, Equis
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
-MOST = 2**31
+_MOST = 2**31
 """Of anything that is counted."""
 
 
@@ -74,7 +74,7 @@ def whole(name: str, value: Any, error: type[EquispikeError] = SimulationError) 
     if not isinstance(number, int) or isinstance(number, bool):
         said = str(number) if isinstance(number, float) else told(value)
         raise error(f"{name}: {said}. Give a whole number")
-    if abs(number) > MOST and name != "seed":
+    if abs(number) > _MOST and name != "seed":
         raise error(f"{name}: {number} is out of all proportion. Give a smaller number")
     return number
 
@@ -94,7 +94,7 @@ def _number(error: type[EquispikeError]) -> Callable[[str, Any], Any]:
             raise error(f"{name}: {told(value)}. Give a number")
         if number is not None and not math.isfinite(number):
             raise error(f"{name}: {number}. Give a finite number")
-        return number if number is None or abs(number) < MOST else float(number)
+        return number if number is None or abs(number) < _MOST else float(number)
 
     return check
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equispike.analysis.prediction import MOST, useful_timesteps
+from equispike.analysis.prediction import MOST_STEPS, useful_timesteps
 from equispike.arguments import checked
 from equispike.conversion import Model, convert
 from equispike.errors import CalibrationError
@@ -22,7 +22,7 @@ from equispike.graph.reading.trace import examine
 from equispike.graph.reading.verdicts import VERDICTS, Finding, Verdict
 from equispike.shown import frame, html_table
 
-IMAGES = 8
+NOISE_IMAGES = 8
 """Images of noise from which T is predicted where there are no others."""
 
 
@@ -156,10 +156,10 @@ def _findings(network: Network) -> list[Finding]:
 def _predicted(network: Network, example: Tensor) -> tuple[int | None, str]:
     images, source = example, f"from the {len(example)} images given"
     if len(example) < 2 or bool((example == example[:1]).all()):
-        noise = torch.randn(IMAGES, *network.input.shape, generator=torch.Generator().manual_seed(0))
-        images, source = noise, f"from {IMAGES} images of noise; images of the training data predict better"
+        noise = torch.randn(NOISE_IMAGES, *network.input.shape, generator=torch.Generator().manual_seed(0))
+        images, source = noise, f"from {NOISE_IMAGES} images of noise; images of the training data predict better"
     try:
         timesteps = useful_timesteps(convert(network, images), images)
     except CalibrationError as error:
         return None, f"{source}: {error}"
-    return timesteps, source if timesteps else f"{source}: it is above {MOST}, or all scores are alike"
+    return timesteps, source if timesteps else f"{source}: it is above {MOST_STEPS}, or all scores are alike"

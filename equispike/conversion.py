@@ -33,7 +33,7 @@ from equispike.graph.reading.trace import Traceable, trace
 from equispike.graph.reading.verdicts import VERDICTS
 from equispike.provenance import as_data, versions
 
-Spikes = Literal["binary", "signed"]
+SpikeKind = Literal["binary", "signed"]
 Model = Traceable | Network
 """A trained network in any form that converts."""
 
@@ -47,7 +47,7 @@ def convert(
     reset: Reset | None = None,
     readout: ReadoutKind | None = None,
     v_init: float | str | None = None,
-    spikes: Spikes = "binary",
+    spikes: SpikeKind = "binary",
     timesteps: int | None = None,
     correct: Sequence[Correction] = (),
     lossy: Iterable[LossyPass] = (),
@@ -148,7 +148,7 @@ class _Entered:
 
 
 def _chosen(
-    entered: _Entered, timesteps: int, v_init: float | str, spikes: Spikes, method: Method | None
+    entered: _Entered, timesteps: int, v_init: float | str, spikes: SpikeKind, method: Method | None
 ) -> tuple[_Entered, Sequence[Correction]]:
     """The same with the method that is best for T steps, and the corrections that go with it."""
 
@@ -169,7 +169,7 @@ def corrected(network: Network, batches: Batches, corrections: Sequence[Correcti
     return dataclasses.replace(apply_corrections(network, batches, corrections), provenance=provenance)
 
 
-def with_spikes(network: Network, spikes: Spikes) -> Network:
+def with_spikes(network: Network, spikes: SpikeKind) -> Network:
     """The network with neurons that take spikes back ("signed"), or not ("binary"). ConversionError with hard reset."""
     if spikes == "signed" and (hard := [name for name, op in network.neurons.items() if op.reset == "zero"]):
         raise ConversionError(f'{hard[0]}: signed spikes need soft reset. Convert with reset="subtract"')

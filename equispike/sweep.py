@@ -20,7 +20,7 @@ from equispike.results import Result, conversion, document, documents
 from equispike.workers import Workers
 from equispike.zoo.data import Part
 
-BATCH = 100
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def sweep(
     if report is not None:
         report(len(points), len(points) - to_do)
     about_data = {"network": name, "data": judged.name, "classes": judged.classes}
-    work = _Work(points, Converter(model, calibration.batches(BATCH), lossy, output), judged, timesteps, about_data)
+    work = _Work(points, Converter(model, calibration.batches(_BATCH), lossy, output), judged, timesteps, about_data)
     for _ in track(store.fill(asked, work, on), "points", to_do):
         pass
     return documents(store, asked)
@@ -133,7 +133,7 @@ class _Work:
         network = self.convert(point.method, reset=point.reset, v_init=point.v_init)
         network = network if point.bits is None else quantize(network, point.bits)
         label = f"simulating {conversion(network.provenance)}"
-        found = evaluate(network, self.judged.batches(BATCH), self.timesteps, point.coder, point.seed, label=label)
+        found = evaluate(network, self.judged.batches(_BATCH), self.timesteps, point.coder, point.seed, label=label)
         return document([Result(network, point.coder, found, labels=self.judged.labels)], **self.about)
 
 

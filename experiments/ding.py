@@ -14,7 +14,7 @@ import equispike as es
 from equispike.conversion import digest
 from equispike.files.store import Store
 from equispike.provenance import as_data
-from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds
+from equispike.zoo.rate_inference import LearntPoint, Settings, TradeOff, lower_thresholds
 from experiments.compare import rows_of
 from experiments.entry import Conditions, Job
 from experiments.networks import Trained, find
@@ -58,7 +58,7 @@ def lowered(trained: Trained, way: Way, job: Job) -> tuple[Trained, dict[str, An
         learnt = lower_thresholds(trained.model, trained.data.train, trained.data.validation, lambdas, settings)
         return {"points": [asdict(point) for point in (learnt.trained, *learnt.points)]}
 
-    first, *others = (Point(**point) for point in Store(job.out / "rows.sqlite").point(asked, learn)["points"])
+    first, *others = (LearntPoint(**point) for point in Store(job.out / "rows.sqlite").point(asked, learn)["points"])
     train = trained.data.train
     images = train.sample(min(settings.measured, len(train))).floats()
     curve = TradeOff(trained.model, first, tuple(others), images, settings)

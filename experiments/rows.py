@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.calibrate.method import Method
-from equispike.conversion import Spikes
+from equispike.conversion import SpikeKind
 from equispike.files.store import Store
 from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset
@@ -40,7 +40,7 @@ class Way:
     method: Method = field(default_factory=es.DataNorm)
     reset: Reset | None = None
     v_init: float = 0.0
-    spikes: Spikes = "binary"
+    spikes: SpikeKind = "binary"
     chosen: bool = False
 
 

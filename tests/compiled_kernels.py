@@ -49,11 +49,11 @@ def main() -> None:
     found: dict[int, dict[str, int]] = {}
     for chip in (89, 90):
         found[chip] = {
-            name: compiled(getattr(gpu_kernels, name), chip, "*i8", {"block": gpu.BLOCK})
+            name: compiled(getattr(gpu_kernels, name), chip, "*i8", {"block": gpu.PROGRAM})
             for name in ("pool", "tally", "draw")
         }
         for fires in (True, False):
-            flags = {"gathers": True, "tap": True, "fires": fires, "hard": not fires, "block": gpu.BLOCK}
+            flags = {"gathers": True, "tap": True, "fires": fires, "hard": not fires, "block": gpu.PROGRAM}
             found[chip][f"integrate {fires}"] = compiled(
                 gpu_kernels.integrate, chip, "*i8" if fires else "*fp32", flags
             )

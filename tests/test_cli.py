@@ -24,7 +24,7 @@ from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.store import in_8_bits, load_model, load_weights, save_model
-from equispike.zoo.train import accuracy
+from equispike.zoo.train import accuracy_of
 
 VERBS = (
     *("demo", "train", "lower-thresholds", "keep", "models", "check", "convert", "evaluate", "diagnose"),
@@ -228,7 +228,7 @@ def test_trained_weights_are_kept_by_name_in_8_bits(
     assert "after rounding" in out
     found, card = load_model("mnist-resnet8")
     assert card["rounded"]["validation_accuracy"] == card["rounded"]["validation_accuracy_before"]
-    assert card["test_accuracy"] == accuracy(found, load("mnist-sample").test)
+    assert card["test_accuracy"] == accuracy_of(found, load("mnist-sample").test)
     assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(found.parameters(), model.parameters(), strict=True))
     assert (tmp_path / "weights" / "mnist-resnet8.safetensors").stat().st_size < trained.stat().st_size / 2
     monkeypatch.setattr(store, "MOST_LOST", -1.0)

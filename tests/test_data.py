@@ -21,7 +21,7 @@ import torch
 from equispike.errors import DataError
 from equispike.zoo import data
 from equispike.zoo.data import Split, download, formats, load
-from equispike.zoo.data.download import Archive, Source, ensure
+from equispike.zoo.data.download import Archive, Mirror, ensure
 
 FULL = os.environ.get("EQUISPIKE_DATA")
 needs_full = pytest.mark.skipif(not FULL, reason="EQUISPIKE_DATA names no folder with the full data sets")
@@ -374,7 +374,7 @@ def cifar_folder(folder, labels=(0, 1), width=3072):
     target = folder / "cifar-10-batches-py"
     target.mkdir(parents=True, exist_ok=True)
     batch = {"data": np.full((2, width), 7, np.uint8), "labels": list(labels)}
-    for name in download.SOURCES["cifar10"].archives[0].members:
+    for name in download.MIRRORS["cifar10"].archives[0].members:
         write_pickle(target / name, {"label_names": ["cat", "dog"]} if name == "batches.meta" else batch)
     return folder
 
@@ -452,7 +452,7 @@ def tar_gz(members):
 
 def served(server, name, content, members, folder="set"):
     server.files["/" + name] = content
-    return Source(server.base, folder, (Archive(name, hashlib.md5(content).hexdigest(), members),))
+    return Mirror(server.base, folder, (Archive(name, hashlib.md5(content).hexdigest(), members),))
 
 
 def left_behind(folder):
@@ -501,11 +501,11 @@ def test_truncated_download(server, tmp_path):
 
 
 def test_missing_at_the_address(server, tmp_path):
-    expect_failure(tmp_path, Source(server.base, "set", (Archive("x.gz", "0", ("x",)),)), "Not Found")
+    expect_failure(tmp_path, Mirror(server.base, "set", (Archive("x.gz", "0", ("x",)),)), "Not Found")
 
 
 def test_no_network(tmp_path):
-    expect_failure(tmp_path, Source("http://127.0.0.1:9/", "set", (Archive("x.gz", "0", ("x",)),)), "refused")
+    expect_failure(tmp_path, Mirror("http://127.0.0.1:9/", "set", (Archive("x.gz", "0", ("x",)),)), "refused")
 
 
 def test_endless_download(server, tmp_path, monkeypatch):
@@ -540,6 +540,6 @@ def test_folder_from_the_environment(monkeypatch, tmp_path):
 
 
 def test_official_digests_are_stated_for_every_set():
-    for source in download.SOURCES.values():
+    for source in download.MIRRORS.values():
         assert source.base.startswith("https://")
         assert all(len(archive.md5) == 32 for archive in source.archives)

@@ -23,7 +23,7 @@ from equispike.simulation import constant, cpu
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
-from equispike.simulation.state import State
+from equispike.simulation.state import PlannedBatch
 from equispike.simulation.task import Task
 from equispike.simulation.trains import as_integers, pack
 from equispike.zoo.data import load
@@ -37,7 +37,7 @@ coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 everything = st.tuples(networks(form="any"), st.data())
 
 
-def in_turn(layer: cpu.Layer) -> str:
+def in_turn(layer: cpu.CpuLayer) -> str:
     """Chunk by chunk another of the kernels that a layer may choose from."""
     return sorted(layer.cores)[-1 - layer.runs % len(layer.cores)]
 
@@ -56,10 +56,10 @@ def test_events_are_stepwise_spike_for_spike(
         patch.setattr(engine, "LONGEST", chunk)
         patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
         patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
-        patch.setattr(cpu, "LARGEST", data.draw(st.sampled_from([0, 2**13 - 1])))
+        patch.setattr(cpu, "LARGEST_SHORT", data.draw(st.sampled_from([0, 2**13 - 1])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
-        patch.setattr(cpu.Layer, "_fastest", in_turn)
+        patch.setattr(cpu.CpuLayer, "_fastest", in_turn)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         for name in ("events", "auto"):
             same(es.simulate(network, images, T, coder, seed, engine=name, batch_size=batch), reference)
@@ -167,9 +167,9 @@ def test_wide_layers_and_awkward_geometries_are_exact(
     name: str, coder: Any, scattered: int, largest: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "NARROW", scattered)
-    monkeypatch.setattr(cpu, "LARGEST", largest or 0)
+    monkeypatch.setattr(cpu, "LARGEST_SHORT", largest or 0)
     monkeypatch.setattr(cpu, "MULTIPLIES", largest is None)
-    monkeypatch.setattr(cpu.Layer, "_fastest", in_turn)
+    monkeypatch.setattr(cpu.CpuLayer, "_fastest", in_turn)
     network, images = image_network(*WIDE[name]), dyadic(7, 3, 3, 8, 8, dtype=torch.float32)
     reference = es.simulate(network, images, 6, coder, engine="stepwise")
     assert 0 < float(reference.spike_rate[-1]) < 100
@@ -225,7 +225,7 @@ def test_sums_of_integers_are_widened_before_they_overflow(
     images[1] = torch.randint(0, 2, (events + 1,), generator=generator)
     images[2, -1] = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "LARGEST", 2**15 - 1)
+        patch.setattr(cpu, "LARGEST_SHORT", 2**15 - 1)
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         run = es.simulate(network, images, 2, engine="events")
     same(run, es.simulate(network, images, 2, engine="stepwise"))
@@ -233,7 +233,7 @@ def test_sums_of_integers_are_widened_before_they_overflow(
 
 @needs_core
 def test_sums_of_integers_may_leave_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "LARGEST", 2**15 - 1)
+    monkeypatch.setattr(cpu, "LARGEST_SHORT", 2**15 - 1)
     shape = 1100, 8, 8
     weight = torch.full((1, 1100 * 8 * 8), 2.0**15 - 1, dtype=torch.float64)
     network = linear_network(torch.cat([weight, -weight]), *shape)
@@ -298,7 +298,7 @@ def test_float_weights_spike_alike_however_the_work_is_done(seed: int, images: i
         patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
-        patch.setattr(cpu.Layer, "_fastest", in_turn)
+        patch.setattr(cpu.CpuLayer, "_fastest", in_turn)
         threads = data.draw(st.integers(1, 3))
         patch.setattr(torch, "get_num_threads", lambda: threads)
         found = es.simulate(Network(network.nodes), pixels, T, engine="auto", batch_size=data.draw(st.integers(1, 4)))
@@ -396,7 +396,7 @@ def test_windows_of_pools_are_swept_exactly(
     images = dyadic(7, 2, 3, 9, 9, dtype=torch.float32)
     found: dict[str, list[es.Run]] = {"gather": [], "sweep": []}
     for how, runs in found.items():
-        monkeypatch.setattr(cpu.Layer, "_fastest", lambda own, how=how: how if how in own.cores else min(own.cores))
+        monkeypatch.setattr(cpu.CpuLayer, "_fastest", lambda own, how=how: how if how in own.cores else min(own.cores))
         for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
             monkeypatch.setattr(cpu, "ISA", isa)
             runs.append(es.simulate(network, images, 13))  # some steps side by side, and some that are left over
@@ -452,7 +452,7 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     spike = planning.input_spike(network, es.Constant())
     first = planning.plan(cpu, network, spike)
     task = Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0)
-    state = State(cpu, first, task, 2**20)  # type: ignore[arg-type]
+    state = PlannedBatch(cpu, first, task, 2**20)  # type: ignore[arg-type]
     engine.ByPlan(cpu).advance(state)  # type: ignore[arg-type]
     assert engine._crowded(state) == {"out"}
     state.neurons.fired["n"].zero_()

@@ -65,7 +65,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
     if event_driven and not events.installed():
         pytest.skip("installed without a compiler: there is no core")
     runs = 0
-    real = cpu.fire if event_driven else if_scan
+    real = cpu.Cpu.fire if event_driven else if_scan
 
     def counted(*args: Any, **options: Any) -> Any:
         nonlocal runs
@@ -73,7 +73,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
         return real(*args, **options)
 
     monkeypatch.setattr(events, "suits", lambda _: event_driven)
-    monkeypatch.setattr(cpu, "fire", counted)
+    monkeypatch.setattr(cpu.Cpu, "fire", counted)
     monkeypatch.setattr(layerwise, "if_scan", counted)
     network, images = chain(5), torch.rand(3, 6)
     thresholds(network, [images], 2**20)

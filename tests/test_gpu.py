@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine runs in the interpreter too, if it is asked for by name."""
     if not ON_GPU:
-        monkeypatch.setitem(running.ENGINES, "gpu", events.ByPlan(gpu))  # type: ignore[arg-type]
+        monkeypatch.setitem(running.ENGINES, "gpu", events.ByPlan(gpu.TensorCores()))
 
 
 def agree(network: Network, images: torch.Tensor, coder: Any = None, seed: int = 0, **options: Any) -> None:
@@ -145,10 +144,10 @@ def test_trains_are_kept_and_replayed_as_bits(network: Network) -> None:
     def look(machine: Any, task: Task, found: list[torch.Tensor], **replay: Any) -> None:
         watch(events.ByPlan(machine), task, 2**16, lambda _, value: found.append(value), Replay(**replay))
 
-    look(cpu, Task(network, *run), seen["cpu"])
+    look(cpu.Cpu(), Task(network, *run), seen["cpu"])
     there = Task(network.to(DEVICE), images.to(DEVICE), torch.arange(3, device=DEVICE), *run[2:])
-    look(gpu, there, seen["gpu"], keep=trains)
-    look(gpu, there, seen["replayed"], given=trains)
+    look(gpu.TensorCores(), there, seen["gpu"], keep=trains)
+    look(gpu.TensorCores(), there, seen["replayed"], given=trains)
     expected = torch.cat(seen["cpu"])
     assert torch.equal(torch.cat(seen["gpu"]).cpu(), expected)
     assert torch.equal(torch.cat(seen["replayed"]).cpu(), expected)
@@ -176,7 +175,7 @@ def test_poisson_spikes_are_those_of_the_coder() -> None:
 
 def test_networks_that_it_cannot_run_are_refused() -> None:
     network = image_network(conv(0, 4, 3, 3), size=5).to(torch.float64)
-    assert not on_gpu.suits(network)
+    assert not on_gpu.able(network)
     with pytest.raises(es.SimulationError, match="float32 on an NVIDIA GPU"):
         on_gpu.Gpu().begin(Task(network, torch.zeros(1, 3, 5, 5), torch.arange(1), 1, es.Constant(), 0), 2**20)
     assert isinstance(network["head"].op, Linear)
@@ -193,11 +192,17 @@ class Elsewhere:
         assert all(tensor.device == network.device for tensor in tensors)
 
 
+class Nowhere(gpu.TensorCores):
+    Layer = Elsewhere
+
+    def suits(self, current: Any) -> bool:
+        return True
+
+
 @given(networks(form="any", drives=False, signed=False), st.sampled_from([0.0, 0.5, None]))
 @settings(max_examples=EXAMPLES)
 def test_plans_stay_on_the_networks_device(network: Network, spike: float | None) -> None:
-    machine: Any = SimpleNamespace(**vars(gpu) | {"Layer": Elsewhere, "suits": lambda _: True})
-    made = planning.plan.__wrapped__(machine, network.to("meta"), spike)
+    made = planning.plan.__wrapped__(Nowhere(), network.to("meta"), spike)
     assert made.actions
 
 

@@ -50,3 +50,24 @@ def test_no_two_modules_import_each_other_by_any_way() -> None:
     while ready := [name for name in imports if name not in below and imports[name] <= set(below)]:
         below |= {name: imports[name] for name in ready}
     assert sorted(set(imports) - set(below)) == []
+
+
+FIXED = {"RateNorm", "load"}
+"""Names that mean two things, both of them in the reference: the method and the layer; a network's file, a data set."""
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    """Functions, classes, constants and types that a module defines."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {own.id for target in targets for own in ast.walk(target) if isinstance(own, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_one_name_means_one_thing() -> None:
+    counts = Counter(name for tree in TREES.values() for name in public_names(tree))
+    assert {name for name, n in counts.items() if n > 1} == FIXED

@@ -17,11 +17,11 @@ from equispike.nn import with_rate_norm
 from equispike.zoo.data import Split, load
 from equispike.zoo.models import MODELS, alexnet, build, mnist_cnn, preact_resnet, resnet, vgg
 from equispike.zoo.recipes import RECIPES, Recipe
-from equispike.zoo.train import Machine, train
+from equispike.zoo.train import Acceleration, train
 from equispike.zoo.training_state import Epoch
 
 Build = Callable[[], nn.Module]
-FLOAT32, BFLOAT16 = Machine(), Machine(bfloat16=True)
+FLOAT32, BFLOAT16 = Acceleration(), Acceleration(bfloat16=True)
 
 NARROW: dict[str, Build] = {
     "mnist-cnn": partial(mnist_cnn, width=8),
@@ -57,7 +57,9 @@ def _two_classes(split: Split) -> Split:
     return replace(chosen, mean=mean, std=std)
 
 
-def history(build: Build, images: dict[int, Split], recipe: Recipe, machine: Machine = FLOAT32) -> tuple[Epoch, ...]:
+def history(
+    build: Build, images: dict[int, Split], recipe: Recipe, machine: Acceleration = FLOAT32
+) -> tuple[Epoch, ...]:
     torch.manual_seed(0)
     model = build()
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -113,11 +115,11 @@ def test_full_size_networks_learn(images, name, machine):
 def test_torch_compile(images):
     if not os.environ.get("EQUISPIKE_TEST_COMPILE") or not shutil.which("g++"):
         pytest.skip("takes half a minute; runs where EQUISPIKE_TEST_COMPILE is set and there is a C++ compiler")
-    learns(NARROW["mnist-cnn"], images, replace(GENTLE, standardise=True), Machine(compile=True))
+    learns(NARROW["mnist-cnn"], images, replace(GENTLE, standardise=True), Acceleration(compile=True))
 
 
 def test_compiling_without_a_compiler_is_refused(images, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(EquispikeError, match=r"no C\+\+ compiler.*Install one or do not compile"):
-        train(NARROW["mnist-cnn"](), images[1], images[1], GENTLE, machine=Machine(compile=True))
+        train(NARROW["mnist-cnn"](), images[1], images[1], GENTLE, machine=Acceleration(compile=True))

@@ -16,7 +16,7 @@ from equispike.zoo.models import build
 from equispike.zoo.rate_inference import lower_thresholds
 from equispike.zoo.recipes import Recipe
 from equispike.zoo.store import load_model, save_model
-from equispike.zoo.train import accuracy, train
+from equispike.zoo.train import accuracy_of, train
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_training_goes_on_with_levels_and_gains_what_they_cost(mnist: Dataset, t
     before = {path: float(layer.threshold.detach()) for path, layer in rate_norms(start)}
     part = mnist.train.take(1000)
     trained = train(start, part, mnist.validation.take(200), Recipe(epochs=1, batch=25, lr=0.005, dropout=0.0)).model
-    assert accuracy(trained, mnist.test) > accuracy(start, mnist.test) + 0.02
+    assert accuracy_of(trained, mnist.test) > accuracy_of(start, mnist.test) + 0.02
     assert all(float(layer.threshold.detach()) != before[path] for path, layer in rate_norms(trained))
     images = part.take(64).floats()
     assert right(spiking(trained, images, signed=True), mnist, 2) > right(spiking(start, images, signed=True), mnist, 2)

@@ -208,7 +208,7 @@ def spiking() -> tuple[Network, Tensor]:
     pad = linear.moved(lambda t: F.pad(t, (1, 1, 1, 1), "reflect"), (1, 6, 6), (1, 8, 8))
     shuffle = linear.moved(lambda t: t.flip(1).transpose(2, 3), (4, 6, 6), (4, 6, 6))
     larger = linear.interpolated(nn.Upsample(scale_factor=2, mode="bilinear"), (4, 6, 6), (4, 12, 12))
-    shifted = linear.scaled(
+    shifted = linear.multiplied(
         torch.linspace(0.5, 1, 144).double().view(12, 12), (4, 12, 12), torch.full((), 0.01).double()
     )
     ops: list[Op] = [

@@ -10,7 +10,7 @@ from strategies import images_for, networks
 from torch import Tensor
 
 from equispike.errors import ConversionError, EquispikeError, SimulationError
-from equispike.graph.network import Network, Node, evaluate
+from equispike.graph.network import Network, Node, values_of
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, map_tensors
 
 
@@ -218,7 +218,7 @@ def test_values_are_those_of_a_literal_loop(network: Network, data: st.DataObjec
 def test_values_not_wanted_are_freed_on_the_way() -> None:
     network, alive = small(), weakref.WeakValueDictionary[str, Tensor]()
     held: dict[str, set[str]] = {}
-    for name, value in evaluate(network, torch.ones(2, 3, 8, 8), {node.name for node in network}):
+    for name, value in values_of(network, torch.ones(2, 3, 8, 8), {node.name for node in network}):
         alive[name] = value
         del value
         held[name] = set(alive)

@@ -426,7 +426,7 @@ def test_what_unfolds_to_fill_the_memory_is_refused(tmp_path: Path, monkeypatch:
     path = tamper(tmp_path / "n.nir", bomb)
     refused(path, "does not fit")  # it is small enough to be read
     monkeypatch.setattr(hdf5, "read_hdf5", hdf5.contents)  # in a search too: a child knows nothing of the next line
-    monkeypatch.setattr(hdf5, "MOST", 2**19)
+    monkeypatch.setattr(hdf5, "MOST_BYTES", 2**19)
     assert path.stat().st_size < 2**17
     refused(path, "claims more than a file of this size may hold")
 

@@ -18,7 +18,7 @@ from torch import nn
 import equispike as es
 from equispike.files.onnx import read_onnx
 from equispike.files.onnx.constants import CONSTANTS
-from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, SPLITS
+from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, SPLITTING
 from equispike.graph.exact import fold_affine
 from equispike.graph.ops import Conv, MaxPool, Neuron
 
@@ -395,7 +395,7 @@ ATTRIBUTES = st.dictionaries(
     max_size=3,
 )
 OF_A_GRAPH = st.tuples(
-    st.sampled_from([*sorted(OPERATIONS), *sorted(CONSTANTS), *SPLITS, *AT_THE_END, "Loop"]),
+    st.sampled_from([*sorted(OPERATIONS), *sorted(CONSTANTS), *SPLITTING, *AT_THE_END, "Loop"]),
     st.lists(NAMES, max_size=3),
     st.sampled_from(["a", "b", "c", "x"]),
     ATTRIBUTES,

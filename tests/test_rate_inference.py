@@ -15,7 +15,7 @@ from equispike.nn import RateNorm, rate_norms, with_rate_norm
 from equispike.progress import reporting
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
-from equispike.zoo.rate_inference import Point, Settings, TradeOff, lower_thresholds, scores_and_rates, with_p
+from equispike.zoo.rate_inference import LearntPoint, Settings, TradeOff, lower_thresholds, scores_and_rates, with_p
 
 SHORT: dict[str, Any] = {"steps": 6, "batch": 32, "lr": 0.3}
 LOCKED: dict[str, Any] = {"maxima_move": False, "batch_norm_moves": False}
@@ -194,7 +194,7 @@ def test_mixed_precision_learns_nearly_the_same(model: nn.Module, mnist: Dataset
 
 
 def curve(*points: tuple[float, float]) -> TradeOff:
-    made = [Point(n, {}, accuracy, omega) for n, (accuracy, omega) in enumerate(points)]
+    made = [LearntPoint(n, {}, accuracy, omega) for n, (accuracy, omega) in enumerate(points)]
     return TradeOff(nn.Identity(), made[0], tuple(made[1:]), torch.zeros(1))
 
 

@@ -148,7 +148,7 @@ def test_a_page_that_would_be_too_large_leaves_out_examples(
 ) -> None:
     write_report([made], tmp_path / "whole.html")
     whole = (tmp_path / "whole.html").stat().st_size
-    monkeypatch.setattr("equispike.report.page.LARGEST", whole - 1)
+    monkeypatch.setattr("equispike.report.page.LARGEST_PAGE", whole - 1)
     write_report([made], tmp_path / "less.html")
     runs = json.loads((tmp_path / "less.html").read_text().partition('id="data">')[2].partition("</script>")[0])["runs"]
     assert [bool(run["examples"]) for run in runs] == [True, True, False]

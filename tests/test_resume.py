@@ -23,7 +23,7 @@ from equispike.zoo.data import Split, load
 from equispike.zoo.models import mnist_cnn
 from equispike.zoo.recipes import Recipe
 from equispike.zoo.store import load_model
-from equispike.zoo.train import Machine, Progress, train
+from equispike.zoo.train import Acceleration, Progress, train
 from equispike.zoo.training_state import read_history
 
 RECIPE = Recipe(epochs=4, batch=60, lr=0.05, shift=2, cutout=5, label_smoothing=0.1)
@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, parts, undisturbed, mo
 
 
 def test_bfloat16_resumes_bit_for_bit_too(tmp_path, parts):
-    machine, file = Machine(bfloat16=True), tmp_path / "run.training"
+    machine, file = Acceleration(bfloat16=True), tmp_path / "run.training"
     alone = train(network(), *parts, RECIPE, machine=machine)
     interrupted(file, parts, 8, machine=machine)
     resumed = train(network(), *parts, RECIPE, checkpoint=file, resume=True, machine=machine)

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 from equispike.zoo.data import load
 from equispike.zoo.models import MODELS, build, mnist_cnn, resnet, vgg
 from equispike.zoo.recipes import Recipe
-from equispike.zoo.standardise import plain, standardised
+from equispike.zoo.standardise import standardised, with_plain_weights
 from equispike.zoo.store import load_model, save_model
 from equispike.zoo.train import train
 
@@ -63,7 +63,7 @@ def test_the_model_given_stays_as_it_is(model):
 def test_plain_again_it_computes_the_same_with_the_modules_it_had(build):
     model = build()
     changed = standardised(model)
-    back = plain(changed)
+    back = with_plain_weights(changed)
     images = torch.rand(2, 1, 28, 28) if build is mnist_cnn else torch.rand(2, 3, 32, 32)
     assert torch.equal(back.eval()(images), changed.eval()(images))
     kinds = [(name, type(module)) for name, module in model.named_modules()]
@@ -79,7 +79,7 @@ def test_filters_of_one_weight_stay_as_they_are():
     changed = standardised(model)
     assert [parametrize.is_parametrized(module) for module in changed] == [False, False, True]
     assert torch.equal(changed[0].weight, model[0].weight)
-    assert torch.equal(plain(changed)[1].weight, model[1].weight)
+    assert torch.equal(with_plain_weights(changed)[1].weight, model[1].weight)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])

@@ -15,7 +15,7 @@ from equispike.zoo.models import mnist_cnn
 from equispike.zoo.rate_inference import scores_and_rates
 from equispike.zoo.recipes import RECIPES, Cosine, Recipe, Steps
 from equispike.zoo.store import load_model
-from equispike.zoo.train import accuracy, train
+from equispike.zoo.train import accuracy_of, train
 
 SHORT = Recipe(epochs=3, batch=50, lr=0.1, shift=1, label_smoothing=0.05)
 
@@ -50,13 +50,13 @@ def test_it_learns(sample, trained):
     result, _ = trained
     losses = [epoch.loss for epoch in result.history]
     assert losses[-1] < 0.5 * losses[0]
-    assert accuracy(result.model, sample.test) > 0.85
+    assert accuracy_of(result.model, sample.test) > 0.85
 
 
 def test_best_weights_are_those_of_the_best_epoch(sample, trained):
     result, _ = trained
     assert result.best.validation_accuracy == max(epoch.validation_accuracy for epoch in result.history)
-    assert accuracy(result.model, sample.validation) == result.best.validation_accuracy
+    assert accuracy_of(result.model, sample.validation) == result.best.validation_accuracy
     assert not any(module.training for module in result.model.modules())
 
 
@@ -78,7 +78,7 @@ def test_an_earlier_epoch_wins_if_better(small):
     result = train(narrow(), *small, recipe)
     scores = [epoch.validation_accuracy for epoch in result.history]
     assert result.best.number < 4
-    assert accuracy(result.model, small[1]) == max(scores) > scores[-1]
+    assert accuracy_of(result.model, small[1]) == max(scores) > scores[-1]
 
 
 def test_same_seed_same_weights(small):
@@ -104,7 +104,7 @@ def test_accuracy_is_the_share_of_hits_and_restores_modes(small):
     expected = (model.eval()(split.floats()).argmax(1) == split.labels).double().mean().item()
     model.train()
     model.features.eval()
-    assert accuracy(model, split, batch=7) == pytest.approx(expected, abs=1e-12)
+    assert accuracy_of(model, split, batch=7) == pytest.approx(expected, abs=1e-12)
     assert model.classifier.training
     assert not model.features.training
 
@@ -157,7 +157,7 @@ def test_the_joint_loss_lowers_p_and_omega_while_weights_learn(small):
     before, after = (rate_inference(scores_and_rates(t.model, images)[1]).item() for t in (apart, joint))
     assert after < before
     assert joint.history[-1].loss > apart.history[-1].loss + 0.5 * after / 2
-    assert accuracy(joint.model, small[1]) == joint.best.validation_accuracy > 0.9
+    assert accuracy_of(joint.model, small[1]) == joint.best.validation_accuracy > 0.9
     assert [type(m) for m in joint.model.modules()] == [type(m) for m in model.modules()]
     assert joint.model.state_dict().keys() == model.state_dict().keys()
     with pytest.raises(EquispikeError, match="has no equispike"):
@@ -179,7 +179,7 @@ def test_empty_splits(small):
         with pytest.raises(DataError, match="mnist-sample/train: no images to train with"):
             train(narrow(), *parts, SHORT)
     with pytest.raises(DataError, match="no images to measure"):
-        accuracy(narrow(), empty)
+        accuracy_of(narrow(), empty)
 
 
 def test_wrong_number_of_scores(small):

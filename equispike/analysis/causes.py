@@ -28,7 +28,7 @@ from torch import Tensor
 
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import calibrated
-from equispike.graph.network import evaluate
+from equispike.graph.network import values_of
 from equispike.graph.ops import Input, Neuron, Node
 from equispike.graph.walk import interpret
 from equispike.simulation.run import Run
@@ -73,7 +73,7 @@ def error_parts(run: Run) -> dict[str, Parts]:
     """As :func:`causes`, for every neuron and image."""
     network, images = run.task.network, run.task.still
     with torch.no_grad():
-        trained = dict(evaluate(network, images, set(network.neurons)))
+        trained = dict(values_of(network, images, set(network.neurons)))
         received = mean_currents(run)
         start = initial_potentials(network, run.task.indices, run.task.seed)
         parts: dict[str, Parts] = {}

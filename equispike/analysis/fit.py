@@ -14,7 +14,7 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, by_image
 from equispike.functional.rate import omega
 from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, evaluate
+from equispike.graph.network import Network, values_of
 from equispike.progress import track
 from equispike.simulation.run import Run, check_arguments, default_batch, watch_all
 from equispike.simulation.task import Task, entered, joined_by
@@ -190,7 +190,7 @@ def trained_rates(network: Network, images: Tensor) -> dict[str, Tensor]:
         images: in the network's type and on its device, see ``Network.check_images``.
     """
     rates: dict[str, Tensor] = {}
-    for name, value in evaluate(network, images, set(network.neurons)):
+    for name, value in values_of(network, images, set(network.neurons)):
         _, amplitude = calibrated(name, network.neurons[name])
         rates[name] = (value / amplitude).clamp(max=1).to(torch.promote_types(value.dtype, torch.float32))
     return rates

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, evaluate
+from equispike.graph.network import Network, values_of
 from equispike.graph.ops import Neuron
 
 TOLERANCE = 0.2
 """Error of the scores at which answers are useful: a fifth of what differs between images."""
 
-MOST = 4096
+MOST_STEPS = 4096
 """Steps beyond which nothing is predicted."""
 
 
@@ -50,7 +50,7 @@ def useful_timesteps(network: Network, images: Tensor, tolerance: float = TOLERA
     timesteps = 1
     while float((_scores(network, images, timesteps) - limit).square().sum()) > allowed:
         timesteps *= 2
-        if timesteps > MOST:
+        if timesteps > MOST_STEPS:
             return None
     return timesteps if allowed > 0 else None
 
@@ -58,7 +58,7 @@ def useful_timesteps(network: Network, images: Tensor, tolerance: float = TOLERA
 @torch.no_grad()
 def _scores(network: Network, images: Tensor, timesteps: int | None) -> Tensor:
     """Scores with rates of whole spikes in so many steps (None: any rate up to one), centred over the images."""
-    ((_, scores),) = evaluate(
+    ((_, scores),) = values_of(
         network, network.check_images(images), {network.nodes[-1].name}, partial(_rounded, timesteps=timesteps)
     )
     scores = scores.double()

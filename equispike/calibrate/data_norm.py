@@ -14,7 +14,7 @@ from equispike.calibrate.scores import halves, score_error
 from equispike.errors import CalibrationError, CalibrationWarning
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
-from equispike.graph.network import Network, evaluate
+from equispike.graph.network import Network, values_of
 from equispike.graph.ops import Neuron, Node
 from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
@@ -72,7 +72,7 @@ class DataNorm:
         states = {name: statistic.init(network.device) for name in network.neurons}
         with torch.no_grad():
             for batch in track(held, str(self), len(held)):
-                for name, value in evaluate(network, network.check_images(batch.images), layers):
+                for name, value in values_of(network, network.check_images(batch.images), layers):
                     states[name] = update(name, statistic, states[name], value)
         thresholds = Thresholds()
         for name in states:

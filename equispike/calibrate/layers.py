@@ -53,7 +53,9 @@ def measure(network: Network, held: Sequence[Batch], how: Observation, given: Gi
     """Thresholds by layer, in order: each measured behind layers that already spike at theirs."""
     thresholds = Thresholds()
     thresholds.scale, thresholds.sums = how.scale, how.sums
-    parts = [Part(network.check_images(x), i.to(network.device)) for x, i in split(held, default_batch(network))]
+    parts = [
+        Observed(network.check_images(x), i.to(network.device)) for x, i in in_batches(held, default_batch(network))
+    ]
     spiking = network
     for number, name in enumerate(network.neurons, start=1):
         threshold = given(spiking, name)
@@ -67,7 +69,7 @@ def measure(network: Network, held: Sequence[Batch], how: Observation, given: Gi
 
 
 @dataclass
-class Part:
+class Observed:
     """Some images, their numbers, and the spikes of the layers that are needed again (see ``observe``)."""
 
     images: Tensor
@@ -79,7 +81,7 @@ class Part:
         return sum(train.nbytes for train in self.trains.values())
 
 
-def split(held: Sequence[Batch], size: int) -> list[tuple[Tensor, Tensor]]:
+def in_batches(held: Sequence[Batch], size: int) -> list[tuple[Tensor, Tensor]]:
     """Images in parts of at most so many, which are simulated at once, with their numbers."""
     parts: list[tuple[Tensor, Tensor]] = []
     first = 0
@@ -91,7 +93,7 @@ def split(held: Sequence[Batch], size: int) -> list[tuple[Tensor, Tensor]]:
     return parts
 
 
-def _measured(network: Network, name: str, parts: list[Part], how: Observation, label: str) -> Tensor:
+def _measured(network: Network, name: str, parts: list[Observed], how: Observation, label: str) -> Tensor:
     statistic, prefix = how.statistic, _up_to(network, name)
     state = statistic.init(network.device)
 
@@ -110,7 +112,7 @@ def _measured(network: Network, name: str, parts: list[Part], how: Observation, 
     return statistic.value(state)
 
 
-def _reserve(network: Network, name: str, part: Part, how: Observation, used: int) -> dict[str, Tensor]:
+def _reserve(network: Network, name: str, part: Observed, how: Observation, used: int) -> dict[str, Tensor]:
     """Room for the spikes of layers that run now and that later ones need, as far as there is any."""
     prefix = _up_to(network, name)
     running = (upstream(prefix, part.trains) - part.trains.keys()) & prefix.neurons.keys()

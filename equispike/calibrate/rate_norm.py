@@ -10,7 +10,7 @@ from equispike.calibrate.method import ReadoutKind, Thresholds, substitute
 from equispike.errors import CalibrationError
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum
-from equispike.graph.network import Network, evaluate
+from equispike.graph.network import Network, values_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ def _largest_current(network: Network, name: str, batches: Batches) -> Tensor:
     state = statistic.init(network.device)
     with torch.no_grad():
         for batch in hold(batches, network.input.shape):
-            for _, current in evaluate(network, network.check_images(batch.images), {source}):
+            for _, current in values_of(network, network.check_images(batch.images), {source}):
                 state = statistic.update(state, current)
     return statistic.value(state)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold, read
-from equispike.calibrate.layers import Observation, measure, split
+from equispike.calibrate.layers import Observation, in_batches, measure
 from equispike.calibrate.method import Method, ReadoutKind, Sums, Thresholds, with_thresholds
-from equispike.calibrate.spike_norm import Residual, check_rules, rules, told_rules
+from equispike.calibrate.spike_norm import ResidualRule, check_rules, rules, told_rules
 from equispike.errors import CalibrationError
 from equispike.functional.coding import Coder, Poisson, predict
 from equispike.functional.integrate import Reset
@@ -65,7 +65,7 @@ class RMP:
     trial: int = 128
     tolerance: float = 0.005
     readout: ReadoutKind = "spikes"
-    residual: Residual = "measured"
+    residual: ResidualRule = "measured"
     front: Method | None = None
     sums: Sums = "weighted"
     memory: int = field(default=2**30, repr=False)
@@ -154,5 +154,5 @@ def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
 def _accuracy(batches: list[Batch], predict: Callable[[Tensor, Tensor], Tensor], size: int) -> float:
     """Share of images (with their numbers) whose predicted class is their label; so many at once."""
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None]).cpu()
-    right = sum(int((predict(x, i).cpu() == labels[i]).sum()) for x, i in split(batches, size))
+    right = sum(int((predict(x, i).cpu() == labels[i]).sum()) for x, i in in_batches(batches, size))
     return right / len(labels)

@@ -11,7 +11,7 @@ from equispike.batches import Batch
 from equispike.graph.network import Network, without_output_neurons
 from equispike.simulation.run import simulate
 
-MOST = 64
+_MOST = 64
 """Images to fit candidates on, and to compare them on, at most."""
 
 
@@ -30,9 +30,9 @@ def halves(held: Sequence[Batch]) -> Halves:
     images = torch.cat([batch.images for batch in held])
     digests = [hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest() for image in images]
     ordered = images[sorted(range(len(images)), key=lambda i: digests[i])]
-    count = min(MOST, len(images) // 4) or min(1, len(images) - 1)
+    count = min(_MOST, len(images) // 4) or min(1, len(images) - 1)
     rest = ordered[count:]
-    return Halves(rest[:MOST], ordered[:count] if count else rest)
+    return Halves(rest[:_MOST], ordered[:count] if count else rest)
 
 
 def score_error(network: Network, images: Tensor, timesteps: int) -> float:

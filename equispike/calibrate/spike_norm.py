@@ -18,7 +18,7 @@ from equispike.functional.statistics import Maximum
 from equispike.graph.network import Network
 from equispike.graph.residual import residual_neurons
 
-Residual = Literal["measured", "unity"]
+ResidualRule = Literal["measured", "unity"]
 
 
 @checked_fields
@@ -55,7 +55,7 @@ class SpikeNorm:
     coder: Coder = field(default_factory=Poisson)
     seed: int = 0
     readout: ReadoutKind = "spikes"
-    residual: Residual = "measured"
+    residual: ResidualRule = "measured"
     front: Method | None = None
     sums: Sums = "weighted"
     memory: int = field(default=2**30, repr=False)
@@ -83,7 +83,7 @@ class SpikeNorm:
         return measure(network, held, how, given)
 
 
-def rules(network: Network, held: Sequence[Batch], residual: Residual, front: Method | None) -> Given:
+def rules(network: Network, held: Sequence[Batch], residual: ResidualRule, front: Method | None) -> Given:
     """The thresholds that are not measured: of layers in front of residual blocks, and unity in them.
 
     Raises:
@@ -118,7 +118,7 @@ def check_rules(residual: str, sums: str) -> None:
             raise CalibrationError(f"{name}: {value!r} is not known. Choose from {known[0]!r}, {known[1]!r}")
 
 
-def told_rules(residual: Residual, front: Method | None, sums: Sums) -> str:
+def told_rules(residual: ResidualRule, front: Method | None, sums: Sums) -> str:
     """The rules as they stand in a method's name: nothing where they are the usual ones."""
     words = [
         *(["residual='unity'"] if residual == "unity" else []),

@@ -7,14 +7,14 @@ from typing import NoReturn, cast
 
 from cyclopts import App, CycloptsError, Parameter
 
-from equispike.cli.cite import cite
-from equispike.cli.conversion import check, convert, diagnose
-from equispike.cli.evaluation import evaluate
-from equispike.cli.export import export, info
-from equispike.cli.report import demo, report
+from equispike.cli.cite import cite_command
+from equispike.cli.conversion import check_command, convert_command, diagnose_command
+from equispike.cli.evaluation import evaluate_command
+from equispike.cli.export import export_command, info_command
+from equispike.cli.report import demo_command, report_command
 from equispike.cli.shared import err, in_options
-from equispike.cli.sweep import sweep
-from equispike.cli.training import keep, lower_thresholds, models, train
+from equispike.cli.sweep import sweep_command
+from equispike.cli.training import keep_command, lower_thresholds_command, models_command, train_command
 from equispike.errors import EquispikeError, one_line
 
 
@@ -35,10 +35,22 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what became of the files
 )
 for command in (
-    *(demo, check, train, lower_thresholds, keep, models, convert, evaluate, diagnose, report, export, info),
-    *(sweep, cite),
+    demo_command,
+    check_command,
+    train_command,
+    lower_thresholds_command,
+    keep_command,
+    models_command,
+    convert_command,
+    evaluate_command,
+    diagnose_command,
+    report_command,
+    export_command,
+    info_command,
+    sweep_command,
+    cite_command,
 ):
-    app.command(command)
+    app.command(command, name=command.__name__.removesuffix("_command").replace("_", "-"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from equispike.cli.shared import out
 
 
-def cite(
+def cite_command(
     *methods: Annotated[
         str, Parameter(help="datanorm, modelnorm, spikenorm, rmp, ratenorm or poisson; default all of them.")
     ],

@@ -17,14 +17,14 @@ from equispike.cli.method import (
     Output,
     ResetRule,
     Start,
-    Thresholds,
+    ThresholdOptions,
 )
 from equispike.cli.shared import OWN, Data, Seed, in_options, out, progress, require_positive, require_writable, up_to
 from equispike.cli.source import Source, name_of, read_model
 from equispike.errors import ConversionError, EquispikeError
 
 
-def check(
+def check_command(
     source: Source,
     /,
     *,
@@ -95,14 +95,14 @@ def shapes_in(words: tuple[str, ...]) -> list[tuple[int, ...]]:
     return [shape for shape in found if shape]
 
 
-def convert(
+def convert_command(
     source: Source,
     /,
     *,
     out_file: Annotated[Path, Parameter(name="--out", help="File for the converted network.")] = Path(
         "network.safetensors"
     ),
-    thresholds: Thresholds = USUAL,
+    thresholds: ThresholdOptions = USUAL,
     reset: ResetRule = None,
     v_init: Start = None,
     steps: ForSteps = ANY,
@@ -149,12 +149,12 @@ def convert(
     out.print(f"{out_file}: {conversion(used)}, reset {used['reset']}, readout {used['readout']}")
 
 
-def diagnose(
+def diagnose_command(
     source: Source,
     /,
     *,
     timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 64,
-    thresholds: Thresholds = USUAL,
+    thresholds: ThresholdOptions = USUAL,
     reset: ResetRule = None,
     v_init: Start = None,
     lossy: Lossy = NOTHING,

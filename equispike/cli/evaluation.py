@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from equispike.zoo.data import Dataset
 
 
-def evaluate(
+def evaluate_command(
     source: Annotated[
         str,
         Parameter(

@@ -11,7 +11,7 @@ from equispike.cli.source import read_network
 from equispike.errors import EquispikeError
 
 
-def export(
+def export_command(
     source: Annotated[str, Parameter(help="A file from 'equispike convert', or a NIR file.")],
     /,
     *,
@@ -69,7 +69,7 @@ def export(
     out.print(f"{path}: written.")
 
 
-def info(
+def info_command(
     file: Annotated[Path, Parameter(help="A network, a trained model, results (JSON or SQLite), or a NIR file.")], /
 ) -> None:
     """Say what is in a file: of a network its layers and how it was converted, of a model how it was trained.

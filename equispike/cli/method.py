@@ -25,7 +25,7 @@ OWNERS = {
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Thresholds:
+class ThresholdOptions:
     """How ``convert`` and ``diagnose`` are to set thresholds: a method, and options of it."""
 
     method: Annotated[
@@ -111,7 +111,7 @@ class Lossy:
         return [getattr(lossy, option.name) for option in fields(self) if getattr(self, option.name)]
 
 
-USUAL, NOTHING = Thresholds(), Lossy()
+USUAL, NOTHING = ThresholdOptions(), Lossy()
 Output = Annotated[int | None, Parameter(help="Which of several outputs of the model, from 0. Default: its only one.")]
 ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Default: the method's own.")]
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from equispike.cli.shared import Seed, out, print_runs, progress, require_positive, require_writable, training_to
 
 
-def report(
+def report_command(
     runs: Annotated[
         list[Path],
         Parameter(
@@ -36,7 +36,7 @@ def report(
     out.print(f"{out_file}: {number} run{'s' if number > 1 else ''}. Open it in a browser")
 
 
-def demo(
+def demo_command(
     *,
     out_folder: Annotated[Path, Parameter(name="--out", help="Folder for results; made if absent.")] = Path(
         "equispike-demo"

@@ -43,7 +43,7 @@ Device = Annotated[
     Literal["cpu", "cuda"],
     Parameter(help="Where to simulate: cpu, or cuda for an NVIDIA GPU (see the pages on speed)."),
 ]
-MOST = 10**9
+_MOST = 10**9
 """Of anything that is counted."""
 Seed = Annotated[int, Parameter(help="Seed of everything that is drawn.")]
 
@@ -162,8 +162,8 @@ def up_to(part: "Part", n: int) -> "Part":
 def require_positive(**values: int | None) -> None:
     """EquispikeError, naming the option, for a number below 1 or out of all proportion."""
     for name, value in values.items():
-        if value is not None and not 1 <= value <= MOST:
-            reason = "less than 1" if value < 1 else f"more than {MOST:,}"
+        if value is not None and not 1 <= value <= _MOST:
+            reason = "less than 1" if value < 1 else f"more than {_MOST:,}"
             raise EquispikeError(f"--{name.replace('_', '-')}: {value} is {reason}")
 
 

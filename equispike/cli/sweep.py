@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from equispike.cli.method import NOTHING, OWNERS, CalibrationImages, Lossy, Output, Thresholds
+from equispike.cli.method import NOTHING, OWNERS, CalibrationImages, Lossy, Output, ThresholdOptions
 from equispike.cli.shared import (
     ALONE,
     OWN,
@@ -31,7 +31,7 @@ Many = Parameter(consume_multiple=True, negative="")
 MethodName = Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"]
 
 
-def sweep(
+def sweep_command(
     source: Source,
     /,
     *,
@@ -154,6 +154,6 @@ def _built(name: MethodName, given: Mapping[str, tuple[float, ...]], splits: "Da
     own = {option: values for option, values in given.items() if values and name in OWNERS[option]}
     for chosen in itertools.product(*own.values()):
         options: dict[str, Any] = dict(zip(own, chosen, strict=True))
-        method = Thresholds(name, **options).build(splits, 0)
+        method = ThresholdOptions(name, **options).build(splits, 0)
         assert method is not None
         yield method

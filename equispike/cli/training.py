@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from equispike.zoo.recipes import Recipe
 
 
-def train(
+def train_command(
     *,
     out_file: Annotated[Path, Parameter(name="--out", help="File for the trained weights.")] = Path(
         "model.safetensors"
@@ -84,12 +84,12 @@ def train(
     from equispike.zoo.data import load
     from equispike.zoo.parallel import processes, rank
     from equispike.zoo.store import save_model
-    from equispike.zoo.train import Machine, card
+    from equispike.zoo.train import Acceleration, card
     from equispike.zoo.train import train as run
 
     how = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
     splits = load(data, data_folder, how.normalise)
-    checkpoint, machine = out_file.with_suffix(".training"), Machine(bfloat16, compile_model)
+    checkpoint, machine = out_file.with_suffix(".training"), Acceleration(bfloat16, compile_model)
     with progress() as show, processes(device) as place:
         name, untrained, history = _beginning(model, start, levels, how, seed, splits.train)
         report = None if rank() else training_to(show)
@@ -160,7 +160,7 @@ def _weights(model: "nn.Module") -> "dict[str, torch.Size]":
     return {name: value.shape for name, value in model.state_dict().items() if not name.endswith(own)}
 
 
-def lower_thresholds(
+def lower_thresholds_command(
     source: Annotated[str, Parameter(help="A model trained with Rate Norm layers: a name ending in -rnl, or a file.")],
     /,
     *,
@@ -236,7 +236,7 @@ def lower_thresholds(
     out.print(table)
 
 
-def keep(
+def keep_command(
     source: Annotated[Path, Parameter(help="Trained weights: a file from 'equispike train'.")],
     /,
     *,
@@ -263,7 +263,7 @@ def keep(
     )
 
 
-def models() -> None:
+def models_command() -> None:
     """List the networks and the recipes that 'equispike train' knows.
 
     Example: equispike models

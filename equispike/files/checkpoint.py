@@ -41,7 +41,7 @@ from equispike.graph.ops import (
     WinnerPool,
 )
 
-VERSION = 1
+_VERSION = 1
 OPS: dict[str, type[Op]] = {
     op.__name__: op
     for op in (Input, Conv, Linear, Sparse, AvgPool, WinnerPool, Flatten, Pad, Add, Concat, Neuron, Readout)
@@ -111,7 +111,7 @@ def write_tensors(
         raise FileError(f"{path}: its provenance or card cannot be written as JSON: {error}") from error
     # copies, since safetensors refuses tensors that share memory, as tied weights do
     tensors = {name: tensor.detach().cpu().clone(memory_format=CONTIGUOUS) for name, tensor in tensors.items()}
-    header = {"format": kind, "version": str(VERSION), "description": text, "sha256": _digest(text, tensors)}
+    header = {"format": kind, "version": str(_VERSION), "description": text, "sha256": _digest(text, tensors)}
     write_bytes(Path(path), to_bytes(tensors, header))
 
 
@@ -136,8 +136,8 @@ def read_tensors(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, 
                 found, version = header.get("format"), header.get("version")
                 if found != kind:
                     raise FileError(f"{path}: is not a file of kind {kind} (it says: {found})")
-                if version != str(VERSION):
-                    raise FileError(f"{path}: has version {version}; this release reads {VERSION}. Upgrade equispike")
+                if version != str(_VERSION):
+                    raise FileError(f"{path}: has version {version}; this release reads {_VERSION}. Upgrade equispike")
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}
         except SafetensorError as error:
             raise ValueError(str(error)) from error

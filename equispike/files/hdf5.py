@@ -22,11 +22,11 @@ from equispike.files.disk import DAMAGED
 MOST_COMPRESSED = 1032
 """Bytes that one byte can stand for in deflate; a file that claims more holds nothing behind its shapes."""
 
-MOST = 2**31
+MOST_BYTES = 2**31
 """Bytes that a file may unfold to, or four times its own size if that is more: zeros between groups and in kernels pack
 well, but what unfolds further is made to fill the memory."""
 
-OWN = 2**30
+_OWN = 2**30
 """Bytes of address space for the child itself, beside twice what the file may unfold to."""
 
 SECONDS = 30.0
@@ -82,7 +82,7 @@ def contents(path: Path) -> Fields:
 def most(path: Path) -> int:
     """Bytes that a file may unfold to."""
     size = path.stat().st_size
-    return min(MOST_COMPRESSED * size, max(MOST, 4 * size))
+    return min(MOST_COMPRESSED * size, max(MOST_BYTES, 4 * size))
 
 
 class _Reader:
@@ -157,7 +157,7 @@ def _limit(path: Path, seconds: int) -> None:
     except ImportError:  # Windows
         return
     for kind, wanted in (
-        (resource.RLIMIT_AS, 2 * most(path) + OWN),
+        (resource.RLIMIT_AS, 2 * most(path) + _OWN),
         (resource.RLIMIT_CPU, seconds + 1),  # should the parent be gone
     ):
         hard = resource.getrlimit(kind)[1]

@@ -25,7 +25,7 @@ from equispike.functional.integrate import Reset
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, Linear, Neuron, Readout
 
-VERSION = "1.0.4"
+_VERSION = "1.0.4"
 """Of the format: what the oldest reader that opens these files calls itself."""
 
 
@@ -53,7 +53,7 @@ def write_nir(network: Network, path: str | PathLike[str], profile: Profile = "p
     names = identifiers(lowered)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        file.create_dataset("version", data=VERSION)
+        file.create_dataset("version", data=_VERSION)
         graph = file.create_group("node")
         edges = list(_edges(lowered, names))
         graph.create_dataset("type", data="NIRGraph")

@@ -21,7 +21,7 @@ Asked = Mapping[str, Any]
 Found = dict[str, Any]
 """The result of a point, as JSON-able data."""
 
-ID, VERSION = 0x65717370, 2  # "eqsp", where SQLite files say whose they are
+ID, _VERSION = 0x65717370, 2  # "eqsp", where SQLite files say whose they are
 MAGIC = b"SQLite format 3\0"
 LEASE = 60.0
 """Seconds for which a claim holds unless it is renewed; its process renews it four times as often."""
@@ -180,7 +180,7 @@ class Store:
             new = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
             if new:
                 connection.execute(f"PRAGMA application_id = {ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
                 for table in _TABLES:
                     connection.execute(table)
             _check(connection, self.path)
@@ -239,8 +239,8 @@ def _opened(path: Path, complaint: str, options: str) -> Generator[sqlite3.Conne
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     """FileError unless the file is one of ours: made by us, with our tables as we made them and nothing else."""
     marks = [connection.execute(f"PRAGMA {mark}").fetchone()[0] for mark in ("application_id", "user_version")]
-    if marks[0] == ID and marks[1] != VERSION:
-        raise FileError(f"{path}: has version {marks[1]}; this release reads {VERSION}. Run again into another file")
+    if marks[0] == ID and marks[1] != _VERSION:
+        raise FileError(f"{path}: has version {marks[1]}; this release reads {_VERSION}. Run again into another file")
     schema = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     if marks[0] != ID or schema != [(table,) for table in _TABLES]:
         raise FileError(f"{path}: is no file of 'equispike sweep'. Choose another one")

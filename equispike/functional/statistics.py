@@ -21,25 +21,25 @@ from torch import Tensor
 
 from equispike.errors import CalibrationError
 
-State = TypeVar("State")
+Seen = TypeVar("Seen")
 
 
-class Statistic(Protocol[State]):
+class Statistic(Protocol[Seen]):
     """Something that can be computed from data seen part by part. A state without data merges with any other."""
 
-    def init(self, device: torch.device | str = "cpu") -> State:
+    def init(self, device: torch.device | str = "cpu") -> Seen:
         """The state before any data, on the device of the data to come."""
         ...
 
-    def update(self, state: State, x: Tensor) -> State:
+    def update(self, state: Seen, x: Tensor) -> Seen:
         """The state after x, floating point. Raises CalibrationError if a value is NaN or infinite."""
         ...
 
-    def merge(self, a: State, b: State) -> State:
+    def merge(self, a: Seen, b: Seen) -> Seen:
         """The state after the data of both."""
         ...
 
-    def value(self, state: State) -> Tensor:
+    def value(self, state: Seen) -> Tensor:
         """The statistic of all data seen. Raises CalibrationError if there was none."""
         ...
 
@@ -73,7 +73,7 @@ class Maximum:
         return state
 
 
-class Sum(NamedTuple):
+class ExactSum(NamedTuple):
     """State of a mean: sums of the mantissas by exponent, (1 or C, 256), and how many values (per channel), int64."""
 
     total: Tensor
@@ -96,11 +96,11 @@ class Mean:
     per_channel: bool = False
     positive: bool = False
 
-    def init(self, device: torch.device | str = "cpu") -> Sum:
+    def init(self, device: torch.device | str = "cpu") -> ExactSum:
         zero = torch.zeros(1, 256, dtype=torch.int64, device=device)
-        return Sum(zero, zero[:, 0].clone() - 1)  # -1: nothing was seen, not even values that do not count
+        return ExactSum(zero, zero[:, 0].clone() - 1)  # -1: nothing was seen, not even values that do not count
 
-    def update(self, state: Sum, x: Tensor) -> Sum:
+    def update(self, state: ExactSum, x: Tensor) -> ExactSum:
         if x.numel() == 0:
             return state
         _check(x, self.per_channel, limit=torch.finfo(torch.float32).max)
@@ -113,15 +113,15 @@ class Mean:
         counted = rows > 0 if self.positive else torch.ones_like(rows, dtype=torch.bool)
         total = torch.zeros(channels, 256, dtype=torch.int64, device=x.device)
         total.scatter_add_(1, exponent.clamp(min=1), signed * counted)  # subnormal: in units of 2**-149 as well
-        return self.merge(state, Sum(total, counted.sum(1)))
+        return self.merge(state, ExactSum(total, counted.sum(1)))
 
-    def merge(self, a: Sum, b: Sum) -> Sum:
+    def merge(self, a: ExactSum, b: ExactSum) -> ExactSum:
         unseen_a, unseen_b = bool((a.seen < 0).any()), bool((b.seen < 0).any())
         if unseen_a or unseen_b:
             return a if unseen_b else b
-        return Sum(a.total + b.total, a.seen + b.seen)
+        return ExactSum(a.total + b.total, a.seen + b.seen)
 
-    def value(self, state: Sum) -> Tensor:
+    def value(self, state: ExactSum) -> Tensor:
         if bool((state.seen < 0).any()):
             raise _nothing_seen()
         totals: list[list[int]] = _numbers(state.total)

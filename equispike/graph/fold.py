@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equispike.graph.linear import composed, scaled, spread
+from equispike.graph.linear import composed, multiplied, spread
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Affine, AvgPool, Conv, Flatten, Linear, Neuron, Op, Pad, Readout, Sparse, Sum, Weighted
 
@@ -142,7 +142,7 @@ def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Weighted | Sparse:
     bias = affine.shift if bool(affine.shift.any()) else None
     space = len(shape) - 1
     if not space and shape[0] > MOST_DIAGONAL:
-        return scaled(affine.scale, shape, bias)
+        return multiplied(affine.scale, shape, bias)
     if not space:
         return Linear(torch.diag(affine.scale), bias)
     ones, zeros = (1,) * space, (0,) * space

@@ -15,7 +15,7 @@ from equispike.graph.ops import AvgPool, Sparse
 Function = Callable[[Tensor], Tensor]
 """Features of images (B, *features) to others (B, *features), each image by itself."""
 
-MOST = 2**31
+_MOST = 2**31
 """Products of features in and out up to which one at a time is tried."""
 
 AT_ONCE = 2**24
@@ -35,10 +35,10 @@ def moved(function: Function, shape: tuple[int, ...], out: tuple[int, ...]) -> S
 
 def reshaped(shape: tuple[int, ...]) -> Sparse:
     """Features as they are, in another shape."""
-    return scaled(torch.ones(()), shape)
+    return multiplied(torch.ones(()), shape)
 
 
-def scaled(factors: Tensor, shape: tuple[int, ...], bias: Tensor | None = None) -> Sparse:
+def multiplied(factors: Tensor, shape: tuple[int, ...], bias: Tensor | None = None) -> Sparse:
     """Each feature times a factor of its own, and a bias; both broadcast to the shape."""
     size = math.prod(shape)
     source = torch.arange(size, device=factors.device)[None]
@@ -67,7 +67,7 @@ def found(function: Function, shape: tuple[int, ...], out: tuple[int, ...], chan
     """
     size = math.prod(shape)
     zero = function(torch.zeros(1, *shape, dtype=torch.float64)).reshape(-1)
-    if size * len(zero) > MOST:
+    if size * len(zero) > _MOST:
         return None
     entries: list[tuple[Tensor, Tensor, Tensor]] = []
     step = max(1, AT_ONCE // max(size, len(zero)))

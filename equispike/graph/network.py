@@ -31,7 +31,7 @@ from equispike.graph.ops import (
     map_tensors,
 )
 from equispike.graph.walk import interpret
-from equispike.nn.spiking import TRIANGLE, Neurons, Operation, Spiking, Surrogate
+from equispike.nn.spiking import TRIANGLE, NeuronLayer, Operation, Spiking, Surrogate
 from equispike.provenance import in_words
 from equispike.shown import frame, html_table
 
@@ -39,7 +39,7 @@ LARGEST = 2**28
 """Features of one image in one place; more is a file that lies, or a network that this machine could not run."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One line of a network's table. Shape without batch; MACs of one image; threshold in the network's own units."""
 
     layer: str
@@ -89,15 +89,15 @@ class Network:
         return f"Network({shapes}, {len(self.nodes)} nodes, {neurons:,} neurons in {len(self.neurons)} layers, {how})"
 
     def _repr_html_(self) -> str:
-        return html_table(repr(self), Row._fields, map(_cells, self.table()))
+        return html_table(repr(self), TableRow._fields, map(_cells, self.table()))
 
     def to_frame(self) -> Any:
         """One row per node, as a pandas data frame."""
         rows = self.table()
-        return frame({name: [getattr(row, name) for row in rows] for name in Row._fields})
+        return frame({name: [getattr(row, name) for row in rows] for name in TableRow._fields})
 
     def __str__(self) -> str:
-        header = tuple(name.capitalize() if name != "macs" else "MACs" for name in Row._fields)
+        header = tuple(name.capitalize() if name != "macs" else "MACs" for name in TableRow._fields)
         rows = [header, *(_cells(row) for row in self.table())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         align = "<<<>>>>"
@@ -174,7 +174,7 @@ class Network:
             wanted: names to return (default: the readout alone).
         """
         keep = {self.nodes[-1].name} if wanted is None else set(wanted)
-        return dict(evaluate(self, self.check_images(x), keep))
+        return dict(values_of(self, self.check_images(x), keep))
 
     def module(self, surrogate: Surrogate = TRIANGLE, seed: int = 0) -> Spiking:
         """The converted network as an ``nn.Module`` that runs one step a call: to stream frames, or to train on.
@@ -203,7 +203,7 @@ class Network:
                 if op.threshold is None or op.amplitude is None:
                     raise ConversionError(f"{node.name}: has no threshold yet. Convert the model first")
                 own = op.threshold, op.amplitude, op.reset, op.signed, op.v_init, op.drive
-                layer = Neurons(*own, surrogate, streams[node.name], seed)
+                layer = NeuronLayer(*own, surrogate, streams[node.name], seed)
             elif isinstance(op, WinnerPool):
                 raise ConversionError(
                     f"{node.name} (WinnerPool): keeps sums of its own, for which a module has no place. Convert with "
@@ -231,17 +231,17 @@ class Network:
             raise SimulationError("images hold NaN or infinity: check the loading and the normalisation of the data")
         return self.input.on_grid(x)
 
-    def table(self) -> list[Row]:
+    def table(self) -> list[TableRow]:
         """One row per node."""
         return [self._row(node) for node in self.nodes]
 
-    def _row(self, node: Node) -> Row:
+    def _row(self, node: Node) -> TableRow:
         op, shape = node.op, self.shapes[node.name]
         size = math.prod(shape)
         tensors = [t for t in (getattr(op, "weight", None), getattr(op, "bias", None)) if isinstance(t, Tensor)]
         macs = size * op.weight[0].numel() if isinstance(op, Weighted) else 0
         neurons, threshold = (size, _span(op.threshold)) if isinstance(op, Neuron) else (0, "")
-        return Row(node.name, type(op).__name__, shape, sum(t.numel() for t in tensors), neurons, macs, threshold)
+        return TableRow(node.name, type(op).__name__, shape, sum(t.numel() for t in tensors), neurons, macs, threshold)
 
     def _weighted_ops(self) -> Iterator[Weighted | Sparse]:
         return (node.op for node in self.nodes if isinstance(node.op, Weighted | Sparse))
@@ -252,7 +252,7 @@ def free(name: str, taken: Container[str]) -> str:
     return next(found for n in count(1) if (found := name if n == 1 else f"{name}:{n}") not in taken)
 
 
-def evaluate(
+def values_of(
     network: Network, x: Tensor, keep: set[str], answer: Callable[[Neuron, Tensor], Tensor] = Neuron.__call__
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, value) of the nodes in ``keep``, in order, holding no value longer than it is needed.
@@ -351,7 +351,7 @@ def _span(threshold: Tensor | None) -> str:
     return f"{low:.4g}" if threshold.numel() == 1 else f"{low:.4g} .. {high:.4g}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: TableRow) -> tuple[str, ...]:
     shape = " x ".join(map(str, row.shape))
     counts = (f"{n:,}" if n else "" for n in (row.parameters, row.neurons, row.macs))
     return (row.layer, row.type, shape, *counts, row.threshold)

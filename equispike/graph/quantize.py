@@ -43,7 +43,7 @@ SCORE_BITS = 12
 UNIFORM_BITS = 24
 """Bits of a potential drawn in [0, threshold), see ``functional.coding.uniform``."""
 
-ANY = 1074
+_ANY = 1074
 """Grain of any float64."""
 
 
@@ -249,7 +249,7 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
     """Span of the sums in a node, and of its values."""
     op, bound, grain = node.op, max((s.bound for s in inputs), default=0.0), max((s.grain for s in inputs), default=0)
     if isinstance(op, Input):
-        values = _Span(op.amplitude, ANY if op.step is None else _grain(op.step * op.amplitude / op.scale))
+        values = _Span(op.amplitude, _ANY if op.step is None else _grain(op.step * op.amplitude / op.scale))
     elif isinstance(op, Weighted):
         most = op.weight.double().flatten(1).abs().sum(1) * bound
         bias = torch.zeros_like(most) if op.bias is None else op.bias.double()
@@ -260,7 +260,7 @@ def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> 
         values = _Span(most, max(_grain(op.weight) + grain, _grain(bias)))
     elif isinstance(op, AvgPool):
         sizes = op.sizes(network.shapes[node.inputs[0]][1:])
-        fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else ANY
+        fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else _ANY
         return _Span(max(sizes) * bound, grain), _Span(bound, grain + int(fine))
     elif isinstance(op, Sum):
         parts = [_Span(abs(c) * s.bound, _grain(c) + s.grain) for c, s in zip(op.coefficients, inputs, strict=True)]

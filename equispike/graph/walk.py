@@ -15,7 +15,7 @@ from torch import Tensor
 from equispike.errors import ConversionError
 from equispike.graph.ops import Affine, AvgPool, Input, Move, Neuron, Node, Op, Sparse, Sum, Weighted
 
-Value = TypeVar("Value")
+AnyValue = TypeVar("AnyValue")
 Interval = tuple[Tensor, Tensor]
 """Lower and upper bounds, (B, *features) each."""
 
@@ -27,11 +27,11 @@ def apply(node: Node, inputs: Sequence[Any]) -> Any:
 
 def interpret(
     nodes: Iterable[Node],
-    enter: Callable[[Node, Input], Value],
-    fire: Callable[[Node, Neuron, Value], Value],
-    through: Callable[[Node, Sequence[Value]], Value] = apply,
-    known: Mapping[str, Value] | None = None,
-) -> Iterator[tuple[Node, Value]]:
+    enter: Callable[[Node, Input], AnyValue],
+    fire: Callable[[Node, Neuron, AnyValue], AnyValue],
+    through: Callable[[Node, Sequence[AnyValue]], AnyValue] = apply,
+    known: Mapping[str, AnyValue] | None = None,
+) -> Iterator[tuple[Node, AnyValue]]:
     """Yield each node with its value, in order; a value is held until the last node that reads it has run.
 
     Args:

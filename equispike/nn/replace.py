@@ -15,10 +15,10 @@ from equispike.errors import EquispikeError, one_line
 from equispike.functional.inputs import Images, inputs_of
 from equispike.nn.neurons import RateNorm
 
-Model = TypeVar("Model", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-def with_rate_norm(model: Model, momentum: float | None = 0.1, example: Images | None = None) -> Model:
+def with_rate_norm(model: AnyModule, momentum: float | None = 0.1, example: Images | None = None) -> AnyModule:
     """A copy of a model with a :class:`RateNorm` in place of each ``nn.ReLU``, to be trained from here on.
 
     Args:
@@ -58,7 +58,7 @@ def with_rate_norm(model: Model, momentum: float | None = 0.1, example: Images |
     return model
 
 
-def from_relu(model: Model, images: Batches, momentum: float | None = 0.1) -> Model:
+def from_relu(model: AnyModule, images: Batches, momentum: float | None = 0.1) -> AnyModule:
     r"""A copy of a trained ReLU network with :class:`RateNorm` layers that gives the same scores.
 
     .. math:: \theta_l = \max_{images} x_l, \qquad W_{l+1} \leftarrow \theta_l W_{l+1}
@@ -92,7 +92,7 @@ def from_relu(model: Model, images: Batches, momentum: float | None = 0.1) -> Mo
     return copied
 
 
-def with_levels(model: Model, levels: int, images: Tensor | None = None) -> Model:
+def with_levels(model: AnyModule, levels: int, images: Tensor | None = None) -> AnyModule:
     r"""A copy of a trained network for answers after T = L steps: its activations have L + 1 values, to be trained on.
 
     Each ``nn.ReLU`` and each :class:`RateNorm` becomes a ``RateNorm(levels=L)`` that differs from it by rounding and
@@ -239,14 +239,14 @@ def _uses_in_pass(model: nn.Module, example: Images) -> Counter[nn.Module]:
     return uses
 
 
-Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+WeightedModule = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 _PROPORTIONAL = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Dropout, nn.Flatten, nn.Identity, nn.ZeroPad2d)
 """Modules whose output is multiplied by what their input is multiplied by."""
 
 
-def readers_of(model: nn.Module) -> dict[RateNorm, list[Weighted]]:
+def readers_of(model: nn.Module) -> dict[RateNorm, list[WeightedModule]]:
     """The layers whose weights each Rate Norm layer's output meets first."""
-    readers: dict[RateNorm, list[Weighted]] = {layer: [] for _, layer in rate_norms(model)}
+    readers: dict[RateNorm, list[WeightedModule]] = {layer: [] for _, layer in rate_norms(model)}
     carried: dict[fx.Node, RateNorm] = {}
     for node in _trace(model).nodes:
         layers = [carried[source] for source in node.all_input_nodes if source in carried]
@@ -257,7 +257,7 @@ def readers_of(model: nn.Module) -> dict[RateNorm, list[Weighted]]:
             continue
         elif isinstance(module, _PROPORTIONAL) or node.target in (torch.flatten, "flatten"):
             carried[node] = layers[0]
-        elif isinstance(module, Weighted) and not any(module in known for known in readers.values()):
+        elif isinstance(module, WeightedModule) and not any(module in known for known in readers.values()):
             readers[layers[0]].append(module)
         else:
             what = type(module).__name__ if module else "the output" if node.op == "output" else str(node.target)

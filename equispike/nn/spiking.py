@@ -63,7 +63,7 @@ class State:
     neurons: Mapping[str, Potentials]
 
 
-class Neurons(nn.Module):
+class NeuronLayer(nn.Module):
     """Integrate-and-fire neurons, one step per call; they keep nothing.
 
     Args:
@@ -232,7 +232,7 @@ class Spiking(nn.Module):
         after: dict[str, Potentials] = {}
         for name, key, inputs in self.nodes:
             layer, given = self.layers[key], [values[one] for one in inputs]
-            if not isinstance(layer, Neurons):
+            if not isinstance(layer, NeuronLayer):
                 values[name] = layer(*given) if inputs else layer(cast("Operation", layer).kind.on_grid(x))
                 continue
             potentials = before[name] if name in before else layer.start(given[0])

@@ -12,7 +12,7 @@ from equispike.files.disk import write_bytes
 from equispike.report.data import Page, page_data
 from equispike.report.read import read_runs
 
-LARGEST = 2_000_000
+LARGEST_PAGE = 2_000_000
 """Bytes of a page. Examples of the last runs are left out first, and the page says so."""
 
 
@@ -30,7 +30,7 @@ def write_report(runs: Sequence[Path], out: Path) -> int:
     data = page_data(read_runs(runs))
     page = render(data)
     for run in reversed(data["runs"]):
-        if len(page) <= LARGEST:
+        if len(page) <= LARGEST_PAGE:
             break
         run["examples"], run["examples_left_out"] = [], True
         page = render(data)

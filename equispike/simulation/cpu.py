@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -11,8 +12,18 @@ from torch import Tensor
 
 from equispike.graph.network import Network
 from equispike.simulation.currents import Current, integers, most_at_once
-from equispike.simulation.state import SIGNS, ByLayer, Driven, Shapes, State, by_layer, by_step, extents
-from equispike.simulation.trains import ISA, Integers, core, extent, padded, to_features, train_bytes, widen
+from equispike.simulation.state import SIGNS, ByLayer, Driven, PlannedBatch, Shapes, by_layer, by_step, extents
+from equispike.simulation.trains import (
+    ISA,
+    MOST_DIGITS,
+    Integers,
+    core,
+    extent,
+    padded,
+    to_features,
+    train_bytes,
+    widen,
+)
 
 SLAB = max(320 * 2**10, (core.l2_cache() if core else 0) * 5 // 8)
 """Bytes of weights that are to stay in the L2 cache."""
@@ -31,15 +42,12 @@ SWEPT_AT_ONCE = 64 if ISA in ("avx512", "amx") else 32
 EITHER = range(17, 49)
 """Output channels with which either may turn out to be faster."""
 
-LARGEST = 2**13 - 1
+LARGEST_SHORT = 2**13 - 1
 """Weights that are integers no larger than this are added up in 16 bits: four of them fit there, whichever they are.
 Fewer would hardly pay."""
 
 MULTIPLIES = ISA == "amx"
 """Whether the core's dense kernel can be faster: where there are instructions for products of matrices."""
-
-MOST_DIGITS = 4
-"""Of a weight in the dense kernel, to the base 256."""
 
 USUAL_RATE, CYCLES = 0.04, 3e9
 """Spikes per neuron and step, and cycles per second, that are assumed before a layer has run."""
@@ -54,7 +62,7 @@ _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
 
 
-class Layer:
+class CpuLayer:
     """A current as the core computes it, by one kernel or by whichever turns out to be faster.
 
     Weights are integers in all kernels, so sums are exact and the choice changes nothing but the time.
@@ -113,7 +121,7 @@ class Layer:
     def _core(self, current: Current, weights: Integers, dtype: torch.dtype, how: str) -> Any:
         assert core is not None
         channels, rows, cols = extent(current.shape)
-        short = how == "gather" and weights.largest <= LARGEST
+        short = how == "gather" and weights.largest <= LARGEST_SHORT
         size = weights.digits if how == "multiply" else 2 if short else dtype.itemsize
         depth = len(weights.whole)
         widths = [w for w in _WIDTHS if not self.channels % w and (how != "sweep" or w <= SWEPT_AT_ONCE)]
@@ -158,7 +166,7 @@ class Layer:
             return other if self.pace[other] < TRY_BELOW * self.pace[best] else best
         return best
 
-    def inputs(self, state: State) -> tuple[list[Any], Any]:
+    def inputs(self, state: PlannedBatch) -> tuple[list[Any], Any]:
         """Trains, and the current that is there without spikes, (B, positions, T', channels); each extent may be 1.
 
         None where that is the bias alone. As a NumPy array, which the core takes in a third of the time.
@@ -167,7 +175,7 @@ class Layer:
         return [state.trains[name] for name in self.trains], base
 
 
-class Neurons:
+class CpuNeurons:
     """All neurons that run, in memory of the core.
 
     Attributes:
@@ -194,12 +202,12 @@ class Neurons:
 
     @property
     def v(self) -> Mapping[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         return by_layer(self.own.v, self.images, self.shapes)
 
     @property
     def counts(self) -> Mapping[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         net = by_layer(self.own.counts, self.images, self.shapes, torch.int32)
         return ByLayer(self.shapes, lambda name: self._count(net[name], name)) if self.signed else net
 
@@ -210,19 +218,19 @@ class Neurons:
 
     @property
     def negative(self) -> dict[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         taken = by_layer(self.own.taken, self.images, self.shapes, torch.int32)
         return {name: taken[name] for name in self.signed}
 
     @property
     def sent(self) -> dict[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         net = by_layer(self.own.counts, self.images, self.shapes, torch.float64 if self.wide else torch.float32)
         return {name: net[name] for name in self.signed}
 
     @property
     def fired(self) -> Mapping[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         return by_step(torch.as_tensor(self.own.fired), self.shapes)
 
     def rates_in(self, steps: slice) -> dict[str, float]:
@@ -230,16 +238,6 @@ class Neurons:
         fired = self.own.fired[:, :, steps].mean((1, 2)).tolist()
         trains = (name + SIGNS[0] if name in self.signed else name for name in self.shapes)
         return {train: spikes / prod(shape) for train, spikes, shape in zip(trains, fired, self.shapes.values())}
-
-
-def suits(current: Current) -> bool:
-    """Whether the core can compute this current: any."""
-    return True
-
-
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether layers of this type may be computed by the core's dense kernel where that is faster."""
-    return MULTIPLIES and dtype == torch.float32
 
 
 def _most_spikes(current: Current) -> int:
@@ -263,61 +261,70 @@ def _products(weights: Integers) -> float:
     return len(weights.whole) * weights.digits * 30 / (16 * 16 * 64)
 
 
-def fire(state: State, name: str, layer: Layer) -> None:
-    """Neurons, and the current that drives them, in the core."""
-    neurons: Any = state.neurons
-    first, steps = state.rows.start, len(state.steps)
-    assert layer.neurons is not None
-    drive = layer.neurons.drive_in(state.steps)
-    place = neurons.own, neurons.place[name], first, steps
-    given = *layer.inputs(state), *place, torch.get_num_threads(), ISA, None if drive is None else drive.numpy()
-    if layer.neurons.signed:
-        both = layer.run(state.batch * steps, lambda own: own.fire_signed(*given))
-        state.trains.update(zip((name + sign for sign in SIGNS), both))
-    else:
-        state.trains[name] = layer.run(state.batch * steps, lambda own: own.fire(*given))
+@dataclass(frozen=True)
+class Cpu:
+    """The compiled core as a machine (see ``state.Machine``)."""
 
+    Layer = CpuLayer
+    Neurons = CpuNeurons
 
-def emit(state: State, name: str, layer: Layer) -> None:
-    """The dense value of a node whose current or spikes the core has."""
-    steps = len(state.steps)
-    currents = state.images.new_empty(state.batch, layer.positions, steps, layer.channels)
-    given = *layer.inputs(state), currents.numpy(), torch.get_num_threads(), ISA
-    layer.run(state.batch * steps, lambda own: own.emit(*given))
-    value = to_features(currents, layer.shape)
-    shape = state.network.shapes[name]
-    state.dense[name] = value if shape == layer.shape else value.reshape(*value.shape[:2], *shape)
+    def suits(self, current: Current) -> bool:
+        """Whether the core can compute this current: any."""
+        return True
 
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Whether layers of this type may be computed by the core's dense kernel where that is faster."""
+        return MULTIPLIES and dtype == torch.float32
 
-def score(state: State, layer: Layer, scale: float) -> None:
-    """Class scores whose currents the core has, added up."""
-    first, steps = state.rows.start, len(state.steps)
-    scores = state.sums.numpy(), state.readout.numpy()
-    given = *layer.inputs(state), *scores, first, steps, scale, torch.get_num_threads(), ISA
-    layer.run(state.batch * steps, lambda own: own.score(*given))
+    def fire(self, state: PlannedBatch, name: str, layer: CpuLayer) -> None:
+        """Neurons, and the current that drives them, in the core."""
+        neurons: Any = state.neurons
+        first, steps = state.rows.start, len(state.steps)
+        assert layer.neurons is not None
+        drive = layer.neurons.drive_in(state.steps)
+        place = neurons.own, neurons.place[name], first, steps
+        given = *layer.inputs(state), *place, torch.get_num_threads(), ISA, None if drive is None else drive.numpy()
+        if layer.neurons.signed:
+            both = layer.run(state.batch * steps, lambda own: own.fire_signed(*given))
+            state.trains.update(zip((name + sign for sign in SIGNS), both))
+        else:
+            state.trains[name] = layer.run(state.batch * steps, lambda own: own.fire(*given))
 
+    def emit(self, state: PlannedBatch, name: str, layer: CpuLayer) -> None:
+        """The dense value of a node whose current or spikes the core has."""
+        steps = len(state.steps)
+        currents = state.images.new_empty(state.batch, layer.positions, steps, layer.channels)
+        given = *layer.inputs(state), currents.numpy(), torch.get_num_threads(), ISA
+        layer.run(state.batch * steps, lambda own: own.emit(*given))
+        value = to_features(currents, layer.shape)
+        shape = state.network.shapes[name]
+        state.dense[name] = value if shape == layer.shape else value.reshape(*value.shape[:2], *shape)
 
-def replay(state: State, name: str) -> None:
-    """The train of a layer that need not run."""
-    assert core is not None
-    known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
-    channels, rows, cols = extent(state.network.shapes[name])
-    train = state.trains[name] = core.Train(state.batch, rows * cols, len(state.steps), channels)
-    torch.as_tensor(train.bits).copy_(known.permute(1, 2, 0, 3))
+    def score(self, state: PlannedBatch, layer: CpuLayer, scale: float) -> None:
+        """Class scores whose currents the core has, added up."""
+        first, steps = state.rows.start, len(state.steps)
+        scores = state.sums.numpy(), state.readout.numpy()
+        given = *layer.inputs(state), *scores, first, steps, scale, torch.get_num_threads(), ISA
+        layer.run(state.batch * steps, lambda own: own.score(*given))
 
+    def replay(self, state: PlannedBatch, name: str) -> None:
+        """The train of a layer that need not run."""
+        assert core is not None
+        known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
+        channels, rows, cols = extent(state.network.shapes[name])
+        train = state.trains[name] = core.Train(state.batch, rows * cols, len(state.steps), channels)
+        torch.as_tensor(train.bits).copy_(known.permute(1, 2, 0, 3))
 
-def draw(state: State, name: str) -> None:
-    """Poisson spikes of the input, those of either sign as a train of their own."""
-    assert core is not None
-    trains = core.draw(*state.draws, state.steps.start, len(state.steps), torch.get_num_threads(), ISA)
-    state.trains.update(zip((name + sign for sign in SIGNS), trains))
+    def draw(self, state: PlannedBatch, name: str) -> None:
+        """Poisson spikes of the input, those of either sign as a train of their own."""
+        assert core is not None
+        trains = core.draw(*state.draws, state.steps.start, len(state.steps), torch.get_num_threads(), ISA)
+        state.trains.update(zip((name + sign for sign in SIGNS), trains))
 
+    def packed(self, state: PlannedBatch, name: str) -> Tensor:
+        """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
+        return torch.as_tensor(state.trains[name].bits).permute(2, 0, 1, 3)
 
-def packed(state: State, name: str) -> Tensor:
-    """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
-    return torch.as_tensor(state.trains[name].bits).permute(2, 0, 1, 3)
-
-
-def bytes_per_step(shape: tuple[int, ...]) -> int:
-    """Of a layer's spikes, of one image."""
-    return prod(train_bytes(shape))
+    def bytes_per_step(self, shape: tuple[int, ...]) -> int:
+        """Of a layer's spikes, of one image."""
+        return prod(train_bytes(shape))

@@ -87,7 +87,7 @@ class Current:
     bias: Tensor | None = None
 
 
-def whole(train: str, shape: tuple[int, ...], scale: Tensor) -> View:
+def whole_train(train: str, shape: tuple[int, ...], scale: Tensor) -> View:
     """All spikes of a train where they are."""
     channels, rows, cols = extent(shape)
     scale = scale.reshape(-1).expand(channels)

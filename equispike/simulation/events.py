@@ -16,7 +16,7 @@ from equispike.errors import SimulationError
 from equispike.graph.network import Network
 from equispike.simulation import cpu
 from equispike.simulation.plan import input_spike, plan
-from equispike.simulation.state import Machine, Plan, State
+from equispike.simulation.state import Machine, Plan, PlannedBatch
 from equispike.simulation.task import Moment, Replay, Task, Visit
 
 LONGEST = 64
@@ -24,6 +24,8 @@ LONGEST = 64
 
 DENSE_ABOVE = 0.4
 """Additions over the multiplications of the dense operation, above which the dense operation is faster."""
+
+CPU = cpu.Cpu()
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,13 @@ class ByPlan:
     choose: bool = True
     adapt: bool = False
 
-    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> State:
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> PlannedBatch:
         """See ``task.Engine``."""
         given = frozenset(replay.given) if replay else frozenset[str]()
         first = self._plan(task, frozenset(), given, replay is None)
-        return State(self.machine, first, task, memory, start, replay)
+        return PlannedBatch(self.machine, first, task, memory, start, replay)
 
-    def advance(self, batch: State, visit: Visit | None = None) -> None:
+    def advance(self, batch: PlannedBatch, visit: Visit | None = None) -> None:
         """Run the next chunk; show what the readout reads."""
         task, last = batch.task, batch.network.nodes[-1]
         batch.next_chunk(LONGEST)
@@ -83,10 +85,10 @@ def suits(network: Network) -> bool:
 class Events(ByPlan):
     """The engine for CPUs, on the compiled core; with ``choose``, its dense kernel too where the machine has one."""
 
-    machine: Machine = cpu
+    machine: Machine = CPU
     choose: bool = False
 
-    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> State:
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> PlannedBatch:
         """See ``task.Engine``.
 
         Raises:
@@ -100,9 +102,9 @@ class Events(ByPlan):
         return super().begin(task, memory, start, replay)
 
 
-def _crowded(batch: State) -> frozenset[str]:
+def _crowded(batch: PlannedBatch) -> frozenset[str]:
     """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
-    rates = cast("cpu.Neurons", batch.neurons).rates_in(batch.rows)
+    rates = cast("cpu.CpuNeurons", batch.neurons).rates_in(batch.rows)
     return frozenset(
         name
         for name, trains in batch.first_plan.events.items()

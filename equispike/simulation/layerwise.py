@@ -54,7 +54,7 @@ class LayerwiseBatch:
             self.scores[0] = like
 
     def record(self) -> Record:
-        """See ``task.Batch``."""
+        """See ``task.Running``."""
         counts = {name: count.to(torch.int32) for name, count in self.counts.items()}
         last = self.task.network.nodes[-1].op
         assert isinstance(last, Readout)
@@ -63,7 +63,7 @@ class LayerwiseBatch:
         return Record(readout, counts, self.spikes, self.trains, self.potentials, negative)
 
     def moment(self) -> Moment:
-        """See ``task.Batch``."""
+        """See ``task.Running``."""
         return Moment(self.done, self.v, self.scores[-1], self.sent)
 
     def count(self, name: str, value: Tensor, rows: slice) -> None:

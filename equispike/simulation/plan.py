@@ -1,7 +1,8 @@
 """What is done in every chunk of steps, decided once per network and machine.
 
-Each node becomes at most one action on a ``State``: neurons fire in the machine's kernels, with the current that drives
-them; what these cannot express is computed densely, for that node alone; views and currents cost nothing themselves.
+Each node becomes at most one action on a ``PlannedBatch``: neurons fire in the machine's kernels, with the current that
+drives them; what these cannot express is computed densely, for that node alone; views and currents cost nothing
+themselves.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +18,17 @@ from equispike.functional.integrate import if_scan
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, WinnerPool
-from equispike.simulation.currents import Current, Spikes, add_currents, apply_view, apply_weights, as_current, whole
+from equispike.simulation.currents import (
+    Current,
+    Spikes,
+    add_currents,
+    apply_view,
+    apply_weights,
+    as_current,
+    whole_train,
+)
 from equispike.simulation.layerwise import apply_over_time
-from equispike.simulation.state import SIGNS, Action, Driven, Machine, Plan, State, trains_of
+from equispike.simulation.state import SIGNS, Action, Driven, Machine, Plan, PlannedBatch, trains_of
 from equispike.simulation.stepwise import drive_in, winners
 from equispike.simulation.task import upstream
 from equispike.simulation.trains import extent, padded, widen
@@ -128,7 +137,7 @@ class _Planner:
         else:
             for source in node.inputs:
                 self._densify(source)
-            dense = pass_winners if isinstance(op, WinnerPool) else apply
+            dense = pass_winners if isinstance(op, WinnerPool) else compute
             self._compute(node, partial(dense, node=node), node.inputs)
 
     def replay(self, node: Node) -> None:
@@ -141,7 +150,7 @@ class _Planner:
         shape = self.network.shapes[node.name]
         _, amplitude = calibrated(node.name, op)
         sizes = (amplitude, -amplitude) if op.signed else (amplitude,)
-        views = (whole(train, shape, size) for train, size in zip(trains_of(node.name, op), sizes))
+        views = (whole_train(train, shape, size) for train, size in zip(trains_of(node.name, op), sizes))
         self.values[node.name] = Spikes(tuple(views), shape)
 
     def _fire(self, node: Node, op: Neuron) -> None:
@@ -156,7 +165,7 @@ class _Planner:
             current, drive = replace(current, bias=bias), None
         neurons = Driven(theta, op.reset, op.signed, None if drive is None else widen(drive, len(theta)))
         layer = self.machine.Layer(current, self.network, self.choose, neurons)
-        run = partial(fire, machine=self.machine, name=name, layer=layer)
+        run = partial(run_neurons, machine=self.machine, name=name, layer=layer)
         writes = {train: size for own in trains_of(name, op) for train, size in self._train_size(own, name).items()}
         self._act(node, run, self._reads(current), writes)
         self._spikes(node, op)
@@ -167,7 +176,7 @@ class _Planner:
             sizes = torch.tensor([self.spike, -self.spike], dtype=self.network.dtype, device=self.network.device)
             writes = {train: size for s in SIGNS for train, size in self._train_size(name + s, name).items()}
             self._act(node, partial(self.machine.draw, name=name), (), writes)
-            views = (whole(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
+            views = (whole_train(name + sign, shape, size) for sign, size in zip(SIGNS, sizes))
             self.values[name] = Spikes(tuple(views), shape)
         elif self.spike is None:
             self._compute(node, partial(present, name=name), ())
@@ -229,11 +238,13 @@ class _Planner:
         layer = self.machine.Layer(current, self.network, self.choose)
         self._compute(self.network[name], partial(self.machine.emit, name=name, layer=layer), self._reads(current))
 
-    def _act(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...], writes: Mapping[str, int]) -> None:
+    def _act(
+        self, node: Node, run: Callable[[PlannedBatch], None], reads: tuple[str, ...], writes: Mapping[str, int]
+    ) -> None:
         reads = tuple(name for name in dict.fromkeys(reads) if name not in self.fixed)
         self.actions.append(Action(node, run, reads, writes))
 
-    def _compute(self, node: Node, run: Callable[[State], None], reads: tuple[str, ...]) -> None:
+    def _compute(self, node: Node, run: Callable[[PlannedBatch], None], reads: tuple[str, ...]) -> None:
         """An action that leaves the node's dense value."""
         self.dense.add(node.name)
         size = prod(self.network.shapes[node.name]) * self.network.dtype.itemsize
@@ -257,18 +268,18 @@ def _events(current: Current, op: Conv | Linear) -> dict[str, float]:
     return found
 
 
-def present(state: State, name: str) -> None:
+def present(state: PlannedBatch, name: str) -> None:
     """The input of a coder whose values are not spikes of one size."""
     state.dense[name] = state.encode(steps=state.steps)
 
 
-def apply(state: State, node: Node) -> None:
+def compute(state: PlannedBatch, node: Node) -> None:
     """A linear operation on dense values."""
     inputs = [state.value(name) for name in node.inputs]
     state.dense[node.name] = apply_over_time(node, inputs, len(state.steps))
 
 
-def pass_winners(state: State, node: Node) -> None:
+def pass_winners(state: PlannedBatch, node: Node) -> None:
     """A winner pool, on dense values."""
     assert isinstance(node.op, WinnerPool)
     state.dense[node.name], state.pools[node.name] = winners(
@@ -276,7 +287,7 @@ def pass_winners(state: State, node: Node) -> None:
     )
 
 
-def fire(state: State, machine: Machine, name: str, layer: Any) -> None:
+def run_neurons(state: PlannedBatch, machine: Machine, name: str, layer: Any) -> None:
     """Neurons, in the machine; where potentials after each step are recorded, outside too, from their currents."""
     if name in state.potentials:
         machine.emit(state, name, layer)
@@ -296,7 +307,7 @@ def fire(state: State, machine: Machine, name: str, layer: Any) -> None:
     machine.fire(state, name, layer)
 
 
-def score(state: State, name: str, scale: float) -> None:
+def score(state: PlannedBatch, name: str, scale: float) -> None:
     """What the readout reads, added up."""
     value = state.value(name).double()
     sums = torch.cat([state.sums[None], value.expand(len(state.steps), *value.shape[1:])]).cumsum(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equispike.functional.coding import Poisson, key_for
+from equispike.functional.inputs import Shape
 from equispike.functional.integrate import Reset
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Neuron
@@ -22,7 +23,6 @@ from equispike.simulation.trains import layer_at, padded, to_positions, train_by
 SIGNS = "+", "-"
 """Endings of the names of two trains: those of the input, and of layers that take spikes back."""
 
-Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 """Features of layers, by name."""
 
@@ -158,7 +158,7 @@ class Action:
     """
 
     node: Node
-    run: Callable[["State"], None]
+    run: Callable[["PlannedBatch"], None]
     reads: tuple[str, ...]
     writes: Mapping[str, int]
     last_read: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ class Plan:
         return max(1, min(timesteps, longest, memory // ((self.bytes_per_step + besides) * batch)))
 
 
-class State:
+class PlannedBatch:
     """What changes while a batch runs.
 
     Attributes:
@@ -265,13 +265,13 @@ class State:
 
     def next_chunk(self, longest: int) -> None:
         """Go on to as many steps as fit into the memory."""
-        # for potentials, currents come to memory too: see plan.fire
+        # for potentials, currents come to memory too: see plan.run_neurons
         currents = max((v[0, 0].numel() * v.itemsize for v in self.potentials.values()), default=0)
         chunk = self.plan.steps_per_chunk(self.batch, self.task.timesteps, self.memory, longest, currents)
         self.steps = range(self.steps.stop, min(self.steps.stop + chunk, self.task.timesteps + 1))
 
     def record(self) -> Record:
-        """See ``task.Batch``."""
+        """See ``task.Running``."""
         trains: dict[str, Tensor] = {}
         for name in self.task.trains:
             positive, *negative = (self.keep[train] for train in self.kept(name))
@@ -283,7 +283,7 @@ class State:
         return Record(self.readout, own.counts, own.fired, trains, self.potentials, own.negative)
 
     def moment(self) -> Moment:
-        """See ``task.Batch``."""
+        """See ``task.Running``."""
         return Moment(self.done, {**self.neurons.v, **self.pools}, self.sums, self.neurons.sent)
 
     @cached_property
@@ -344,27 +344,27 @@ class Machine(Protocol):
         """Whether it is fast too where most neurons spike."""
         ...
 
-    def fire(self, state: State, name: str, layer: Any) -> None:
+    def fire(self, state: PlannedBatch, name: str, layer: Any) -> None:
         """Run neurons, and the current that drives them, through the chunk; leaves their train."""
         ...
 
-    def emit(self, state: State, name: str, layer: Any) -> None:
+    def emit(self, state: PlannedBatch, name: str, layer: Any) -> None:
         """Leave a current as a dense value."""
         ...
 
-    def score(self, state: State, layer: Any, scale: float) -> None:
+    def score(self, state: PlannedBatch, layer: Any, scale: float) -> None:
         """Add a current, of a vector, to the scores."""
         ...
 
-    def replay(self, state: State, name: str) -> None:
+    def replay(self, state: PlannedBatch, name: str) -> None:
         """Take a train from those that are given."""
         ...
 
-    def draw(self, state: State, name: str) -> None:
+    def draw(self, state: PlannedBatch, name: str) -> None:
         """Leave Poisson spikes of the input, those of either sign as a train of their own."""
         ...
 
-    def packed(self, state: State, name: str) -> Tensor:
+    def packed(self, state: PlannedBatch, name: str) -> Tensor:
         """A train as bits, (T', B, positions, bytes)."""
         ...
 

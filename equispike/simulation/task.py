@@ -145,7 +145,7 @@ Visit = Callable[[str, Tensor], None]
 """Is shown a node's name and its value in a chunk, (T', B, *features), T' = 1 if it is the same in every step."""
 
 
-class Batch(Protocol):
+class Running(Protocol):
     """A batch of images on its way through the steps. It belongs to an engine, which alone changes it."""
 
     @property
@@ -177,7 +177,7 @@ class Engine(Protocol):
         ...
 
 
-def run(engine: Engine, task: Task, memory: int, start: Moment | None = None) -> Batch:
+def run(engine: Engine, task: Task, memory: int, start: Moment | None = None) -> Running:
     """Run one batch up to step T: the one loop over time."""
     batch = engine.begin(task, memory, start)
     while batch.done < task.timesteps:

@@ -39,6 +39,9 @@ ISA: str = core.instruction_sets()[-1] if core else ""
 """Instruction set that the core uses: the widest of this machine."""
 
 _WORD = 64
+MOST_DIGITS = 4
+"""Of a weight, to the base 256, in products: their sums are made modulo 2**32, and have 31 bits."""
+
 LANES = 16
 """Channels of the narrowest slab of the core."""
 

@@ -66,7 +66,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Point:
+class LearntPoint:
     """Where one lambda leads.
 
     Fields:
@@ -92,12 +92,12 @@ class TradeOff:
     """
 
     model: nn.Module
-    trained: Point
-    points: tuple[Point, ...]
+    trained: LearntPoint
+    points: tuple[LearntPoint, ...]
     images: Tensor
     settings: Settings = Settings()
 
-    def choose(self, tolerance: float = 0.005) -> Point:
+    def choose(self, tolerance: float = 0.005) -> LearntPoint:
         """The smallest Omega whose validation accuracy is at most ``tolerance`` below that of the trained network."""
         least = self.trained.validation_accuracy - tolerance - 1e-9
         within = [point for point in (self.trained, *self.points) if point.validation_accuracy >= least]
@@ -105,7 +105,7 @@ class TradeOff:
             raise EquispikeError(f"tolerance: {tolerance} is less than 0. Give a share of images, e.g. 0.005")
         return min(within, key=lambda point: point.omega)
 
-    def at(self, point: Point) -> nn.Module:
+    def at(self, point: LearntPoint) -> nn.Module:
         """A copy of the trained network with the point's thresholds, in eval mode; ready for ``es.convert``."""
         return with_p(self.model, point.p, self.images, self.settings)
 
@@ -147,7 +147,7 @@ def lower_thresholds(
     teacher = with_p(model, as_trained, images, settings).requires_grad_(False)
     teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     order = _order(len(train), settings, seed)
-    points: list[Point] = []
+    points: list[LearntPoint] = []
     for lambda_ in track(lambdas, "lambdas", len(lambdas)):
         student = _student(teacher, settings)
         raw = torch.full((1 if settings.shared else len(paths),), settings.start, device=device, requires_grad=True)
@@ -292,7 +292,7 @@ def _loss(teacher: nn.Module, student: nn.Module, images: Tensor, p: Mapping[str
     return rate_inference_loss(expected, scores, rates, lambda_)
 
 
-def _point(model: nn.Module, validation: Part, lambda_: float, p: Mapping[str, float], batch: int) -> Point:
+def _point(model: nn.Module, validation: Part, lambda_: float, p: Mapping[str, float], batch: int) -> LearntPoint:
     device = next(model.parameters()).device
     hits, total = 0, 0.0
     with torch.no_grad():
@@ -300,7 +300,7 @@ def _point(model: nn.Module, validation: Part, lambda_: float, p: Mapping[str, f
             scores, rates = scores_and_rates(model, images.to(device))
             hits += int((scores.argmax(1).cpu() == labels).sum())
             total += sum(float(omega(rate).double().sum()) for rate in rates) / len(rates)
-    return Point(lambda_, p, hits / len(validation), total / len(validation))
+    return LearntPoint(lambda_, p, hits / len(validation), total / len(validation))
 
 
 def _batch_norms(model: nn.Module) -> list[BatchNorm]:

@@ -59,7 +59,7 @@ def standardised(model: nn.Module) -> nn.Module:
     return model
 
 
-def plain(model: nn.Module) -> nn.Module:
+def with_plain_weights(model: nn.Module) -> nn.Module:
     """A copy of such a model with ordinary weights: the standardised ones, as they came out."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):

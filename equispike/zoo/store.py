@@ -22,13 +22,13 @@ from equispike.nn import with_levels
 from equispike.provenance import versions
 from equispike.zoo.data import load as load_data
 from equispike.zoo.models import MODELS, build
-from equispike.zoo.train import accuracy
+from equispike.zoo.train import accuracy_of
 
 CHECKOUT = root / "weights" if ((root := Path(__file__).parents[2]) / "pyproject.toml").is_file() else None
 """Weights that are too large for the package lie here, in a checkout."""
 MOST_LOST = 0.001
 """Share of the validation images that rounding may cost."""
-SCALES = ":scales"
+_SCALES = ":scales"
 """Ending of the names of what integers are multiplied by; no module has such a name."""
 
 
@@ -84,14 +84,14 @@ def keep(source: str | os.PathLike[str], folder: Path | None = None, data_folder
         raise FileError(f"{source}: does not say what it was trained on. Keep a file that 'equispike train' wrote")
     data = load_data(str(card["data"]), data_folder, bool(card.get("normalised", False)))
     after = in_8_bits(model)
-    was, now = accuracy(model, data.validation), accuracy(after, data.validation)
+    was, now = accuracy_of(model, data.validation), accuracy_of(after, data.validation)
     if now < was - MOST_LOST - 1e-9:
         raise EquispikeError(
             f"{source}: rounding costs {was - now:.2%} of the accuracy on {len(data.validation):,} validation images, "
             f"and at most {MOST_LOST:.1%} are allowed. Keep the file as it is"
         )
     name, told = str(card.pop("name")), {"bits": 8, "validation_accuracy_before": was, "validation_accuracy": now}
-    card |= {"rounded": told, "test_accuracy": accuracy(after, data.test), "test_images": len(data.test)}
+    card |= {"rounded": told, "test_accuracy": accuracy_of(after, data.test), "test_images": len(data.test)}
     path = folder / f"{name}.safetensors"
     save_model(path, name, model, card, rounded=True)
     return path
@@ -195,16 +195,16 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         scales = value.abs().flatten(1).amax(1).view(-1, *[1] * (value.ndim - 1)) / 127
         scales = scales.where(scales > 0, 1.0)
         packed[name] = (value / scales).round().clamp(-127, 127).to(torch.int8)
-        packed[name + SCALES] = scales
+        packed[name + _SCALES] = scales
     return packed
 
 
 def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights that such integers stand for, to the last bit the same wherever they are read."""
     return {
-        name: value.to(tensors[name + SCALES].dtype) * tensors[name + SCALES] if name + SCALES in tensors else value
+        name: value.to(tensors[name + _SCALES].dtype) * tensors[name + _SCALES] if name + _SCALES in tensors else value
         for name, value in tensors.items()
-        if not name.endswith(SCALES)
+        if not name.endswith(_SCALES)
     }
 
 

@@ -24,8 +24,8 @@ from equispike.zoo.data import Dataset, Part
 from equispike.zoo.parallel import from_first, rank, share_buffers, total, world, wrapped
 from equispike.zoo.rate_inference import learning_p, learnt_p, rates_of
 from equispike.zoo.recipes import Recipe
-from equispike.zoo.standardise import plain, standardised
-from equispike.zoo.training_state import Epoch, State
+from equispike.zoo.standardise import standardised, with_plain_weights
+from equispike.zoo.training_state import Epoch, TrainingState
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Acceleration:
     """How the arithmetic is done: what may change a result in its last digits, and its speed.
 
     Fields:
@@ -74,7 +74,7 @@ def train(
     report: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
-    machine: Machine = Machine(),
+    machine: Acceleration = Acceleration(),
 ) -> Trained:
     """Train a copy of `model` on its device; the model given and the caller's random state stay as they are.
 
@@ -100,7 +100,7 @@ def train(
     # A third faster on a CPU (MNIST CNN, batch 128) than channels first.
     moving.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     data = f"{train.name} ({len(train):,}), {validation.name} ({len(validation):,})"
-    state = State(moving, recipe, {"recipe": repr(recipe), "data": data, "seed": seed})
+    state = TrainingState(moving, recipe, {"recipe": repr(recipe), "data": data, "seed": seed})
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if checkpoint is not None and checkpoint.exists():
@@ -111,7 +111,7 @@ def train(
     # not the model that moved, which synchronised batch norm and memory formats have changed
     trained = _parametrised(model, recipe)
     trained.load_state_dict(state.best_weights)
-    trained = plain(trained) if recipe.standardise else trained
+    trained = with_plain_weights(trained) if recipe.standardise else trained
     trained = learnt_p(trained) if recipe.rate_inference else trained
     assert state.best is not None
     return Trained(trained.eval(), tuple(state.history), state.best)
@@ -126,7 +126,7 @@ def card(trained: Trained, data: Dataset, recipe: Recipe, seed: int) -> dict[str
         "recipe": repr(recipe),
         "seed": seed,
         "best": asdict(trained.best),
-        "test_accuracy": accuracy(trained.model, data.test),
+        "test_accuracy": accuracy_of(trained.model, data.test),
         "test_images": len(data.test),
     }
 
@@ -141,7 +141,7 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def accuracy(model: nn.Module, images: Part, batch: int = 500) -> float:
+def accuracy_of(model: nn.Module, images: Part, batch: int = 500) -> float:
     """Share of images, between 0 and 1, whose highest score is their label's. In eval mode, on the model's device."""
     if not len(images):
         raise DataError(f"{images.name}: no images to measure an accuracy on")
@@ -174,12 +174,12 @@ def _parametrised(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 def _train(
-    state: State,
+    state: TrainingState,
     recipe: Recipe,
     seed: int,
     train: Part,
     validation: Part,
-    machine: Machine,
+    machine: Acceleration,
     report: Callable[[Progress], None],
     checkpoint: Path | None,
 ) -> None:
@@ -204,7 +204,7 @@ def _train(
         epoch = _one_epoch(state, recipe, forward, train, machine, number, lambda e, k, s=began: tell(e, s + k))
         share_buffers(state.model)
         measured = time.perf_counter()
-        epoch = replace(epoch, validation_accuracy=accuracy(state.model, validation))
+        epoch = replace(epoch, validation_accuracy=accuracy_of(state.model, validation))
         epoch = replace(epoch, seconds=epoch.seconds + time.perf_counter() - measured)
         state.add(epoch)
         if checkpoint is not None and not rank():
@@ -213,11 +213,11 @@ def _train(
 
 
 def _one_epoch(
-    state: State,
+    state: TrainingState,
     recipe: Recipe,
     forward: Callable[[Tensor], Tensor],
     train: Part,
-    machine: Machine,
+    machine: Acceleration,
     number: int,
     tell: Callable[[Epoch, int], None],
 ) -> Epoch:

@@ -37,7 +37,7 @@ class Epoch:
     images_per_second: float
 
 
-class State:
+class TrainingState:
     """Model, optimiser, history and best weights of a training; its random state is torch's own.
 
     Args:

@@ -12,7 +12,6 @@ from equispike.graph.reading.aten import TRANSLATIONS, remedy
 from equispike.graph.reading.values import Untranslatable, Value, laid
 
 Attributes = Mapping[str, Any]
-aten: Any = torch.ops.aten
 UNKNOWN = "is not known to the reader of ONNX files. Convert the PyTorch module, or a program of torch.export"
 SAME_IN_PYTORCH = {
     "InstanceNormalization": "InstanceNorm2d", "LayerNormalization": "LayerNorm", "GroupNormalization": "GroupNorm",

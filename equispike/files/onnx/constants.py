@@ -18,7 +18,7 @@ TYPES = {
 }  # fmt: skip
 """Numbers that stand for types in ONNX."""
 
-LARGEST = 2**27
+_LARGEST = 2**27
 """Numbers in a constant; a file that asks for more is made to fill the memory."""
 
 
@@ -26,14 +26,14 @@ def fold(kind: str, attributes: Attributes, inputs: Sequence[Any]) -> Tensor:
     """The value of an operation on constants. Untranslatable, or what torch raises, if it has none."""
     tensors = [x for x in inputs if isinstance(x, Tensor) and x.numel()]
     if kind in ELEMENTWISE:
-        affordable(*np.broadcast_shapes(*(tuple(x.shape) for x in tensors)))
+        _affordable(*np.broadcast_shapes(*(tuple(x.shape) for x in tensors)))
         return ELEMENTWISE[kind](*inputs)
     return FOLDED[kind](attributes, *inputs)
 
 
-def affordable(*shape: int) -> tuple[int, ...]:
+def _affordable(*shape: int) -> tuple[int, ...]:
     """A shape. Untranslatable if it is out of proportion."""
-    if min(shape, default=1) < 0 or math.prod(shape) > LARGEST:
+    if min(shape, default=1) < 0 or math.prod(shape) > _LARGEST:
         raise Untranslatable(f"makes a constant of shape {shape}, which is out of proportion. Simplify the file")
     return shape
 
@@ -47,7 +47,7 @@ def _shape(attributes: Attributes, x: Any) -> Tensor:
 def _gather(attributes: Attributes, x: Tensor, index: Tensor) -> Tensor:
     axis = int(attributes.get("axis", 0)) % x.ndim
     index = index.long()
-    affordable(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    _affordable(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
     taken = x.index_select(axis, torch.where(index < 0, index + x.shape[axis], index).flatten())
     return taken.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
@@ -101,22 +101,22 @@ def _cast(attributes: Attributes, x: Tensor) -> Tensor:
 
 def _filled(attributes: Attributes, shape: Tensor) -> Tensor:
     value = torch.as_tensor(attributes.get("value", 0.0)).flatten()
-    return value.repeat(math.prod(sizes := affordable(*whole_numbers(shape)))).reshape(sizes)
+    return value.repeat(math.prod(sizes := _affordable(*whole_numbers(shape)))).reshape(sizes)
 
 
 def _expanded(attributes: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    sizes = affordable(*whole_numbers(shape))
+    sizes = _affordable(*whole_numbers(shape))
     return x.expand(np.broadcast_shapes(tuple(x.shape), sizes)).contiguous()
 
 
 def _repeated(attributes: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
-    times = affordable(*whole_numbers(repeats))
-    affordable(*(n * r for n, r in zip(x.shape, times, strict=True)))
+    times = _affordable(*whole_numbers(repeats))
+    _affordable(*(n * r for n, r in zip(x.shape, times, strict=True)))
     return x.repeat(times)
 
 
 def _range(attributes: Attributes, start: Tensor, end: Tensor, step: Tensor) -> Tensor:
-    affordable(math.ceil((float(end) - float(start)) / float(step)))
+    _affordable(math.ceil((float(end) - float(start)) / float(step)))
     return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
 
 
@@ -132,7 +132,7 @@ def _sliced(attributes: Attributes, x: Tensor, *given: Any) -> Tensor:
 
 
 def _multiplied(attributes: Attributes, x: Tensor, y: Tensor) -> Tensor:
-    affordable(*x.shape[:-1], y.shape[-1])
+    _affordable(*x.shape[:-1], y.shape[-1])
     return x @ y
 
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 
 from equispike.files.onnx import moves
-from equispike.files.onnx.arguments import Attributes, aten, axis_of, behind, constant_of, translated, whole_numbers
+from equispike.files.onnx.arguments import Attributes, axis_of, behind, constant_of, translated, whole_numbers
 from equispike.graph.ops import Add, AvgPool, Linear, MaxPool, Op, Pad
 from equispike.graph.reading.aten import TRANSLATIONS
-from equispike.graph.reading.values import Untranslatable, Value
+from equispike.graph.reading.values import Untranslatable, Value, aten
 
 
 def _windows(attributes: Attributes, x: Value, kernel: Sequence[int]) -> tuple[list[Op], dict[str, list[int]]]:
@@ -300,7 +300,7 @@ OPERATIONS: dict[str, Callable[..., list[Op]]] = {
 
 RESHAPING = "Flatten", "Reshape", "Squeeze", "Unsqueeze"
 
-SPLITS: dict[str, Callable[..., list[list[Op]]]] = {"Split": moves.split}
+SPLITTING: dict[str, Callable[..., list[list[Op]]]] = {"Split": moves.split}
 """Operations of several results: given how many there are, the operations that give each."""
 
 AT_THE_END = "Softmax", "LogSoftmax"

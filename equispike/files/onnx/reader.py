@@ -12,7 +12,7 @@ from torch import Tensor
 from equispike.errors import ConversionError, extra, one_line
 from equispike.files.onnx.arguments import refusal
 from equispike.files.onnx.constants import CONSTANTS, fold
-from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITS, shape_of_reshape
+from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITTING, shape_of_reshape
 from equispike.graph.fold import tidy
 from equispike.graph.linear import reshaped
 from equispike.graph.network import LARGEST, Network, Node, shape_of
@@ -60,7 +60,7 @@ class GraphReader:
     def network(self) -> Network:
         """The graph as a Network; ConversionError or ValueError name what is in the way."""
         self._read_input()
-        known = OPERATIONS.keys() | SPLITS.keys() | CONSTANTS | set(AT_THE_END)
+        known = OPERATIONS.keys() | SPLITTING.keys() | CONSTANTS | set(AT_THE_END)
         if unknown := {str(n.op_type) for n in self.calls.values()} - known:
             listed = "; ".join(f"{kind}: {refusal(kind)}" for kind in sorted(unknown))
             raise ConversionError(f"holds operations that do not convert. {listed}")
@@ -124,13 +124,13 @@ class GraphReader:
             if str(node.output[0]) != self.output or len(values[0].shape) != 1:
                 raise Untranslatable(refusal("softmax"))
             return [values[0]]
-        if kind not in OPERATIONS and kind not in SPLITS:
+        if kind not in OPERATIONS and kind not in SPLITTING:
             raise Untranslatable(refusal(kind))
         if kind not in RESHAPING:
             inputs = [self._shaped(layer, x) for x in inputs]
             values = [x for x in inputs if isinstance(x, Value)]
-        if kind in SPLITS:
-            parts = SPLITS[kind](attributes, len(node.output), *inputs)
+        if kind in SPLITTING:
+            parts = SPLITTING[kind](attributes, len(node.output), *inputs)
             return [self._appended(layer, ops, values) for ops in parts]
         if kind not in RESHAPING:
             return [self._appended(layer, OPERATIONS[kind](attributes, *inputs), values)]

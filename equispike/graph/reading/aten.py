@@ -15,9 +15,7 @@ from torch import Tensor
 from equispike.graph import linear
 from equispike.graph.ops import Add, AvgPool, Concat, Flatten, Op
 from equispike.graph.reading import clips, moves, pools, weights
-from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, broadcast, flat, scaled
-
-aten: Any = torch.ops.aten
+from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten, broadcast, flat
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
 RANDOM = "drops at random in eval mode too. Pass training=self.training"
@@ -71,8 +69,8 @@ def _add(x: Any, y: Any, *, alpha: float = 1) -> Ops:
             return [Add((1.0, float(alpha)))]
         return _broadcast(x, y, float(alpha))
     if isinstance(x, Value):
-        return scaled(x, 1.0, y * alpha)
-    return scaled(y, float(alpha), x)
+        return affine(x, 1.0, y * alpha)
+    return affine(y, float(alpha), x)
 
 
 def _broadcast(x: Value, y: Value, alpha: float) -> Ops:
@@ -97,11 +95,11 @@ def _sub(x: Any, y: Any, *, alpha: float = 1) -> Ops:
 
 
 def _rsub(x: Value, y: Any, alpha: float = 1) -> Ops:
-    return scaled(x, -float(alpha), y)
+    return affine(x, -float(alpha), y)
 
 
 def _neg(x: Value) -> Ops:
-    return scaled(x, -1.0, 0.0)
+    return affine(x, -1.0, 0.0)
 
 
 def _mul(x: Any, y: Any) -> Ops:
@@ -110,13 +108,13 @@ def _mul(x: Any, y: Any) -> Ops:
         if isinstance(mask, Mask):
             return clips.chosen(mask, other, 0.0) if mask.above else clips.chosen(mask, 0.0, other)
         raise Untranslatable("multiplies two data-dependent tensors (a gate or attention). Remove it")
-    return scaled(x, y, 0.0) if isinstance(x, Value) else scaled(y, x, 0.0)
+    return affine(x, y, 0.0) if isinstance(x, Value) else affine(y, x, 0.0)
 
 
 def _div(x: Any, y: Any) -> Ops:
     if isinstance(y, Value):
         raise Untranslatable("divides by a data-dependent tensor. Remove it")
-    return scaled(x, 1.0 / y, 0.0)
+    return affine(x, 1.0 / y, 0.0)
 
 
 def _cat(values: list[Value | Tensor], dim: int = 0) -> Ops:
@@ -185,10 +183,10 @@ def _nothing(x: Value, *_: Any, **__: Any) -> list[Op]:
 
 
 TRANSLATIONS: dict[object, Callable[..., Ops]] = {
-    **weights.TRANSLATIONS,
-    **pools.TRANSLATIONS,
-    **moves.TRANSLATIONS,
-    **clips.TRANSLATIONS,
+    **weights.WEIGHTS,
+    **pools.POOLS,
+    **moves.MOVES,
+    **clips.CLIPS,
     aten.add.Tensor: _add,
     aten.sub.Tensor: _sub,
     aten.rsub.Scalar: _rsub,

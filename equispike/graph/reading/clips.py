@@ -10,9 +10,7 @@ from torch import Tensor
 
 from equispike.functional import rate
 from equispike.graph.ops import Add, Affine, LeakyReLU, Neuron, Op
-from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, scaled
-
-aten: Any = torch.ops.aten
+from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten
 
 
 def relu(x: Value) -> list[Op]:
@@ -118,7 +116,7 @@ def _bounded(x: Value | Tensor, y: Value | Tensor, side: float) -> Ops:
     fixed = torch.as_tensor(constant).double()
     if bool((fixed == fixed.flatten()[0]).all()):
         return clamp(data, float(fixed.flatten()[0])) if side > 0 else clamp(data, None, float(fixed.flatten()[0]))
-    return [*scaled(data, side, -side * fixed), Neuron(), *scaled(data, side, fixed)]
+    return [*affine(data, side, -side * fixed), Neuron(), *affine(data, side, fixed)]
 
 
 def _leaky_relu(x: Value, slope: Any = 0.01) -> Ops:
@@ -161,7 +159,7 @@ def chosen(mask: Any, x: Any, y: Any) -> Ops:
     raise Untranslatable("chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU")
 
 
-TRANSLATIONS: dict[object, Callable[..., Ops]] = {
+CLIPS: dict[object, Callable[..., Ops]] = {
     aten.relu.default: relu,
     aten.relu6.default: _relu6,
     aten.clamp.default: clamp,

@@ -10,13 +10,12 @@ from torch.utils import _pytree as tree
 from equispike.graph import linear
 from equispike.graph.ops import Concat, Flatten, Op, Pad, Sparse
 from equispike.graph.reading.program import BATCH_SIZE
-from equispike.graph.reading.values import Ops, Step, Untranslatable, Value, affordable, flat
+from equispike.graph.reading.values import Ops, Step, Untranslatable, Value, affordable, aten, flat
 
-aten: Any = torch.ops.aten
 MIXES = "mixes the images of a batch. Keep the first dimension for the images"
 
 
-def run(find: Callable[..., Sparse | None], target: Any, *arguments: Any, **settings: Any) -> Ops:
+def mapped(find: Callable[..., Sparse | None], target: Any, *arguments: Any, **settings: Any) -> Ops:
     """The map of a call with one value of the images among its arguments."""
     values = [x for x in flat([*arguments, *settings.values()]) if isinstance(x, Value)]
     if len(values) != 1:
@@ -62,17 +61,17 @@ def joined(function: Callable[[list[Tensor]], Tensor], values: Sequence[Value]) 
 
 def move(target: Any) -> Callable[..., Ops]:
     """Translation of a call that moves, repeats or leaves out features."""
-    return lambda *arguments, **settings: run(linear.moved, target, *arguments, **settings)
+    return lambda *arguments, **settings: mapped(linear.moved, target, *arguments, **settings)
 
 
 def weighted(target: Any) -> Callable[..., Ops]:
     """Translation of any call that is linear in the images' data."""
-    return lambda *arguments, **settings: run(linear.found, target, *arguments, **settings)
+    return lambda *arguments, **settings: mapped(linear.found, target, *arguments, **settings)
 
 
 def between(target: Any) -> Callable[..., Ops]:
     """Translation of a call that interpolates in space."""
-    return lambda *arguments, **settings: run(linear.interpolated, target, *arguments, **settings)
+    return lambda *arguments, **settings: mapped(linear.interpolated, target, *arguments, **settings)
 
 
 def margins(before: tuple[int, ...], after: tuple[int, ...]) -> list[Op]:
@@ -106,7 +105,7 @@ def _calls(translation: Callable[[Any], Callable[..., Ops]], names: str) -> dict
     return {overload: translation(overload) for overload in overloads}
 
 
-TRANSLATIONS: dict[object, Callable[..., Ops]] = {
+MOVES: dict[object, Callable[..., Ops]] = {
     **_calls(
         move,
         """_unsafe_index broadcast_to diagonal expand flip fliplr flipud im2col index index_select movedim moveaxis

@@ -8,9 +8,7 @@ import torch
 from equispike.graph import linear
 from equispike.graph.ops import Add, AvgPool, Conv, Flatten, MaxPool, Op
 from equispike.graph.reading import moves, weights
-from equispike.graph.reading.values import Ops, Stacked, Untranslatable, Value, flat, per_axis
-
-aten: Any = torch.ops.aten
+from equispike.graph.reading.values import Ops, Stacked, Untranslatable, Value, aten, flat, per_axis
 
 
 def _avg_pool(
@@ -92,7 +90,7 @@ def _max_pool(
     return [MaxPool(size, strides, per_axis(padding, dims), per_axis(dilation, dims), ceil_mode)]
 
 
-TRANSLATIONS: dict[object, Callable[..., Ops]] = {
+POOLS: dict[object, Callable[..., Ops]] = {
     aten.avg_pool1d.default: _avg_pool,
     aten.avg_pool2d.default: _avg_pool,
     aten.adaptive_avg_pool1d.default: _adaptive_avg_pool,

@@ -18,21 +18,19 @@ from equispike.graph.network import LARGEST, Network, Node, free
 from equispike.graph.ops import Neuron, Op, Readout, map_tensors
 from equispike.graph.reading.aten import HARMLESS, RESHAPES, RISING, SOFTMAXES, SPLITS, TRANSLATIONS, remedy, reshape
 from equispike.graph.reading.clips import COMPARISONS
-from equispike.graph.reading.moves import MIXES
-from equispike.graph.reading.moves import TRANSLATIONS as MOVES
+from equispike.graph.reading.moves import MIXES, MOVES
 from equispike.graph.reading.parts import parts
 from equispike.graph.reading.program import BATCH_SIZE, Program
-from equispike.graph.reading.values import Mask, Ops, Stacked, Step, Untranslatable, Value, flat, laid
+from equispike.graph.reading.values import Mask, Ops, Stacked, Step, Untranslatable, Value, aten, flat, laid
 from equispike.graph.reading.verdicts import VERDICTS, Finding
 
 FxNode = torch.fx.Node
-aten: Any = torch.ops.aten
 
 LIKE: frozenset[object] = frozenset({aten.zeros_like.default, aten.ones_like.default, aten.full_like.default})
 FILLED: frozenset[object] = frozenset({aten.zeros.default, aten.ones.default, aten.full.default, aten.expand.default})
 """Calls that give the same for each image: of the shape of a value, or of one that names the number of images."""
 
-BATCH = "depends on how many images are in a batch. Compute with each image alone"
+ON_BATCH_SIZE = "depends on how many images are in a batch. Compute with each image alone"
 
 
 class Reader:
@@ -169,7 +167,7 @@ class Reader:
             elif translate is None and node.target not in TRANSLATIONS:
                 raise Untranslatable(remedy(operation))
             elif BATCH_SIZE in flat(arguments) and node.target not in MOVES:
-                raise Untranslatable(BATCH)
+                raise Untranslatable(ON_BATCH_SIZE)
             else:
                 arguments = [self._settled(a) for a in arguments]
                 inputs = tuple(part for a in flat(arguments) if isinstance(a, Value) for part in _parts_of(a))

@@ -12,6 +12,9 @@ from equispike.graph import linear
 from equispike.graph.network import LARGEST
 from equispike.graph.ops import Affine, Op
 
+aten: Any = torch.ops.aten
+"""The operations that PyTorch's programs consist of; their overloads are not known to type checkers."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -107,7 +110,7 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(n) for n in found)
 
 
-def scaled(x: Value, scale: Any, shift: Any) -> list[Op]:
+def affine(x: Value, scale: Any, shift: Any) -> list[Op]:
     """y = scale x + shift with constants, per channel or per feature; the constants may make the features larger."""
     factors, added = _constant(x, scale), _constant(x, shift)
     shape = broadcast(x.shape, factors.shape, added.shape)
@@ -118,7 +121,7 @@ def scaled(x: Value, scale: Any, shift: Any) -> list[Op]:
     channels = [t.expand(along).reshape(-1).clone() for t in (factors, added) if _fits(t, along)]
     if len(channels) == 2:
         return [*larger, Affine(channels[0], channels[1])]
-    return [*larger, linear.scaled(factors.double(), shape, added.double())]
+    return [*larger, linear.multiplied(factors.double(), shape, added.double())]
 
 
 def _fits(constant: Tensor, along: Sequence[int]) -> bool:

@@ -10,9 +10,7 @@ from torch import Tensor
 from equispike.graph import linear
 from equispike.graph.ops import Affine, Conv, Linear, Op, Pad
 from equispike.graph.reading import moves
-from equispike.graph.reading.values import Ops, Untranslatable, Value, affordable, flat, per_axis, scaled
-
-aten: Any = torch.ops.aten
+from equispike.graph.reading.values import Ops, Untranslatable, Value, affine, affordable, aten, flat, per_axis
 
 NO_STATISTICS = "has no running statistics to fold in. Use track_running_stats=True, and the model's eval mode"
 THREE_DIMENSIONAL = "3d convolutions are not supported. Use 1d or 2d"
@@ -73,7 +71,7 @@ def upsample(x: Value, size: Any, factors: Any = None, *more: Any) -> Ops:
     repeats = tuple(new // old for new, old in zip(wanted, space, strict=True))
     if any(new % old for new, old in zip(wanted, space, strict=True)):
         target = aten.upsample_nearest1d.vec if len(space) == 1 else aten.upsample_nearest2d.vec
-        return moves.run(linear.interpolated, target, x, size, factors, *(more if factors is None else ()))
+        return moves.mapped(linear.interpolated, target, x, size, factors, *(more if factors is None else ()))
     return _conv_transposed(x, torch.ones(affordable(x.shape[0], 1, *repeats)), None, repeats, groups=x.shape[0])
 
 
@@ -102,7 +100,7 @@ def _matmul(x: Any, weight: Any) -> Ops:
 def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Ops:
     if not isinstance(x, Value) or not isinstance(weight, Tensor) or isinstance(bias, Value):
         raise Untranslatable("is not images times fixed weights. Only x @ weight, with a matrix, converts")
-    return [*_linear(x, weight.t() * alpha), *scaled(Value(x.node, (weight.shape[1],)), 1.0, bias * beta)]
+    return [*_linear(x, weight.t() * alpha), *affine(Value(x.node, (weight.shape[1],)), 1.0, bias * beta)]
 
 
 def _batch_norm(
@@ -136,7 +134,7 @@ def _pixel_shuffle(x: Value, factor: int) -> list[Op]:
     return _conv_transposed(x, weight.view(-1, channels, factor, factor), stride=factor)
 
 
-TRANSLATIONS: dict[object, Callable[..., Ops]] = {
+WEIGHTS: dict[object, Callable[..., Ops]] = {
     aten.conv1d.default: _conv,
     aten.conv1d.padding: _conv,
     aten.conv2d.default: _conv,

@@ -15,7 +15,7 @@ import torch
 from equispike.errors import SimulationError
 from equispike.graph.network import Network
 from equispike.simulation.events import ByPlan
-from equispike.simulation.state import State
+from equispike.simulation.state import PlannedBatch
 from equispike.simulation.task import Moment, Replay, Task, Visit
 from equispike.simulation.trains import padded
 
@@ -23,7 +23,7 @@ OLDEST = (8, 0)
 """Compute capability from which on the tensor cores multiply bytes as the kernels need it."""
 
 
-def suits(network: Network) -> bool:
+def able(network: Network) -> bool:
     """Whether the kernels can run this network: in float32, on an NVIDIA GPU that is not too old, with Triton."""
     plain = all((op.drive is None or len(op.drive) == 1) and not op.signed for op in network.neurons.values())
     return plain and network.dtype == torch.float32 and network.device.type == "cuda" and _able(network.device)
@@ -51,13 +51,13 @@ def _check_batch(network: Network, images: int) -> None:
 class Gpu:
     """The engine for GPUs; the record is that of ``stepwise``."""
 
-    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> State:
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> PlannedBatch:
         """See ``task.Engine``.
 
         Raises:
             SimulationError: no GPU that can, or no Triton, or the network is not in float32; or the batch is too large.
         """
-        if not suits(task.network):
+        if not able(task.network):
             raise SimulationError(
                 "engine: 'gpu' needs a network in float32 on an NVIDIA GPU (compute capability 8.0 or higher), and "
                 "Triton; its neurons have no drive by step and no signed spikes. "
@@ -67,7 +67,7 @@ class Gpu:
         with torch.cuda.device(task.network.device):
             return _by_plan().begin(task, memory, start, replay)
 
-    def advance(self, batch: State, visit: Visit | None = None) -> None:
+    def advance(self, batch: PlannedBatch, visit: Visit | None = None) -> None:
         """See ``task.Engine``."""
         with torch.cuda.device(batch.network.device):
             _by_plan().advance(batch, visit)
@@ -76,5 +76,5 @@ class Gpu:
 @cache
 def _by_plan() -> ByPlan:
     """Triton is imported when a GPU is asked for."""
-    machine: Any = import_module("equispike.simulation.gpu.layers")
-    return ByPlan(machine)
+    layers: Any = import_module("equispike.simulation.gpu.layers")
+    return ByPlan(layers.TensorCores())

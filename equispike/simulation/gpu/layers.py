@@ -6,7 +6,7 @@ filled up to a multiple of 16.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from itertools import accumulate
@@ -20,25 +20,22 @@ from equispike.graph.network import Network
 from equispike.simulation import plan
 from equispike.simulation.currents import Current, integers, most_at_once
 from equispike.simulation.gpu.tables import Gather, Tiles, gather_of, taps_of
-from equispike.simulation.state import SIGNS, Driven, Shapes, State, by_layer, by_step, extents
-from equispike.simulation.trains import extent, from_bits, padded, to_bits, train_bytes, widen
+from equispike.simulation.state import SIGNS, Driven, PlannedBatch, Shapes, by_layer, by_step, extents
+from equispike.simulation.trains import MOST_DIGITS, extent, from_bits, padded, to_bits, train_bytes, widen
 
 kernels: Any = import_module("equispike.simulation.gpu.kernels")  # Triton's language has no types
 
 MOST_AT_ONCE = 127
 """Spikes that a byte may count: of a window's positions, in a step."""
 
-MOST_DIGITS = 4
-"""Of a weight. Sums are made modulo 2**32 and need no more: they have 31 bits."""
-
 SUMS = 2**28
 """Bytes for what arrives at a layer whose products and neurons take turns."""
 
-BLOCK = 1024
+PROGRAM = 1024
 """Neurons of a program that needs no products."""
 
 
-class Layer:
+class GpuLayer:
     """A current as the GPU's kernels compute it."""
 
     def __init__(
@@ -75,7 +72,7 @@ class Layer:
         self.based = current.bias is not None or bool(current.dense)
         self.bias: Tensor | None = widen(bias, self.channels).to(device).view(1, 1, 1, -1)
 
-    def added(self, state: State, first: int = 0) -> tuple[object, ...]:
+    def added(self, state: PlannedBatch, first: int = 0) -> tuple[object, ...]:
         """What is added to the products of steps, from this one of the chunk on, as the kernels take it.
 
         First the base and how far its images, positions and steps are apart, then what taps read.
@@ -89,7 +86,7 @@ class Layer:
         table = torch.tensor(reads, dtype=torch.int64).to(where.device) if reads else where  # not looked at then
         return base, *strides[:3], table, where, self.taps.weights, len(reads)
 
-    def spikes(self, state: State, gather: Gather) -> Tensor:
+    def spikes(self, state: PlannedBatch, gather: Gather) -> Tensor:
         """Spikes that a gather reads, or their sums in its windows, (T', B, cells, inputs)."""
         train = state.trains[gather.train]
         if gather.windows is None:
@@ -97,8 +94,8 @@ class Layer:
         steps, batch, sources, inputs = train.shape
         cells, most = gather.windows.shape
         pooled = train.new_empty(steps, batch, cells, inputs)
-        programs = (-(-pooled.numel() // BLOCK),)
-        kernels.pool[programs](train, gather.windows, pooled, pooled.numel(), sources, cells, inputs, most, BLOCK)
+        programs = (-(-pooled.numel() // PROGRAM),)
+        kernels.pool[programs](train, gather.windows, pooled, pooled.numel(), sources, cells, inputs, most, PROGRAM)
         return pooled
 
     def sums(self, spikes: list[Tensor]) -> Tensor:
@@ -117,7 +114,7 @@ class Layer:
         """Whether one kernel makes products and neurons: if there is enough to do in each step."""
         return len(self.gathers) == 1 and prod(self._programs(batch, self.gathers[0])) >= processors(self.units.device)
 
-    def fire(self, state: State, spikes: Tensor, v: Tensor) -> None:
+    def fire(self, state: PlannedBatch, spikes: Tensor, v: Tensor) -> None:
         """Neurons and products in one kernel; fills ``spikes`` and brings ``v`` up to date."""
         (gather,) = self.gathers
         source = self.spikes(state, gather)
@@ -128,7 +125,7 @@ class Layer:
             self.based, bool(self.taps.trains), self.hard, *self._sizes(gather), **self._settings,
         )  # fmt: skip
 
-    def integrate(self, state: State, out: Tensor, v: Tensor | None) -> None:
+    def integrate(self, state: PlannedBatch, out: Tensor, v: Tensor | None) -> None:
         """Products, then neurons, some steps at a time; or without potentials the currents into ``out``."""
         steps, batch, positions, channels = out.shape
         spikes = [self.spikes(state, gather) for gather in self.gathers]
@@ -138,10 +135,10 @@ class Layer:
         for first in range(0, steps, block):
             own = out[first : first + block]
             arrived = self.sums([source[first : first + block] for source in spikes]) if self.gathers else own
-            kernels.integrate[(-(-size // BLOCK),)](
+            kernels.integrate[(-(-size // PROGRAM),)](
                 arrived, self.units, *self.added(state, first), self.threshold if fires else unread,
                 v if fires else unread, own, len(own), batch, positions, channels, bool(self.gathers),
-                bool(self.taps.trains), fires, self.hard, BLOCK,
+                bool(self.taps.trains), fires, self.hard, PROGRAM,
             )  # fmt: skip
 
     def _programs(self, batch: int, gather: Gather) -> tuple[int, int]:
@@ -163,17 +160,7 @@ def processors(device: torch.device) -> int:
     return cast("Any", torch.cuda).get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def suits(current: Current) -> bool:
-    """Whether bytes hold the sums of spikes in all windows of a current."""
-    return all(most_at_once(term) <= MOST_AT_ONCE for term in current.gathers)
-
-
-def multiplies(dtype: torch.dtype) -> bool:
-    """Nothing is faster where most neurons spike."""
-    return True
-
-
-class Neurons:
+class GpuNeurons:
     """All neurons that run.
 
     Attributes:
@@ -195,17 +182,17 @@ class Neurons:
 
     @property
     def v(self) -> Mapping[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         return by_layer(self.potentials, self.images, self.shapes)
 
     @property
     def counts(self) -> Mapping[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         return by_layer(self.spikes, self.images, self.shapes)
 
     @property
     def fired(self) -> Mapping[str, Tensor]:
-        """See ``neurons.Neurons``."""
+        """See ``state.Neurons``."""
         return by_step(self.tallies, self.shapes)
 
     @property
@@ -222,66 +209,77 @@ class Neurons:
         """Nothing to begin with."""
 
 
-def fire(state: State, name: str, layer: Layer) -> None:
-    """Neurons, and the current that drives them."""
-    neurons: Any = state.neurons
-    v, counts, tally = neurons.parts[name]
-    batch, steps = state.batch, len(state.steps)
-    spikes = v.new_empty(steps, *v.shape, dtype=torch.int8)
-    if layer.together(batch):
-        layer.fire(state, spikes, v)
-    else:
-        layer.integrate(state, spikes, v)
-    fired = tally[:, state.rows]
-    size = v[0].numel()
-    programs = batch, -(-size // (4 * BLOCK))
-    kernels.tally[programs](spikes, counts, fired, fired.stride(0), steps, batch, size, 4 * BLOCK)
-    state.trains[name] = spikes
+@dataclass(frozen=True)
+class TensorCores:
+    """A GPU's tensor cores as a machine (see ``state.Machine``)."""
 
+    Layer = GpuLayer
+    Neurons = GpuNeurons
 
-def emit(state: State, name: str, layer: Layer) -> None:
-    """The dense value of a node whose current or spikes the machine has."""
-    batch, steps = state.batch, len(state.steps)
-    currents = layer.units.new_empty(steps, batch, layer.positions, layer.channels)
-    layer.integrate(state, currents, None)
-    value = currents[..., : layer.shape[0]].transpose(2, 3)
-    state.dense[name] = value.reshape(steps, batch, *state.network.shapes[name])
+    def suits(self, current: Current) -> bool:
+        """Whether bytes hold the sums of spikes in all windows of a current."""
+        return all(most_at_once(term) <= MOST_AT_ONCE for term in current.gathers)
 
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Nothing is faster where most neurons spike."""
+        return True
 
-def score(state: State, layer: Layer, scale: float) -> None:
-    """Class scores whose currents the machine has, added up."""
-    name = state.network.nodes[-1].inputs[0]
-    emit(state, name, layer)
-    plan.score(state, name, scale)
+    def fire(self, state: PlannedBatch, name: str, layer: GpuLayer) -> None:
+        """Neurons, and the current that drives them."""
+        neurons: Any = state.neurons
+        v, counts, tally = neurons.parts[name]
+        batch, steps = state.batch, len(state.steps)
+        spikes = v.new_empty(steps, *v.shape, dtype=torch.int8)
+        if layer.together(batch):
+            layer.fire(state, spikes, v)
+        else:
+            layer.integrate(state, spikes, v)
+        fired = tally[:, state.rows]
+        size = v[0].numel()
+        programs = batch, -(-size // (4 * PROGRAM))
+        kernels.tally[programs](spikes, counts, fired, fired.stride(0), steps, batch, size, 4 * PROGRAM)
+        state.trains[name] = spikes
 
+    def emit(self, state: PlannedBatch, name: str, layer: GpuLayer) -> None:
+        """The dense value of a node whose current or spikes the machine has."""
+        batch, steps = state.batch, len(state.steps)
+        currents = layer.units.new_empty(steps, batch, layer.positions, layer.channels)
+        layer.integrate(state, currents, None)
+        value = currents[..., : layer.shape[0]].transpose(2, 3)
+        state.dense[name] = value.reshape(steps, batch, *state.network.shapes[name])
 
-def replay(state: State, name: str) -> None:
-    """The train of a layer that need not run."""
-    known = state.given[name][state.steps.start - 1 : state.steps.stop - 1].to(state.images.device)
-    channels = padded(state.network.shapes[name][0])
-    state.trains[name] = from_bits(known)[..., :channels].to(torch.int8).contiguous()
+    def score(self, state: PlannedBatch, layer: GpuLayer, scale: float) -> None:
+        """Class scores whose currents the machine has, added up."""
+        name = state.network.nodes[-1].inputs[0]
+        self.emit(state, name, layer)
+        plan.score(state, name, scale)
 
+    def replay(self, state: PlannedBatch, name: str) -> None:
+        """The train of a layer that need not run."""
+        known = state.given[name][state.steps.start - 1 : state.steps.stop - 1].to(state.images.device)
+        channels = padded(state.network.shapes[name][0])
+        state.trains[name] = from_bits(known)[..., :channels].to(torch.int8).contiguous()
 
-def packed(state: State, name: str) -> Tensor:
-    """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
-    _, size = train_bytes(state.network.shapes[name])
-    return to_bits(state.trains[name], size)
+    def draw(self, state: PlannedBatch, name: str) -> None:
+        """Poisson spikes of the input, those of either sign as a train of their own."""
+        limits, numbers, seed = state.draws
+        batch, channels, positions = limits.shape
+        trains = [
+            limits.new_zeros(len(state.steps), batch, positions, padded(channels), dtype=torch.int8) for _ in SIGNS
+        ]
+        programs = (-(-limits.numel() // PROGRAM),)
+        kernels.draw[programs](
+            limits, numbers, seed, state.steps.start, len(state.steps), *trains, batch, positions,
+            channels, padded(channels), PROGRAM,
+        )  # fmt: skip
+        state.trains.update(zip((name + sign for sign in SIGNS), trains))
 
+    def packed(self, state: PlannedBatch, name: str) -> Tensor:
+        """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
+        _, size = train_bytes(state.network.shapes[name])
+        return to_bits(state.trains[name], size)
 
-def draw(state: State, name: str) -> None:
-    """Poisson spikes of the input, those of either sign as a train of their own."""
-    limits, numbers, seed = state.draws
-    batch, channels, positions = limits.shape
-    trains = [limits.new_zeros(len(state.steps), batch, positions, padded(channels), dtype=torch.int8) for _ in SIGNS]
-    programs = (-(-limits.numel() // BLOCK),)
-    kernels.draw[programs](
-        limits, numbers, seed, state.steps.start, len(state.steps), *trains, batch, positions,
-        channels, padded(channels), BLOCK,
-    )  # fmt: skip
-    state.trains.update(zip((name + sign for sign in SIGNS), trains))
-
-
-def bytes_per_step(shape: tuple[int, ...]) -> int:
-    """Of a layer's spikes, of one image."""
-    channels, rows, cols = extent(shape)
-    return rows * cols * padded(channels)
+    def bytes_per_step(self, shape: tuple[int, ...]) -> int:
+        """Of a layer's spikes, of one image."""
+        channels, rows, cols = extent(shape)
+        return rows * cols * padded(channels)

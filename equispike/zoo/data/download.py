@@ -32,7 +32,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Source:
+class Mirror:
     """A data set's official address, and the folder below the data folder that its members go to."""
 
     base: str
@@ -40,8 +40,8 @@ class Source:
     archives: tuple[Archive, ...]
 
 
-SOURCES: dict[str, Source] = {
-    "mnist": Source(
+MIRRORS: dict[str, Mirror] = {
+    "mnist": Mirror(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "MNIST/raw",
         tuple(
@@ -54,7 +54,7 @@ SOURCES: dict[str, Source] = {
             }.items()
         ),
     ),
-    "cifar10": Source(
+    "cifar10": Mirror(
         "https://www.cs.toronto.edu/~kriz/",
         "cifar-10-batches-py",
         (
@@ -65,7 +65,7 @@ SOURCES: dict[str, Source] = {
             ),
         ),
     ),
-    "cifar100": Source(
+    "cifar100": Mirror(
         "https://www.cs.toronto.edu/~kriz/",
         "cifar-100-python",
         (Archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", ("train", "test", "meta")),),
@@ -73,7 +73,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def ensure(name: str, folder: Path, source: Source | None = None) -> None:
+def ensure(name: str, folder: Path, source: Mirror | None = None) -> None:
     """Download what is missing of data set `name`, so that all its members lie below `folder`.
 
     Args:
@@ -81,7 +81,7 @@ def ensure(name: str, folder: Path, source: Source | None = None) -> None:
     Raises:
         DataError: the address cannot be reached, or what came from it is not the official archive.
     """
-    source = source or SOURCES[name]
+    source = source or MIRRORS[name]
     target = folder / source.folder
     for archive in source.archives:
         if all((target / member).is_file() for member in archive.members):

@@ -24,7 +24,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pictures by channel, in units of [0, 1], as everyone states them."""
 
-LARGEST = 2**26
+LARGEST_PICTURE = 2**26
 """Pictures of more pixels are not decoded: three bytes for each would be taken from memory."""
 
 
@@ -204,7 +204,7 @@ def _read(path: Path, size: int, key: tuple[int, int] | None) -> np.ndarray:
     """The picture in RGB, uint8 (size, size, 3): its centre, or a crop that the key draws."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=("JPEG", "PNG")) as picture:
-            if picture.width * picture.height > LARGEST:
+            if picture.width * picture.height > LARGEST_PICTURE:
                 raise DataError(f"{path}: {picture.width} x {picture.height} pixels, too many to decode. Remove it")
             if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))

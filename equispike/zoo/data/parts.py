@@ -133,9 +133,9 @@ class Split(Part):
         """All images as float32 (N, C, H, W): in [0, 1], less `mean`, over `std`."""
         return normalised(self.images, self.mean, self.std)
 
-    def batches(self, size: int) -> "Batches":
+    def batches(self, size: int) -> "SplitBatches":
         """The images in order, as float batches that can be gone through any number of times."""
-        return Batches(self, size)
+        return SplitBatches(self, size)
 
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
@@ -151,7 +151,7 @@ class Split(Part):
 
 
 @dataclass(frozen=True)
-class Batches:
+class SplitBatches:
     """Float batches of a split: pairs of images (B, C, H, W) float32 and labels (B,); the last one may be smaller."""
 
     split: Split
