@@ -16,7 +16,7 @@ from typing import TextIO, TypeVar
 Reporter = Callable[[str, int, int], None]
 """Called with a label, the number of items done, and their total (0 where it is not known)."""
 
-PATIENCE = 2.0
+SHOWN_AFTER = 2.0
 """Seconds before work is worth a line."""
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Line:
         self._show(self.clock())
 
     def _show(self, now: float) -> None:
-        text = (", ".join(text for since, text in self.running.values() if now - since >= PATIENCE))[:100]
+        text = (", ".join(text for since, text in self.running.values() if now - since >= SHOWN_AFTER))[:100]
         if text or self.wide:
             self.stream.write(f"\r{text.ljust(self.wide)}" + ("" if text else "\r"))
             self.stream.flush()

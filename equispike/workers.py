@@ -17,7 +17,7 @@ from loky import ProcessPoolExecutor
 from equispike.errors import EquispikeError, extra, one_line
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Done = TypeVar("Done")
 
 TRIES = 3
 """Deaths of workers in a row, without one finished piece between them, after which the work is given up."""
@@ -28,7 +28,7 @@ AHEAD = 2
 class Workers(Protocol):
     """Somebody who does pieces of work; what is done must not depend on who does it, nor on the order."""
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
+    def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
         """Results with the numbers of their items, as they come. Items are taken when there is somebody for them.
 
         Raises:
@@ -41,7 +41,7 @@ class Workers(Protocol):
 class Here:
     """This process, one piece after another."""
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
+    def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
         """See ``Workers.map``."""
         for number, item in enumerate(items):
             yield number, work(item)
@@ -62,7 +62,7 @@ class Processes:
     def __post_init__(self) -> None:
         _at_least_one(self, "number", "threads")
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
+    def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
         """See ``Workers.map``. The work is sent to each process once."""
         sent = cloudpickle.dumps(work)
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.number)
@@ -115,7 +115,7 @@ class Ray:
     def __post_init__(self) -> None:
         _at_least_one(self, "threads")
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
+    def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
         """See ``Workers.map``. The work lies in Ray's object store once; pieces that are lost are done again."""
         with _connected(self.address) as ray:
             place = ray.put(cloudpickle.dumps(work))

@@ -22,7 +22,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """A terminal on which every work is worth a line."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "SHOWN_AFTER", 0.0)
     return terminal
 
 
@@ -62,7 +62,7 @@ def test_inside_of_work_that_reports_a_simulation_says_nothing(monkeypatch: pyte
 def test_short_work_and_output_to_a_file_show_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(progress, "PATIENCE", 100.0 if stream.isatty() else 0.0)
+        monkeypatch.setattr(progress, "SHOWN_AFTER", 100.0 if stream.isatty() else 0.0)
         es.simulate(network(), torch.rand(90, 4), 4, batch_size=30)
         assert stream.getvalue() == ""
 

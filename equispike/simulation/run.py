@@ -36,11 +36,11 @@ from equispike.simulation.task import (
     Visit,
     check_coder,
     check_room,
+    empty_record,
     entered,
     join,
     neuron_layers,
     run,
-    silent,
     watch,
 )
 
@@ -373,7 +373,7 @@ def stages(
     indices = indices.to(images.device, torch.int64)
     neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
     task = Task(network, images, indices, steps[-1], coder, seed)
-    engine, whole, seconds = automatic(network), silent(task, len(images)), 0.0
+    engine, whole, seconds = automatic(network), empty_record(task, len(images)), 0.0
     start, everyone = None, torch.arange(len(images), device=images.device)
     for done, end in zip((0, *steps), steps):
         began = time.perf_counter()

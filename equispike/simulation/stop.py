@@ -17,7 +17,7 @@ from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, WinnerPool
-from equispike.simulation.task import Engine, Record, Task, run, silent
+from equispike.simulation.task import Engine, Record, Task, empty_record, run
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -105,7 +105,7 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
         that each image was run for, (B,), int64.
     """
     images, timesteps = len(task.images), task.timesteps
-    record, steps = silent(task, images), torch.zeros_like(task.indices)
+    record, steps = empty_record(task, images), torch.zeros_like(task.indices)
     running, start = torch.arange(images, device=task.images.device), None
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)

@@ -270,7 +270,7 @@ def _memory_of(device: torch.device) -> float:
         return math.inf
 
 
-def silent(task: Task, images: int) -> Record:
+def empty_record(task: Task, images: int) -> Record:
     """A record of all steps and so many images in which nothing happens."""
     network = task.network
     zeros = partial(task.images.new_zeros, dtype=torch.int32)
