@@ -1,4 +1,4 @@
-"""How long does SPIKE-NORM take, against the literal algorithm that simulates the prefix again for every layer?
+"""Time of SPIKE-NORM, against the literal algorithm that simulates the prefix again for every layer.
 
 The literal loop, whose time grows with the square of the depth, runs in the event-driven engine, where it sets the same
 thresholds to the last bit, which is checked; and in the dense one, whose sums are rounded otherwise: now and then a

@@ -36,7 +36,7 @@ Outcome = tuple[Tensor, list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What came of one converter.
+    """The outcome of one converter.
 
     Attributes:
         name: the package and its version.

@@ -1,4 +1,4 @@
-"""How does this package's conversion compare with SpikingJelly's own, on the same model, images, percentile and steps?
+"""This package's conversion beside SpikingJelly's own, on the same model, images, percentile and steps.
 
 Writes docs/tables/converters.md. SpikingJelly has to be installed: nox -s compare makes an environment with it.
 

@@ -1,4 +1,4 @@
-"""How does the time of a simulation grow with steps, batch, spike rate, width and depth?
+"""Growth of the time of a simulation with steps, batch, spike rate, width and depth.
 
 One thing is varied at a time around batch 8, T = 64, 3.5 %, and the plain loop runs in turn with the package's engines.
 Draws cost.png and prints one JSON line.
@@ -34,7 +34,7 @@ VARIED: dict[str, tuple[float, ...]] = {
 
 
 def cases() -> Iterator[tuple[str, float, Network, Tensor, int]]:
-    """What is varied, its value, and the network, images and steps of each case."""
+    """Cases: what is varied, its value, and the network, images and steps."""
     data = load("cifar10")
     calibration = data.train.take(16).floats()
     for quantity, values in VARIED.items():

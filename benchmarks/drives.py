@@ -1,4 +1,4 @@
-"""What do a drive, constant or by step, and signed spikes cost a simulation?
+"""Costs of a drive, constant or by step, and of signed spikes in a simulation.
 
 The same network without and with them, in turns, in seconds of processor time. Drives are small, so that they move few
 spikes; thresholds of the signed network are scaled until it sends as many spikes, of both signs, as the plain one.

@@ -1,4 +1,4 @@
-"""How fast is a network simulated on a GPU, beside SpikingJelly's multi-step mode and what the chip could do?
+"""Speed of a simulation on a GPU, beside SpikingJelly's multi-step mode and what the chip could do.
 
 Same converted network, thresholds and images; contenders take turns. SpikingJelly runs as it comes (convolutions in
 TF32, torch's default), and in half precision with channels last, which is faster and not exact: its spikes may differ

@@ -1,4 +1,4 @@
-"""How much faster are the small integer weights of a quantized network than the large ones of a float network?
+"""Speed of the small integer weights of a quantized network, against the large ones of a float network.
 
 A network rounded by `quantize` runs in turns with its weights added up in 32 bits, as those of float networks are, in
 16 bits, and in the engine that may multiply digits instead; all spike alike.

@@ -1,4 +1,4 @@
-"""How much of a simulation is spent in the compiled kernels, and how much around them, in Python and torch?
+"""Time that a simulation spends in the compiled kernels, and around them, in Python and torch.
 
 Runs without and with a clock around each layer's kernel take turns; threads and allocator as in simulation.py.
 

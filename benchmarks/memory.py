@@ -1,4 +1,4 @@
-"""How much memory does a simulation take, and does it grow with T?
+"""Memory that a simulation takes, and whether it grows with T.
 
 Each contender runs once in a process of its own; what counts is the peak of that process above what it held when the
 simulation began (resident set, as Linux reports it).
@@ -22,7 +22,7 @@ def peak() -> float:
 
 
 def forget_peak() -> None:
-    """What the process holds now is the largest so far: building a network takes more than running it."""
+    """Take what the process holds now for the largest so far: building a network takes more than running it."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

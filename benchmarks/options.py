@@ -1,4 +1,4 @@
-"""What benchmarks of one simulation are asked, and the allocator that they keep. Without torch: this comes first."""
+"""Options of benchmarks of one simulation, and the allocator that they keep. Without torch: this comes first."""
 
 import os
 import sys

@@ -56,7 +56,7 @@ def simulation(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def integers(runs: list[dict[str, Any]]) -> list[str]:
-    """How many times as fast integers of so many bits are as the weights of a float network."""
+    """The factor by which integers of so many bits are faster than the weights of a float network."""
     lines = header("processor", "network", "weights", "batch", "T", "n", "bits", "16-bit additions", "`auto`")
     for run in runs:
         for bits, faster in run["integers"].items():

@@ -1,4 +1,4 @@
-"""How well does the number of time-steps that `check` predicts agree with the number that is needed?
+"""The number of time-steps that `check` predicts, against the number that is needed.
 
 Trained models, by name or file. Writes docs/tables/prediction.md.
 """

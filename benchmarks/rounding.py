@@ -1,4 +1,4 @@
-"""How far are float32 simulations from float64, where rounding hardly matters?
+"""Distance of float32 simulations from float64, where rounding hardly matters.
 
 Share of neurons whose number of spikes differs, by engine.
 

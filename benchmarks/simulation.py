@@ -1,4 +1,4 @@
-"""How fast is one network simulated by this package's engines, by a plain torch loop, and by other packages?
+"""Speed of this package's engines on one network, beside a plain torch loop and other packages.
 
 Same converted network, thresholds and images for all; the spikes of every layer must agree before a time counts.
 Contenders take turns. Large blocks stay in the allocator, which the dense contenders gain most from.

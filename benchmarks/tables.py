@@ -1,4 +1,4 @@
-"""What the scripts that write docs/tables share."""
+"""The part that scripts which write docs/tables share."""
 
 from collections.abc import Sequence
 from pathlib import Path

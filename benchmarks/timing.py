@@ -137,7 +137,7 @@ def ours(network: Network, images: Tensor, timesteps: int, engine: EngineName) -
 
 
 def plain_loop(network: Network, images: Tensor, timesteps: int) -> Contender:
-    """What anyone would write in torch first: for each step and layer a dense operation, an addition, a comparison.
+    """The loop that comes to mind first: for each step and layer a dense operation, an addition, a comparison.
 
     Constant input, soft reset, spikes of size 1; nothing is recorded but the sum of each layer's spikes.
     """
@@ -225,7 +225,7 @@ def peak_additions(size: int, tries: int = 9) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a contender has to do, and what the machine could.
+    """The work of one run of a contender, and what the machine could do.
 
     Attributes:
         image_steps: images x steps.
@@ -276,7 +276,7 @@ def table(timings: Mapping[str, Timing], work: Work) -> str:
 
 
 def conditions(network: Network, images: Tensor, timesteps: int) -> dict[str, object]:
-    """What a time depends on, as JSON-able data."""
+    """Conditions that a time depends on, as JSON-able data."""
     return {
         "batch": len(images),
         "timesteps": timesteps,
@@ -290,7 +290,7 @@ def conditions(network: Network, images: Tensor, timesteps: int) -> dict[str, ob
 
 
 def processor() -> str:
-    """What the system calls the processor; on Linux with the numbers of its family and model, which names leave out."""
+    """The system's name for the processor; on Linux with the numbers of its family and model, which names leave out."""
     try:
         known = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -151,7 +151,7 @@ def _norse(path: str, network: Network, currents: Tensor, timesteps: int, soft: 
 
 
 def _outputs(model: Any, network: Network, corrected: bool) -> list[Tensor]:
-    """What the node for the output gives, which fills up when the model runs; the model returns the node that ran last.
+    """Outputs of the node for the output, filled up when the model runs; the model returns the node that ran last.
 
     nirtorch's loader runs a branch that meets another one too late; corrected, nodes come behind those they read.
     """

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What the model's ``forward`` takes."""
+        """The arguments of the model's ``forward``."""
         return split_inputs(self.images, self.shapes)
 
 

@@ -39,7 +39,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What a table shows, in the order of ``HEADER``; of many layers the first."""
+        """Cells of a table, in the order of ``HEADER``; of many layers the first."""
         more = f" and {self.count - 2} more" if self.count > 2 else ""
         return self.operation, str(self.count), self.converts, self.why, self.remedy, ", ".join(self.layers[:2]) + more
 
@@ -51,7 +51,7 @@ _WIDTHS = 20, 5, 11, 36, 36, 30
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What a model is made of, and whether it converts. Printing it gives a table.
+    """The operations of a model, and whether they convert. Printing it gives a table.
 
     Attributes:
         rows: operations, in the order in which they run first.
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def convertible(self) -> bool:
-        """Whether ``convert`` takes the model as it is."""
+        """Tell whether ``convert`` takes the model as it is."""
         return all(row.converts != "refused" for row in self.rows)
 
     @property

@@ -42,7 +42,7 @@ class Remedy(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
-    """What a conversion loses, where, why, and what was measured to help.
+    """The loss of a conversion: where, why, and what was measured to help.
 
     Attributes:
         trained: accuracy of the trained network.
@@ -153,7 +153,7 @@ def diagnose(
 
 
 def _remedies(method: object, reset: str, timesteps: int, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What may help, by name: arguments that change. What is done already is left out."""
+    """Remedies that may help, by name: arguments that change. What is done already is left out."""
     tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
     if options.get("v_init", 0.0) == 0.0:
         tried["v_init=0.5"] = {"v_init": 0.5}

@@ -33,7 +33,7 @@ class CalibrationWarning(UserWarning):
 
 
 def one_line(error: object, most: int | None = 300) -> str:
-    r"""What an error says, on one line, as far as it can be printed: what stands in a file may hold anything.
+    r"""The text of an error on one line, as far as it can be printed: what stands in a file may hold anything.
 
     >>> one_line("no such\n\x1b[31mlayer")
     'no such [31mlayer'

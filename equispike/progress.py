@@ -1,4 +1,4 @@
-"""How far long work is: code that iterates says so with ``track``; whoever owns the terminal decides what is shown.
+"""Progress of long work: code that iterates tells it with ``track``; whoever owns the terminal decides what is shown.
 
 Nobody need ask for it: on a terminal or in a notebook, one line shows all work that takes longer than two seconds, and
 is gone when the work is done. ``with reporting(silent):`` switches it off; any other function that is called like

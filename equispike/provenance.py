@@ -1,4 +1,4 @@
-"""How a result came about, as data: settings of methods and coders, and where and when it was computed."""
+"""The origin of a result, as data: settings of methods and coders, and where and when it was computed."""
 
 import os
 import platform

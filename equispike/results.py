@@ -46,7 +46,7 @@ class Result:
 
     @property
     def method(self) -> str:
-        """How the network was converted, as a reader would write it."""
+        """The method by which the network was converted, as a reader would write it."""
         return conversion(self.network.provenance)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Result:
 
     @property
     def curves(self) -> dict[str, Any]:
-        """What a table shows of it: how it was converted and run, accuracy and spike rate after each step."""
+        """Accuracy and spike rate after each step, and the way it was converted and run: the content of a table."""
         return {
             "method": self.method,
             "coder": as_data(self.coder),
@@ -228,7 +228,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. FileError if it is none, or cannot be read."""
+    """Read a JSON file. FileError if it is none, or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

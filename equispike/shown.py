@@ -1,4 +1,4 @@
-"""What notebooks show of results: short tables in HTML, and data frames."""
+"""Results as notebooks show them: short tables in HTML, and data frames."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape

@@ -181,7 +181,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 
 def _result(ray: Any, future: Future[Any]) -> bytes:
-    """What came of a piece; an error as it was raised there."""
+    """The result of a piece; an error as it was raised there."""
     try:
         return future.result()
     except ray.exceptions.RayTaskError as error:

@@ -1,4 +1,4 @@
-"""What an experiment is, and what becomes of its outcome: a table, JSON, a figure as PNG and as PDF."""
+"""Experiments as data, and what becomes of their outcomes: a table, JSON, a figure as PNG and as PDF."""
 
 import textwrap
 import time
@@ -252,5 +252,5 @@ def numbers(values: Tensor) -> list[float]:
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are not None."""
+    """Keep those that are not None."""
     return {name: value for name, value in options.items() if value is not None}

@@ -60,7 +60,7 @@ def find(source: str, data: str | None = None, folder: Path | None = None) -> Tr
 
 
 def advice(name: str) -> str:
-    """How to come by a network of the zoo."""
+    """The way to come by a network of the zoo."""
     data = "mnist" if name.startswith("mnist") else name.rpartition("-")[2]
     recipe = ("ding-" if "rnl" in name or "preact" in name else "sengupta-") + data.rstrip("10")
     recipe = "mnist" if data == "mnist" else recipe

@@ -1,8 +1,11 @@
 """Rules of the house: how much there is in a room, and that one name means one thing."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 import equispike
 
@@ -72,3 +75,15 @@ def public_names(tree: ast.Module) -> set[str]:
 def test_one_name_means_one_thing() -> None:
     counts = Counter(name for tree in TREES.values() for name in public_names(tree))
     assert {name for name, n in counts.items() if n > 1} == FIXED
+
+
+QUESTIONS = re.compile(r"(What|Whether|How|Of|That|Those|If|In)\b")
+SCRIPTS = sorted(path for name in ("experiments", "benchmarks") for path in (PACKAGE.parent / name).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda path: path.stem)
+def test_docstrings_begin_with_a_verb_or_name_the_thing(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    found = [(n, ast.get_docstring(n) or "") for n in ast.walk(tree) if isinstance(n, kinds)]
+    assert [getattr(node, "name", path.stem) for node, text in found if QUESTIONS.match(text)] == []

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from strategies import EXAMPLES, SEARCH, damaged, dyadic, images_for, networks
 
 import equispike as es
-from equispike import extras
+from equispike import errors
 from equispike.files import hdf5
 from equispike.files.nir import identifiers, read_nir, write_nir
 from equispike.files.nir_lowering import lower
@@ -469,7 +469,7 @@ def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(extras, "import_module", missing)
+    monkeypatch.setattr(errors, "import_module", missing)
     for act in (lambda: write_nir(small(), tmp_path / "n"), lambda: hdf5.contents(tmp_path / "n")):
         with pytest.raises(es.EquispikeError, match=r"Install equispike\[nir\]"):
             act()

@@ -1,1 +1,1 @@
-"""What a run kept and what it cost: pure functions of runs."""
+"""Accuracy, errors and costs of a run: pure functions of runs."""

@@ -69,7 +69,7 @@ def latency(accuracies: Tensor, target: float) -> int | None:
 
 
 def speed_up(accuracies: Tensor, others: Tensor, target: float) -> float | None:
-    """How many times fewer steps a run needs than another to reach an accuracy for good; None if one does not.
+    """The factor by which a run needs fewer steps than another to reach an accuracy for good; None if one does not.
 
     Args:
         accuracies, others: of the run and of the other one, (T,), not necessarily of the same T.

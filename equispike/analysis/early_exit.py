@@ -1,4 +1,4 @@
-"""What early exit would have done to a run of all T steps: where each image stops, and with which answer."""
+"""Early exit, looked at in a run of all T steps: where each image would have stopped, and with which answer."""
 
 from typing import NamedTuple
 

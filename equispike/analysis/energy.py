@@ -1,4 +1,4 @@
-r"""What operations and spikes cost: tables of assumed joules, Ding et al.'s power model, and what an answer costs.
+r"""Costs of operations, spikes and answers: tables of assumed joules, and Ding et al.'s power model.
 
 All functions take numbers that were measured before; nothing is simulated here.
 """

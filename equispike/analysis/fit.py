@@ -1,4 +1,4 @@
-r"""How well spike rates fit the trained network's, and Ding et al.'s bound on it (2021, eq. 7 and theorem 2)."""
+r"""The fit of spike rates to the trained network's, and Ding et al.'s bound on it (2021, eq. 7 and theorem 2)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,7 +142,7 @@ def rate_fit(
 
 @dataclass
 class _Sums:
-    """Of one layer, over the images that drive it."""
+    """Sums of one layer, over the images that drive it."""
 
     timesteps: int
     images: int = 0

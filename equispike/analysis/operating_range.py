@@ -1,4 +1,4 @@
-r"""Whether thresholds lie in the operating range of Han et al. (2020, eq. 7).
+r"""Thresholds against the operating range of Han et al. (2020, eq. 7).
 
 .. math:: f_{in} V_{in} \le V_{th} \le V_{in}
 
@@ -85,7 +85,7 @@ def operating_range(
 
 
 class _Currents:
-    """Of one layer's neurons: sum over the steps that were seen, number of those with any, and the largest."""
+    """Currents of one layer's neurons: sum over the steps that were seen, number of those with any, and the largest."""
 
     def __init__(self, zeros: Tensor) -> None:
         self.total, self.active = (torch.zeros_like(zeros, dtype=torch.float64) for _ in range(2))

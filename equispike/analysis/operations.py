@@ -125,7 +125,7 @@ class Operations:
         return total * (costs.add + costs.weight) + self.analog_macs * (costs.mac + costs.weight)
 
     def break_even(self, costs: Costs = FLOAT32_45NM, trained: Costs | None = None) -> float:
-        """How many times as many spikes would cost what the trained network does; below 1, spikes cost more.
+        """The factor by which spikes may increase until they cost what the trained network does: below 1, more.
 
         Multiplied with the run's spike rate it is the break-even spike rate.
 

@@ -1,4 +1,4 @@
-r"""How many time-steps will a converted network need? Predicted from the rounding of rates, without a simulation.
+r"""The number of time-steps that a converted network will need, predicted from the rounding of rates.
 
 After T steps of a constant current a neuron with soft reset has given :math:`\lfloor T a / \theta \rfloor` spikes, at
 most T. So a network of spikes computes, but for the order in which spikes arrive, what the trained network would with

@@ -1,4 +1,4 @@
-r"""What a network with other outputs than classes says: its values, and how finely whole spikes can state them.
+r"""Values that a network with other outputs than classes states, and how finely whole spikes can state them.
 
 The readout adds up currents, so that after T steps
 

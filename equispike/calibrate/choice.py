@@ -22,7 +22,7 @@ Install = Callable[[Network, Thresholds], Network]
 
 
 class Choice(NamedTuple):
-    """What was taken, and what provenance says of it."""
+    """The choice, and what provenance says of it."""
 
     method: Method
     corrections: tuple[Correction, ...]

@@ -28,7 +28,7 @@ Given = Callable[[Network, str], Tensor | None]
 
 @dataclass(frozen=True)
 class Observation:
-    """How layers are measured.
+    """A way to measure layers.
 
     Attributes:
         timesteps, coder, seed: of the simulation.
@@ -128,7 +128,7 @@ def _reserve(network: Network, name: str, part: Observed, how: Observation, used
 
 
 def _needed_later(network: Network, name: str, known: Collection[str]) -> set[str]:
-    """What the last layer, if that is not ``name``, still needs if the spikes of the known ones are there."""
+    """List what the last layer, if that is not ``name``, still needs if the spikes of the known ones are there."""
     *_, last = network.neurons
     return upstream(_up_to(network, last), known) if last != name else set()
 

@@ -1,4 +1,4 @@
-"""What a calibration method is, and how its thresholds are put into a network."""
+"""The role of a calibration method, and the way of its thresholds into a network."""
 
 import dataclasses
 import warnings

@@ -1,4 +1,4 @@
-"""How far scores are from the trained ones after T steps, on calibration images that were held out from the fitting."""
+"""Distance of scores after T steps from the trained ones, on calibration images held out from the fitting."""
 
 import hashlib
 from collections.abc import Sequence

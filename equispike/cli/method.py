@@ -26,7 +26,7 @@ OWNERS = {
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """How ``convert`` and ``diagnose`` are to set thresholds: a method, and options of it."""
+    """The way for ``convert`` and ``diagnose`` to set thresholds: a method, and options of it."""
 
     method: Annotated[
         Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
@@ -90,7 +90,7 @@ class ThresholdOptions:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Lossy:
-    """What commands may replace, because it has no exact counterpart in spikes."""
+    """Operations that commands may replace, because they have no exact counterpart in spikes."""
 
     max_pool_to_avg: Annotated[
         bool, Parameter(help="Replace max pools by average pools: changes the trained network.", negative="")
@@ -119,7 +119,7 @@ ResetRule = Annotated[Literal["subtract", "zero"] | None, Parameter(help="Defaul
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ForSteps:
-    """What ``convert`` may do for a stated number of time-steps."""
+    """Options of ``convert`` for a stated number of time-steps."""
 
     timesteps: Annotated[
         int | None,

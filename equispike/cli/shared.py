@@ -1,4 +1,4 @@
-"""What the commands share: consoles, options, and how they find models and data. torch is loaded when needed."""
+"""Things that commands share: consoles, options, and the way to models and data. torch is loaded when needed."""
 
 import re
 import sys
@@ -208,7 +208,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1, no_wr
 
 
 class Show(Protocol):
-    """What long work reports to: what it does, how much of it is done, of how much; and a longer text, if there is."""
+    """A reporter of long work: what it does, how much of it is done, of how much; and a longer text, if there is."""
 
     def __call__(self, label: str, done: int, total: int, text: str = "") -> None: ...
 
@@ -233,7 +233,7 @@ def progress() -> Generator[Show]:
 
 
 def training_to(show: Show) -> "Callable[[Training], None]":
-    """What a training reports its steps to."""
+    """A reporter of a training's steps."""
 
     def report(state: "Training") -> None:
         text = f"training: epoch {state.epoch.number} of {state.epochs}, loss {state.epoch.loss:.3f}"

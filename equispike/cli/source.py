@@ -47,7 +47,7 @@ def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str
 
 
 def imported(place: str) -> Any:
-    """What ``package.module:name`` gives: what a function returns when called without arguments, or the object itself.
+    """Import ``package.module:name``: what a function returns when called without arguments, or the object itself.
 
     Raises:
         FileError: it cannot be imported, needs arguments, or raises.

@@ -116,7 +116,7 @@ def write_tensors(
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
-    """What a file says it is: "equispike.network", "equispike.model", ... None if it is no such file at all."""
+    """The kind that a file states: "equispike.network", "equispike.model", ... None if it is no such file at all."""
     try:
         opened: Any = safe_open(str(path), framework="pt")
         with opened as file:

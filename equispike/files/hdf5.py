@@ -48,7 +48,7 @@ def package() -> Any:
 
 
 def read_hdf5(path: Path) -> Fields:
-    """What a file holds, without links to other places or other files.
+    """Read what a file holds, without links to other places or other files.
 
     Raises:
         ValueError: what is wrong with it, in one line.
@@ -93,7 +93,7 @@ class _Reader:
         self._left = left
 
     def fields(self, group: Any, place: str, depth: int) -> Fields:
-        """What a group holds; groups further down than ``depth`` are left out."""
+        """Read what a group holds; groups further down than ``depth`` are left out."""
         found: Fields = {}
         for name in map(str, group):
             where = f"{place}/{name}" if place else name

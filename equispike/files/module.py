@@ -111,7 +111,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
 
 
 def _before(node: Node, number: int, tensors: dict[str, Tensor]) -> list[str]:
-    """What is carried from step to step, before the first one."""
+    """Values that are carried from step to step, before the first one."""
     if isinstance(node.op, WinnerPool):
         return [f"s{number}, m{number} = 0.0, 0.0"]
     if not isinstance(node.op, Neuron):
@@ -171,7 +171,7 @@ def rows(op: Neuron, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], tensors: dict[str, Tensor]) -> str:
-    """What one node does in a step; ``shape`` is its first input's."""
+    """The line of code for one node in a step; ``shape`` is its first input's."""
     op, x = node.op, inputs[0]
 
     def kept(name: str, tensor: Tensor | None) -> str:

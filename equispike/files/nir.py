@@ -88,7 +88,7 @@ def read_nir(path: str | PathLike[str], reset: Reset | None = None) -> Network:
 
 
 def _instructions(network: Network) -> list[str]:
-    """What a user has to do so that a reader gives the same spikes."""
+    """List what a user has to do so that a reader gives the same spikes."""
     op = network.input
     factor = op.amplitude / op.scale
     notes = ["A step lasts 1 (in SpikingJelly: dt=1), and biases are a current in every step."]

@@ -60,7 +60,7 @@ def lower(network: Network, profile: Profile) -> tuple[Network, list[str]]:
 
 
 def is_sum_pool(op: Op) -> bool:
-    """Whether a convolution adds up the windows of each channel: what ``lower`` leaves of pools in "compact"."""
+    """Tell a convolution that adds up the windows of each channel: what ``lower`` leaves of pools in "compact"."""
     return (
         isinstance(op, Conv)
         and op.weight.ndim == 4
@@ -151,7 +151,7 @@ class _Builder:
         return _squared(name, op, self.network.shapes[self.network[name].inputs[0]])
 
     def _linear(self, node: Node, op: Linear) -> Op:
-        """In "portable", a convolution over the whole map that was flattened."""
+        """Lower a linear layer: in "portable", to a convolution over the whole map that was flattened."""
         source = node.inputs[0]
         if source in self.names and source not in self.spread:
             return op
@@ -166,7 +166,7 @@ class _Builder:
         return _squared(node.name, conv, shape)
 
     def _flatten(self, node: Node) -> None:
-        """In "portable", left to the linear layers that read it (see ``_linear``)."""
+        """Lower a flattening: in "portable", it is left to the linear layers that read it (see ``_linear``)."""
         (source,) = node.inputs
         shape = self.network.shapes[source]
         if self.profile == "compact" or len(shape) == 1:

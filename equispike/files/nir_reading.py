@@ -49,7 +49,7 @@ def _group(parent: Fields, name: str) -> Fields:
 
 
 def _own(metadata: Fields) -> dict[str, Any]:
-    """What this package wrote beside the graph; empty for files of others."""
+    """Read what this package wrote beside the graph; empty for files of others."""
     text = metadata.get(METADATA)
     found: Any = json.loads(text) if isinstance(text, str) else {}
     if not isinstance(found, dict):
@@ -114,7 +114,7 @@ class _Assembly:
         self._append(Node(name, Input(shape, scale, amplitude, None if step is None else _positive(step))))
 
     def _source(self, name: str, sources: list[str]) -> str:
-        """What leads to a node, as one node: terms of a sum are added up."""
+        """Find what leads to a node, as one node: terms of a sum are added up."""
         if not self.nodes:
             raise ValueError("comes before any input")
         if len(sources) == 1:

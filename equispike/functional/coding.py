@@ -185,7 +185,7 @@ class Poisson:
         return (self.probability(images, scale) * _WORD).round().long() * images.sign().long()
 
     def probability(self, images: Tensor, scale: float) -> Tensor:
-        """That an input spikes in a step, in the shape of the images, float64; ``scale`` as in ``encode``."""
+        """Probability of a spike in a step, in the shape of the images, float64; ``scale`` as in ``encode``."""
         return (images.double().abs() / (self.scale or scale)).clamp(max=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Whether numbers are finite."""
+"""The test for numbers that are not finite."""
 
 import math
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether no number is NaN or infinite.
+    """Tell whether no number is NaN or infinite.
 
     A finite sum says so, in one pass; one that is not may have overflowed on the way.
     """

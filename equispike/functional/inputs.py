@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def inputs_of(images: object) -> tuple[object, ...]:
-    """What stands for the inputs of a model, one by one: a tuple or list of them, or the only one."""
+    """The inputs of a model, one by one, from a tuple or list of them, or from the only one."""
     return tuple(cast("Sequence[object]", images)) if isinstance(images, tuple | list) else (images,)
 
 

@@ -35,7 +35,7 @@ def _places() -> list[Any]:
 
 
 def _precisions() -> list[str]:
-    """What float32 factors of convolutions and of products of matrices are rounded to."""
+    """Precisions to which float32 factors of convolutions and of products of matrices are rounded."""
     return [
         place.fp32_precision if hasattr(place, "fp32_precision") else "tf32" if place.allow_tf32 else "ieee"
         for place in _places()

@@ -177,7 +177,7 @@ def tidy(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _repeats(op: Op, source: Op) -> bool:
-    """Whether neurons without thresholds read neurons without ceiling: one layer does what both do."""
+    """Tell whether neurons without thresholds read neurons without ceiling: one layer does what both do."""
     if not isinstance(op, Neuron) or not isinstance(source, Neuron):
         return False
     return source.ceiling is None and op.threshold is None and source.threshold is None

@@ -14,7 +14,7 @@ from equispike.graph.pooling import is_open, winner
 
 
 class Change(NamedTuple):
-    """What a lossy pass did to one layer."""
+    """A change that a lossy pass made to one layer."""
 
     layer: str
     text: str

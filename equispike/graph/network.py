@@ -340,7 +340,7 @@ def _check_neurons(name: str, op: Neuron, shape: tuple[int, ...]) -> None:
 
 
 def not_spiking(node: Node) -> str:
-    """What to say of a node that only a trained network can have."""
+    """The complaint about a node that only a trained network can have."""
     return f"{node.name} ({type(node.op).__name__}): does not run on spikes. Convert the model first"
 
 

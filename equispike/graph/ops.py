@@ -1,4 +1,4 @@
-"""What a node does: one frozen dataclass per operation.
+"""Operations, one frozen dataclass each: what a node does.
 
 Calling an operation gives the *trained* network's value, (B, *features) in and out; on linear operations that is also
 what a spiking step does, so engines call them as they are and treat only ``Input``, ``Neuron`` and ``Readout`` apart.

@@ -9,7 +9,7 @@ from equispike.graph.ops import MaxPool, Neuron, Op, Sparse, WinnerPool
 
 
 def is_open(op: Op) -> TypeGuard[MaxPool]:
-    """Whether this is a max pool of a trained model, for which nothing that runs on spikes stands yet."""
+    """Tell a max pool of a trained model, for which nothing that runs on spikes stands yet."""
     return isinstance(op, MaxPool) and not isinstance(op, WinnerPool)
 
 

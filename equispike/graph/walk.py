@@ -21,7 +21,7 @@ Interval = tuple[Tensor, Tensor]
 
 
 def apply(node: Node, inputs: Sequence[Any]) -> Any:
-    """What the trained network does at a node between neurons."""
+    """The value that the trained network has at a node between neurons."""
     return node.op(*inputs)
 
 

@@ -1,4 +1,4 @@
-"""What a page shows, as plain data: every number on it is worked out here; the page's script only picks and draws."""
+"""The content of a page, as plain data: every number is worked out here; the page's script only picks and draws."""
 
 import math
 import re
@@ -134,7 +134,7 @@ def _unit(provenance: Mapping[str, Any]) -> str:
 
 
 def _provenance(run: Mapping[str, Any]) -> dict[str, str]:
-    """How a run's network came about, in words, by name."""
+    """The origin of a run's network, in words, by name."""
     told = {"input": run["coder"], **run.get("provenance", {})}
     return {
         key.replace("_", " "): _in_words(value)
@@ -224,7 +224,7 @@ def _label(runs: list[dict[str, Any]]) -> None:
 
 
 def _shorter(setting: re.Match[str]) -> str:
-    """What a label needs of a setting: the value of the telling ones; how long a method observed only in the tables."""
+    """Shorten a setting for a label: the value of the telling ones; how long a method observed only in the tables."""
     return "" if setting[0].endswith(")") else "("
 
 
@@ -242,6 +242,6 @@ def _front(runs: Sequence[Mapping[str, Any]], group: tuple[Any, ...], cost: int)
 
 
 def _mixed(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """In which respects runs differ that should not when they are compared."""
+    """Respects in which runs differ that should not when they are compared."""
     words = {"network": "networks", "data": "data sets", "images": "numbers of images", "trained": "trained accuracies"}
     return [word for key, word in words.items() if len({str(run[key]) for run in runs}) > 1]

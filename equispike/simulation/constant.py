@@ -15,7 +15,7 @@ Compute = Callable[..., Tensor]
 
 
 def fixed_values(task: Task) -> dict[str, Tensor]:
-    """What does not change in time, by node, (1, B, *features).
+    """Values that do not change in time, by node, (1, B, *features).
 
     Computed in float64, then rounded once. How sums are ordered then leaves no trace, but for one in a hundred million:
     torch orders them by batch and device, the compiled core, which convolves on CPUs, always alike.

@@ -1,4 +1,4 @@
-"""How the compiled core computes layers, on CPUs."""
+"""Layers as the compiled core computes them, on CPUs."""
 
 import math
 import time
@@ -143,7 +143,7 @@ class CpuLayer:
         return own
 
     def run(self, work: int, call: Callable[[Any], Any]) -> Any:
-        """What one of the kernels gives, asked to do something for so many images times steps."""
+        """Ask one of the kernels to do something for so many images times steps; return what it gives."""
         how = self._fastest()
         began = time.perf_counter()
         found = call(self.cores[how])
@@ -241,12 +241,12 @@ class CpuNeurons:
 
 
 def _most_spikes(current: Current) -> int:
-    """Of all inputs that an output reads, in one step."""
+    """Spikes of all inputs that an output reads, in one step, at most."""
     return sum(most_at_once(term) * term.weight.shape[:2].numel() for term in current.gathers)
 
 
 def _fits(current: Current, weights: Integers) -> bool:
-    """Whether the dense kernel can: bytes hold its spikes, and 32 bits the sums of its digits."""
+    """Tell whether the dense kernel can: bytes hold its spikes, and 32 bits the sums of its digits."""
     most = max((most_at_once(term) for term in current.gathers), default=256)
     return most < 256 and _most_spikes(current) < 2**24 and weights.digits <= MOST_DIGITS
 
@@ -269,11 +269,11 @@ class Cpu:
     Neurons = CpuNeurons
 
     def suits(self, current: Current) -> bool:
-        """Whether the core can compute this current: any."""
+        """Tell whether the core can compute this current: it can any."""
         return True
 
     def multiplies(self, dtype: torch.dtype) -> bool:
-        """Whether layers of this type may be computed by the core's dense kernel where that is faster."""
+        """Tell whether layers of this type may be computed by the core's dense kernel where that is faster."""
         return MULTIPLIES and dtype == torch.float32
 
     def fire(self, state: PlannedBatch, name: str, layer: CpuLayer) -> None:
@@ -326,5 +326,5 @@ class Cpu:
         return torch.as_tensor(state.trains[name].bits).permute(2, 0, 1, 3)
 
     def bytes_per_step(self, shape: tuple[int, ...]) -> int:
-        """Of a layer's spikes, of one image."""
+        """Bytes of a layer's spikes, of one image and step."""
         return prod(train_bytes(shape))

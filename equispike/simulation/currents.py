@@ -59,7 +59,7 @@ class Spikes:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What one train adds to a current.
+    """The part of a current that comes from one train.
 
     Attributes:
         train, extent: as in View.

@@ -72,12 +72,12 @@ class ByPlan:
 
 
 def installed() -> bool:
-    """Whether the core was compiled when the package was installed."""
+    """Tell whether the core was compiled when the package was installed."""
     return cpu.core is not None
 
 
 def suits(network: Network) -> bool:
-    """Whether the core knows the network's device and type."""
+    """Tell whether the core knows the network's device and type."""
     return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""What is done in every chunk of steps, decided once per network and machine.
+"""The actions of every chunk of steps, decided once per network and machine.
 
 Each node becomes at most one action on a ``PlannedBatch``: neurons fire in the machine's kernels, with the current that
 drives them; what these cannot express is computed densely, for that node alone; views and currents cost nothing
@@ -308,7 +308,7 @@ def run_neurons(state: PlannedBatch, machine: Machine, name: str, layer: Any) ->
 
 
 def score(state: PlannedBatch, name: str, scale: float) -> None:
-    """What the readout reads, added up."""
+    """Add up what the readout reads."""
     value = state.value(name).double()
     sums = torch.cat([state.sums[None], value.expand(len(state.steps), *value.shape[1:])]).cumsum(0)
     state.readout[state.rows] = sums[1:] * scale

@@ -1,4 +1,4 @@
-"""What changes while a plan runs on a batch; and what it asks of a machine that computes layers, a CPU or a GPU."""
+"""The state of a batch that runs by a plan; and the role of the machine that computes its layers, a CPU or a GPU."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -69,12 +69,12 @@ class Neurons(Protocol):
 
     @property
     def negative(self) -> Mapping[str, Tensor]:
-        """Of these, the negative ones of signed layers."""
+        """The negative ones of these, of signed layers."""
         ...
 
     @property
     def sent(self) -> Mapping[str, Tensor]:
-        """Of signed layers, the spikes since the first step less the negative ones, of the network's type."""
+        """Spikes of signed layers since the first step, less the negative ones, of the network's type."""
         ...
 
     def begin(self, sent: Mapping[str, Tensor]) -> None:
@@ -148,7 +148,7 @@ class Based(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Action:
-    """What one node needs done in every chunk.
+    """The work of one node in every chunk.
 
     Attributes:
         node: whose value comes about.
@@ -186,7 +186,7 @@ class Plan:
 
 
 class PlannedBatch:
-    """What changes while a batch runs.
+    """A batch that runs by a plan: all that changes on its way.
 
     Attributes:
         steps: of the present chunk; the next one starts where it stops.
@@ -288,7 +288,7 @@ class PlannedBatch:
 
     @cached_property
     def draws(self) -> tuple[Tensor, Tensor, int]:
-        """What Poisson input is drawn by: limits, (B, channels, positions), the images' numbers, the seed."""
+        """Limits by which Poisson input is drawn, (B, channels, positions), the images' numbers, the seed."""
         coder, indices, seed = self.task.coder, self.task.indices, self.task.seed
         assert isinstance(coder, Poisson)
         key_for(seed, indices)
@@ -337,11 +337,11 @@ class Machine(Protocol):
         ...
 
     def suits(self, current: Current) -> bool:
-        """Whether it can compute this current."""
+        """Tell whether it can compute this current."""
         ...
 
     def multiplies(self, dtype: torch.dtype) -> bool:
-        """Whether it is fast too where most neurons spike."""
+        """Tell whether it is fast too where most neurons spike."""
         ...
 
     def fire(self, state: PlannedBatch, name: str, layer: Any) -> None:
@@ -369,5 +369,5 @@ class Machine(Protocol):
         ...
 
     def bytes_per_step(self, shape: tuple[int, ...]) -> int:
-        """Of the train of a layer of this shape, and one image."""
+        """Bytes of the train of a layer of this shape, of one image and step."""
         ...

@@ -123,7 +123,7 @@ def beginning(task: Task) -> Moment:
 
 
 def nothing_sent(network: Network, images: int) -> dict[str, Tensor]:
-    """Of signed neuron layers, what they have sent before the first step: zeros, (B, *features)."""
+    """Zeros (B, *features) for signed neuron layers: what they have sent before the first step."""
     dtype = torch.promote_types(network.dtype, torch.float32)
     signed = (name for name, op in network.neurons.items() if op.signed)
     return {name: torch.zeros(images, *network.shapes[name], dtype=dtype, device=network.device) for name in signed}
@@ -158,7 +158,7 @@ def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str
 
 
 def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dict[str, Tensor]:
-    """What winner pools were given before the first step: zeros, (B, *features), float64."""
+    """Zeros (B, *features), float64: what winner pools were given before the first step."""
     return {
         node.name: torch.zeros(images, *network.shapes[node.inputs[0]], dtype=torch.float64, device=network.device)
         for node in network.nodes
@@ -167,7 +167,7 @@ def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dic
 
 
 def winners(op: WinnerPool, inputs: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """What passes in each of some steps (see ``ops.WinnerPool``).
+    """Pass the growth of the largest sums in each of some steps (see ``ops.WinnerPool``).
 
     Sums are float64, so that spikes of one size, and currents that stay the same, add up exactly.
 

@@ -27,7 +27,7 @@ class Stop(Protocol):
     """A rule that says which answers stand."""
 
     def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
-        """Whether each image may stop after each step.
+        """Tell whether each image may stop after each step.
 
         Args:
             network: calibrated.

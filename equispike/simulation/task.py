@@ -154,7 +154,7 @@ class Running(Protocol):
         ...
 
     def record(self) -> Record:
-        """What happened since it began."""
+        """All that happened since it began."""
         ...
 
     def moment(self) -> Moment:
@@ -230,7 +230,7 @@ def check_coder(task: Task) -> None:
 
 
 def joined_by(coder: Coder, network: Network, timesteps: int) -> Callable[[tuple[Tensor, ...]], Tensor]:
-    """What joins the inputs of a batch for this coder; ``by_image(coder)`` then takes what it returns."""
+    """The function that joins the inputs of a batch for this coder; ``by_image(coder)`` then takes what it returns."""
     if not isinstance(coder, Frames):
         return join_inputs
     return partial(coder.arrange, features=network.input.shape, timesteps=timesteps)

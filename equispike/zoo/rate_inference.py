@@ -34,7 +34,7 @@ MOST_RAW = 4.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How thresholds are learnt: by Adam, its rate falling to zero along half a cosine.
+    """Settings by which thresholds are learnt: by Adam, its rate falling to zero along half a cosine.
 
     Fields:
         steps: with one batch each, in random order, over as many epochs as it takes.

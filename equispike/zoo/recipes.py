@@ -1,4 +1,4 @@
-"""How the zoo's networks are trained, as data."""
+"""Recipes by which the zoo's networks are trained, as data."""
 
 import math
 from dataclasses import dataclass, field

@@ -54,7 +54,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """How the arithmetic is done: what may change a result in its last digits, and its speed.
+    """The kind of arithmetic: what may change a result in its last digits, and its speed.
 
     Fields:
         bfloat16: forward and backward pass in mixed precision (autocast); weights and their updates stay float32.
@@ -118,7 +118,7 @@ def train(
 
 
 def card(trained: Trained, data: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What ``save_model`` is to say of a network that was trained so. The test images are read here, once."""
+    """Facts for ``save_model`` about a network that was trained so. The test images are read here, once."""
     return {
         "data": data.name,
         "normalised": recipe.normalise,

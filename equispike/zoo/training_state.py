@@ -18,7 +18,7 @@ from equispike.zoo.recipes import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training part gave.
+    """Figures of one pass over the training part.
 
     Fields:
         number: 1, 2, ...

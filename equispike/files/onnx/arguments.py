@@ -1,4 +1,4 @@
-"""What translations of ONNX operations share: constants as arguments, and the way to those of PyTorch."""
+"""Helpers of translations of ONNX operations: constants as arguments, and the way to those of PyTorch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What each ONNX operation becomes: read into those of PyTorch, and translated as a traced model's are (``aten.py``).
+"""Translations of ONNX operations: read into those of PyTorch, and then as a traced model's (``aten.py``).
 
 A translation takes the attributes of the call and its inputs: ``Value`` where images' data flows, constants elsewhere.
 """

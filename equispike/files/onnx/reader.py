@@ -139,7 +139,7 @@ class GraphReader:
         return [self._appended(layer, ops, values) if ops else Value(x.node, shape, x.viewed or shape != x.shape)]
 
     def _appended(self, layer: str, ops: list[Any], values: list[Value]) -> Value:
-        """What operations make of values."""
+        """Append operations on values; return what they give."""
         return laid(ops, values, lambda op, given: self._add(self._free(layer), op, tuple(x.node for x in given)))
 
     def _shaped(self, layer: str, value: Value | Tensor) -> Value | Tensor:
@@ -172,7 +172,7 @@ class GraphReader:
 
 
 def _needed(nodes: Any, output: str) -> dict[int, Any]:
-    """Of nodes in an order in which they can run, those that this output is computed from, by their numbers."""
+    """Select of nodes, in an order in which they can run, the numbers of those that this output is computed from."""
     wanted, found = {output}, dict[int, Any]()
     for number in reversed(range(len(nodes))):
         if not wanted.isdisjoint(nodes[number].output):

@@ -27,7 +27,7 @@ _METADATA = "equispike"
 
 
 class _Carried(NamedTuple):
-    """What goes from step to step: its name in a step, its type, sizes, and the value before the first step."""
+    """A value that goes from step to step: its name in a step, its type, sizes, and the value before the first step."""
 
     name: str
     type: int

@@ -1,4 +1,4 @@
-"""What each ATen operation becomes: the table of translations, and the remedies for what has none.
+"""The table of translations of ATen operations, and the remedies for what has none.
 
 A translation takes the arguments of the call, with ``Value`` where images' data flows and constants elsewhere. It
 returns the operations that replace the call, in order (none for a call that changes nothing), or raises

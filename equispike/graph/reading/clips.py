@@ -1,4 +1,4 @@
-"""What becomes neurons: ReLU in all its spellings, and what one or two of them express exactly."""
+"""Calls that become neurons: ReLU in all its spellings, and what one or two of them express exactly."""
 
 import math
 from collections.abc import Callable

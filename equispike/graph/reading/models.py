@@ -42,7 +42,7 @@ def dynamic(model: nn.Module, sizes: list[Any]) -> tuple[Any, ...]:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """What is in DataParallel, DistributedDataParallel or torch.compile."""
+    """The model in DataParallel, DistributedDataParallel or torch.compile."""
     wrapper = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     inner: Any = getattr(cast("Any", model), "module" if wrapper else "_orig_mod", None)
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model

@@ -53,7 +53,7 @@ class Reader:
         self._constants, self._outputs = program.constants, program.outputs
 
     def network(self) -> Network:
-        """What has been read. ConversionError where an operation gives other features than the program says."""
+        """The network that was read. ConversionError where an operation gives other features than the program says."""
         network = Network(tidy(self.nodes))
         for name, shape in network.shapes.items():
             if math.prod(shape) > LARGEST:
@@ -249,14 +249,14 @@ def _place(node: FxNode) -> tuple[str, str]:
 
 
 def _result(node: FxNode) -> Tensor | None:
-    """What an operation gives, as a tensor without data: of a tuple (batch norm) the first. None for a number."""
+    """The result of an operation, as a tensor without data: of a tuple (batch norm) the first. None for a number."""
     value: Any = node.meta["val"]
     first: Any = next(flat(value), None)
     return first if isinstance(first, Tensor) else None
 
 
 def _last(node: FxNode, outputs: Collection[str]) -> bool:
-    """Whether a call keeps the order of the scores, and is the last in its model that does anything."""
+    """Tell whether a call keeps the order of the scores, and is the last in its model that does anything."""
     value: Tensor = node.meta["val"]
     if node.target in SOFTMAXES:
         if value.ndim < 2 or cast("int", node.args[1]) % value.ndim != 1:
@@ -273,7 +273,7 @@ def _last(node: FxNode, outputs: Collection[str]) -> bool:
 
 
 def _mask(node: FxNode, arguments: Sequence[Any], inputs: Sequence[Value]) -> Mask | None:
-    """What a comparison with zero gives, also in other types. Untranslatable for another use of one."""
+    """The mask that a comparison with zero gives, also in other types. Untranslatable for another use of one."""
     masks = [x for x in inputs if isinstance(x, Mask)]
     if node.target in COMPARISONS and not masks and not isinstance(arguments[1], Value) and not torch.any(
         torch.as_tensor(arguments[1])
@@ -287,7 +287,7 @@ def _mask(node: FxNode, arguments: Sequence[Any], inputs: Sequence[Value]) -> Ma
 
 
 def _filled(node: FxNode, arguments: Sequence[Any]) -> Tensor | None:
-    """What a call gives that is the same for all images, as for one of them; None for any other call."""
+    """The tensor of a call that gives the same for all images, as for one of them; None for any other call."""
     like = node.target in LIKE
     if not like and (node.target not in FILLED or BATCH_SIZE not in flat(arguments)):
         return None
@@ -303,7 +303,7 @@ def _filled(node: FxNode, arguments: Sequence[Any]) -> Tensor | None:
 
 
 def _stacks(node: FxNode) -> bool:
-    """Whether a call puts values side by side in front of the images' dimension."""
+    """Tell whether a call puts values side by side in front of the images' dimension."""
     return node.target is torch.ops.aten.stack.default and node.args[1:] in ((), (0,))
 
 

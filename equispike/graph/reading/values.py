@@ -1,4 +1,4 @@
-"""What translations of calls work on: data of the images, what replaces a call, and what stands in the way."""
+"""The terms of translations: data of the images, what replaces a call, and what stands in the way."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,7 @@ call if it is the first, else the last result."""
 
 
 def laid(ops: Ops, values: Sequence[Value], add: Callable[[Op, tuple[Value, ...]], Value]) -> Value:
-    """What the operations give, each added by ``add``; the first value where there are none."""
+    """Add the operations one by one; return the last one's value, or the first value where there are none."""
     found = list(values)
     for number, step in enumerate(ops):
         if isinstance(step, Step):
@@ -125,7 +125,7 @@ def affine(x: Value, scale: Any, shift: Any) -> list[Op]:
 
 
 def _fits(constant: Tensor, along: Sequence[int]) -> bool:
-    """Whether a constant is one per channel."""
+    """Tell whether a constant is one per channel."""
     return all(n in (1, wanted) for n, wanted in zip(constant.shape, along[len(along) - constant.ndim :], strict=True))
 
 

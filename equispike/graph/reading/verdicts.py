@@ -1,4 +1,4 @@
-"""How operations of a model convert: verdicts, and the reasons for them."""
+"""Verdicts on how operations of a model convert, and the reasons for them."""
 
 from typing import Literal, NamedTuple
 

@@ -24,7 +24,7 @@ OLDEST = (8, 0)
 
 
 def able(network: Network) -> bool:
-    """Whether the kernels can run this network: in float32, on an NVIDIA GPU that is not too old, with Triton."""
+    """Tell whether the kernels can run this network: in float32, on an NVIDIA GPU that is not too old, with Triton."""
     plain = all((op.drive is None or len(op.drive) == 1) and not op.signed for op in network.neurons.values())
     return plain and network.dtype == torch.float32 and network.device.type == "cuda" and _able(network.device)
 

@@ -1,4 +1,4 @@
-"""What a GPU does in a chunk of steps, in Triton: products of integers on tensor cores, and the neurons behind them.
+"""Kernels for a chunk of steps on a GPU, in Triton: products of integers on tensor cores, and the neurons behind them.
 
 Spikes, and sums of them in a pool's window, are bytes: (T', B, positions, channels), channels last and filled up to a
 multiple of 16. Weights are integers, given as digits to the base 256 (see ``trains.Integers``), so that each product is

@@ -1,4 +1,4 @@
-"""How layers are computed on GPUs: products of bytes on their tensor cores, each layer's neurons in the same kernel.
+"""Layers as GPUs compute them: products of bytes on their tensor cores, each layer's neurons in the same kernel.
 
 Weights are the integers that the CPU's core adds up (``trains.as_integers``), units and order of the remaining sums are
 the same, so a network spikes on a GPU as it does on a CPU. Trains are bytes, (T', B, positions, channels), the channels
@@ -73,7 +73,7 @@ class GpuLayer:
         self.bias: Tensor | None = widen(bias, self.channels).to(device).view(1, 1, 1, -1)
 
     def added(self, state: PlannedBatch, first: int = 0) -> tuple[object, ...]:
-        """What is added to the products of steps, from this one of the chunk on, as the kernels take it.
+        """Terms that are added to the products of steps, from this one of the chunk on, as the kernels take them.
 
         First the base and how far its images, positions and steps are apart, then what taps read.
         """
@@ -111,7 +111,7 @@ class GpuLayer:
         return out
 
     def together(self, batch: int) -> bool:
-        """Whether one kernel makes products and neurons: if there is enough to do in each step."""
+        """Tell whether one kernel makes products and neurons: if there is enough to do in each step."""
         return len(self.gathers) == 1 and prod(self._programs(batch, self.gathers[0])) >= processors(self.units.device)
 
     def fire(self, state: PlannedBatch, spikes: Tensor, v: Tensor) -> None:
@@ -217,7 +217,7 @@ class TensorCores:
     Neurons = GpuNeurons
 
     def suits(self, current: Current) -> bool:
-        """Whether bytes hold the sums of spikes in all windows of a current."""
+        """Tell whether bytes hold the sums of spikes in all windows of a current."""
         return all(most_at_once(term) <= MOST_AT_ONCE for term in current.gathers)
 
     def multiplies(self, dtype: torch.dtype) -> bool:
@@ -280,6 +280,6 @@ class TensorCores:
         return to_bits(state.trains[name], size)
 
     def bytes_per_step(self, shape: tuple[int, ...]) -> int:
-        """Of a layer's spikes, of one image."""
+        """Bytes of a layer's spikes, of one image and step."""
         channels, rows, cols = extent(shape)
         return rows * cols * padded(channels)

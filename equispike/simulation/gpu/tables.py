@@ -1,4 +1,4 @@
-"""What the GPU's kernels look up: where each element of a kernel finds its spikes, and the weights in digits."""
+"""Tables that the GPU's kernels look up: where each element of a kernel finds its spikes, and the weights in digits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Gather:
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """What is added by single spikes: reads of (position, channel) pairs, one after the other.
+    """Additions by single spikes: reads of (position, channel) pairs, one after the other.
 
     Attributes:
         trains: of each read; ``shifts``: output c reads channel c - shift.
@@ -96,7 +96,7 @@ def _distinct(ranges: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
 
 
 def _reads(term: Term) -> tuple[Tensor, Tensor | None]:
-    """What each element of the kernel reads, (kernel, positions), and the windows that are summed up before."""
+    """Places that each element of the kernel reads, (kernel, positions), and the windows that are summed up before."""
     _, _, width = term.extent
     (row, rows), (col, cols) = _distinct(term.rows), _distinct(term.cols)
     y, x = row[:, None, :, None], col[None, :, None, :]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class Augmentation(Protocol):
-    """How images are changed in training; a Recipe says so."""
+    """The way images are changed in training; a Recipe says so."""
 
     @property
     def shift(self) -> int:
@@ -17,7 +17,7 @@ class Augmentation(Protocol):
 
     @property
     def flip(self) -> bool:
-        """Whether half of the images are mirrored, left to right."""
+        """Half of the images are mirrored, left to right."""
         ...
 
     @property

@@ -139,7 +139,7 @@ class PictureBatches:
 
 @dataclass(frozen=True)
 class _Decoder(Dataset["tuple[Tensor, Tensor] | DataError"]):
-    """What a worker runs: one item is a batch, or the error that it met (raised, it would lose its one line)."""
+    """The work of a worker: an item is a batch, or the error that it met (raised, it would lose its one line)."""
 
     pictures: Pictures
     batches: Sequence[Tensor]

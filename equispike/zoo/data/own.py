@@ -74,7 +74,7 @@ def from_folder(folder: Path, size: int) -> Dataset:
 
 
 def from_loaders(name: str, given: object) -> Dataset:
-    """What a function of the user's returned: a :class:`Dataset`, or (train, test), each a Dataset or a DataLoader.
+    """Data that a function of the user's gave: a :class:`Dataset`, or (train, test), each a Dataset or a DataLoader.
 
     Everything is read into memory. A tenth of the training images becomes the validation part.
 
