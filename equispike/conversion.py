@@ -155,7 +155,8 @@ def _chosen(
     def install(network: Network, thresholds: Thresholds) -> Network:
         return with_spikes(with_v_init(with_thresholds(network, thresholds, entered.reset), v_init), spikes)
 
-    methods = [entered.method] if method is not None or isinstance(entered.method, RateNorm) else usual()
+    learnt: list[Method] = [entered.method] if isinstance(entered.method, RateNorm) else []
+    methods = [method] if method is not None else [*learnt, *usual()]
     choice = choose(entered.network, entered.held, timesteps, methods, install)
     told = {**entered.told, "chosen": choice.told}
     return dataclasses.replace(entered, method=choice.method, told=told), choice.corrections

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.batches import hold
+from equispike.calibrate.choice import WITH_TABLE
 from equispike.calibrate.corrections import correct
+from equispike.calibrate.data_norm import PERCENTILES
 from equispike.calibrate.scores import halves, score_error
 from equispike.conversion import with_spikes, with_v_init
 from equispike.zoo.data import load
@@ -104,7 +106,7 @@ def pictures() -> Tensor:
 def test_convert_takes_what_is_best_for_the_steps_and_says_what_it_tried(spikes: Any) -> None:
     network = es.convert(model(), pictures(), timesteps=6, spikes=spikes)
     chosen: Any = network.provenance["chosen"]
-    assert len(chosen["others"]) == 10
+    assert len(chosen["others"]) == 2 * len(PERCENTILES) + WITH_TABLE - 1
     assert all(chosen["error"] <= other["error"] for other in chosen["others"])
     assert {other["correction"].partition("(")[0] for other in chosen["others"]} <= {"none", "Bias", "StepBias"}
     assert (chosen["fitted"], chosen["held_out"]) == (30, 10)

@@ -19,7 +19,7 @@ from equispike.graph.ops import Neuron, Node
 from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
 
-PERCENTILES = 97.0, 99.0, 99.5, 99.9, 100.0
+PERCENTILES = 93.0, 95.0, 97.0, 99.0, 99.5, 99.9, 100.0
 """Those between which a number of time-steps decides."""
 
 MUCH = 0.1
@@ -92,7 +92,9 @@ class DataNorm:
         errors: dict[float, float] = {}
         for percentile in PERCENTILES:
             method = replace(self, percentile=percentile, timesteps=None)
-            spiking = with_thresholds(network, method(network, fitted), self.reset)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CalibrationWarning)
+                spiking = with_thresholds(network, method(network, fitted), self.reset)
             begun = {name: replace(op, v_init=0.5) for name, op in spiking.neurons.items()}
             errors[percentile] = score_error(spiking.replace_ops(begun), held_out, timesteps)
         best = min(errors, key=lambda percentile: errors[percentile])
