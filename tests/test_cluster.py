@@ -28,14 +28,14 @@ T = 8
 def cluster() -> Iterator[Any]:
     """Three nodes with a core each; the workers import equispike and these tests from where this process does."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(es.__file__).parents[1]), str(Path(__file__).parent)])
-    os.environ["RAY_worker_niceness"] = "0"  # Ray gives its workers the lowest priority
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, Ray gives its workers the lowest priority
     made = utils.Cluster()
     for _ in range(3):
         made.add_node(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
     yield made
     ray.shutdown()
     made.shutdown()
-    del os.environ["PYTHONPATH"], os.environ["RAY_worker_niceness"]
+    del os.environ["PYTHONPATH"], os.environ["RAY_worker_niceness"]  # noqa: SIM112
 
 
 @pytest.fixture(scope="module")
