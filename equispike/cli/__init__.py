@@ -63,6 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (EquispikeError, CycloptsError) as error:
         err.print(f"equispike: {in_options(one_line(error, None))}")
         sys.exit(2)
+    except OSError as error:  # a full disk, a name that is too long, a folder that is gone: whatever the system refuses
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"equispike: {where}{error.strerror or one_line(error)}. Choose another place, or mend this one")
+        sys.exit(2)
     except KeyboardInterrupt:
         err.print("equispike: interrupted; nothing half written was left behind. Start it again to go on")
         sys.exit(130)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from equispike.cli.shared import out, require_writable
 from equispike.cli.source import read_network
-from equispike.errors import EquispikeError
+from equispike.errors import EquispikeError, FileError
 
 
 def export_command(
@@ -45,6 +45,8 @@ def export_command(
     """
     if profile is not None and to != "nir":
         raise EquispikeError("--profile: is for --to nir")
+    if not Path(source).name:
+        raise FileError(f"{source}: is no file. Give one from 'equispike convert'")
     path = out_file or Path(source).with_suffix({"nir": ".nir", "onnx": ".onnx", "torch": ".py"}[to])
     require_writable(path)
     from equispike.files.module import write_module

@@ -1,5 +1,6 @@
 """Things that commands share: consoles, options, and the way to models and data. torch is loaded when needed."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -114,7 +115,7 @@ class Data:
         name = self.data or ("mnist-sample" if own == "mnist" else str(own))
         normalised = bool(known.get("normalised", False)) if self.normalise is None else self.normalise
         stated: dict[str, Any] = {"data": name, "normalised": normalised}
-        pictures = name not in NAMES and ":" not in name and Path(name).is_dir()
+        pictures = name not in NAMES and ":" not in name and os.path.isdir(name)
         if self.size is not None and not pictures:
             raise EquispikeError(f"--size: is for --data with a folder of pictures, and {name} is none")
         if pictures:
@@ -177,7 +178,7 @@ def require_writable(*paths: Path | None) -> None:
             tempfile.TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise FileError(f"{path}: cannot be written: {error.strerror}. Choose another place") from error
-        if path.is_dir():
+        if os.path.isdir(path):
             raise FileError(f"{path}: is a folder. Give a file name")
 
 

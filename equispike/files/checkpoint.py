@@ -122,7 +122,7 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
         with opened as file:
             metadata: dict[str, str] = file.metadata() or {}
             return metadata.get("format")
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError):  # ValueError: no name of a file
         return None
 
 

@@ -23,7 +23,7 @@ def reading(path: str | os.PathLike[str], fault: str, verdicts: bool = False) ->
         FileError: there is no such file, or reading it ended with any error but those that may pass: that a package is
             missing, or one that names the file already.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise FileError(f"{path}: no such file")
     try:
         yield

@@ -113,7 +113,7 @@ class Store:
 
     def missing(self, asked: Sequence[Asked]) -> list[int]:
         """Numbers of the points that the file does not hold yet; the file need not exist."""
-        if not self.path.exists() or not self.path.stat().st_size:  # whoever was killed may leave an empty file
+        if not os.path.exists(self.path) or not self.path.stat().st_size:  # whoever was killed may leave an empty file
             return list(range(len(asked)))
         with self._reading() as connection:
             known = {key for (key,) in connection.execute("SELECT asked FROM points")}
@@ -125,7 +125,7 @@ class Store:
         Raises:
             FileError: the file is missing, damaged or of another kind.
         """
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise FileError(f"{self.path}: no such file")
         with self._reading() as connection:
             rows = connection.execute("SELECT asked, found FROM points ORDER BY asked").fetchall()
@@ -225,7 +225,7 @@ def _loaded(path: Path, asked: str, found: str) -> Kept:
 @contextmanager
 def _opened(path: Path, complaint: str, options: str) -> Generator[sqlite3.Connection]:
     """A connection for which whatever a hostile file may hold besides tables has no effect."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FileError(f"{path}: is a folder. Give a file name")
     address = f"{path.absolute().as_uri()}?{options}"
     try:

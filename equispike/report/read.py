@@ -1,6 +1,7 @@
 """Run files, as ``evaluate --json``, ``sweep`` and ``demo`` write them: read, checked, never trusted."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ def read_runs(paths: Sequence[Path]) -> list[tuple[Document, Path]]:
     """
     if not paths:
         raise FileError(f"no run files. {REMEDY}")
-    files = [path / "results.json" if path.is_dir() else path for path in paths]
+    files = [path / "results.json" if os.path.isdir(path) else path for path in paths]
     found = [(content, file) for file in files for content in _contents(file)]
     return [(_checked(content, file), file) for content, file in found]
 

@@ -143,7 +143,7 @@ def torch_file(path: str | os.PathLike[str]) -> str | None:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileError(f"{path}: no such file")
     kind = torch_file(path)
     if kind == "TorchScript":

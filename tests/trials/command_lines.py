@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,24 +28,24 @@ from equispike.zoo.store import load_model
 
 PATIENCE = 5
 """Seconds for a line."""
-SENSE = ["0", "1", "2", "8", "16", "0.5", "1.0", "99.9", "auto", "constant", "poisson", "datanorm", "rmp", "cpu", "zero"]
-NONSENSE = [
-    *("", " ", "-1", "-0", "1e9", "1e400", "nan", "inf", "-inf", "10" + "0" * 20, "9" * 400, "1_000", "٣", "²", "½", "0x10"),
-    *("None", "True", "[]", "{}", "1,2", "1;2", "\x00", "\x1b[31m", "ß" * 300, "../..", "/", "/dev/null", "/dev/full", "~"),
-    *("--", "-", "---", "--help=1", "--timesteps", "*", "$HOME", "no/such/file", "a:b", ":", "::", "os:getcwd", "os:nothing"),
-    *("json:loads", "nosuch.module:factory", "mnist-cnn@x", "mnist-cnn:", "é.safetensors", "a\nb", "'", '"'),
-]
+SENSE = "0 1 2 8 16 0.5 1.0 99.9 auto constant poisson datanorm rmp cpu zero certain nir onnx mnist-sample"
+NONSENSE = (
+    "-1 -0 1e9 1e400 nan inf -inf 1_000 0x10 None True [] {} 1,2 1;2 ../.. / /dev/null /dev/full ~ * $HOME ' \" "
+    "-- - --- --help=1 --timesteps no/such/file a:b : :: os:getcwd os:nothing json:loads nosuch.module:factory "
+    "mnist-cnn@x mnist-cnn: \u0663 \u00b2 \u00bd \u00e9.safetensors"
+)
+ODD = "", " ", "a\nb", "\x00", "\x1b[31m", "\u00df" * 300, "1" + "0" * 20, "9" * 400
 
 
 class TooLong(BaseException):
     """The line computes, so it was understood."""
 
 
-def names_of(command: Callable[..., object]) -> list[str]:
+def options_of(command: str) -> list[str]:
     """The options that a command's help names."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        main([command.__name__.replace("_", "-"), "--help"])
+        main([command, "--help"])
     return sorted({word.strip(",") for word in text.getvalue().split() if word.startswith("--")})
 
 
@@ -68,16 +68,18 @@ def material(folder: Path) -> list[str]:
 def lines(count: int, seed: int, folder: Path) -> Iterator[list[str]]:
     """Lines drawn for this seed."""
     draw = random.Random(seed)
-    files = material(folder)
-    commands = {name: names_of(app[name].default_command) for name in app if not name.startswith("-")}
+    files, sense, nonsense = material(folder), SENSE.split(), [*NONSENSE.split(), *ODD]
+    commands = {name: options_of(name) for name in app if not name.startswith("-")}
     for _ in range(count):
         command = draw.choice([*commands] * 20 + ["", "nonsense", "--version", "evalute"])
         line = [command]
         if draw.random() < 0.85:
-            line.append(draw.choice([draw.choice(files), draw.choice(files), draw.choice(NONSENSE)]))
+            line.append(draw.choice([draw.choice(files), draw.choice(files), draw.choice(nonsense)]))
         for _ in range(draw.randint(0, 5)):
             option = draw.choice(commands.get(command) or ["--help"])
-            value = draw.choice([draw.choice(SENSE), draw.choice(NONSENSE), draw.choice(files), str(folder / "out.json")])
+            value = draw.choice(
+                [draw.choice(sense), draw.choice(nonsense), draw.choice(files), str(folder / "out.json")]
+            )
             line += draw.choice([[option, value], [option, value], [f"{option}={value}"], [option], [value]])
         yield line
 

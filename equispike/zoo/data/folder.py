@@ -184,7 +184,7 @@ def read_folder(folder: Path, name: str, size: int = 224, workers: int | None = 
 
 
 def _read_part(folder: Path, name: str, size: int, workers: int) -> Pictures:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder. Pictures belong in train/CLASS/ and val/CLASS/")
     classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     files: list[str] = []
