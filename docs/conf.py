@@ -4,6 +4,9 @@ import re
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 from equispike.report.bibliography import page as bibliography
 
 project = "equispike"
@@ -11,7 +14,15 @@ author = "The equispike authors"
 copyright = author
 version = release = installed("equispike")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton",
+]  # fmt: skip
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+suppress_warnings = ["ref.python"]  # fields of several classes have one name, and none is meant more
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 exclude_patterns = ["_build", "tables"]
 html_theme = "furo"
 html_title = f"equispike {release}"
@@ -59,6 +70,18 @@ def readable(app, what, name, obj, options, signature, returned):
     return (signature.replace("<factory>", "..."), returned) if signature else None
 
 
+def formula(tag):
+    """What writes a formula as MathML: browsers show it without a script, and without a network."""
+
+    def visit(self, node):
+        text = convert(node.astext().strip(), display="block" if tag == "div" else "inline")
+        self.body.append(f'<{tag} class="math">{text}</{tag}>')
+        raise nodes.SkipNode
+
+    return visit, None
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", formula("span"), formula("div"))
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon, at 500
     app.connect("autodoc-process-signature", readable)
