@@ -3,11 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PLAIN := $(VENV)/.plain
+# Where there is no NVIDIA GPU, and the index can be reached, torch without CUDA, which saves gigabytes.
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+INDEX = $(shell command -v nvidia-smi >/dev/null 2>&1 || { $(PYTHON) -c "from urllib.request import urlopen; \
+	urlopen('$(CPU_TORCH)/torch/', timeout=3)" 2>/dev/null && echo --extra-index-url $(CPU_TORCH); })
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(INDEX)
 CORE := CMakeLists.txt $(wildcard equispike/simulation/csrc/*)
 
 .PHONY: demo test sanitize lint docs clean
 
-demo: $(READY)
+demo: $(PLAIN)
 	$(BIN)/equispike demo --out equispike-demo
 
 test: $(READY)
@@ -40,7 +46,13 @@ docs: $(READY)
 # the tested torch.
 $(READY): pyproject.toml constraints.txt $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e '.[dev]'
+	touch $@ $(PLAIN)
+
+# The same with what the package itself needs.
+$(PLAIN): pyproject.toml constraints.txt $(CORE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
 	touch $@
 
 clean:

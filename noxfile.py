@@ -3,7 +3,12 @@
 `nox -s benchmark -- simulation --network vgg16 --batch 64`: one benchmark beside them. `nox -s nir`: do they read our
 NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them? `nox -s compare`: our
 conversion beside SpikingJelly's. `nox -s architectures`: do networks of torchvision and timm convert?
+`nox -s lowest`, `nox -s latest`: the tests with the oldest and the newest dependencies. `nox -s wheels`: what is
+released.
 """
+
+import tomllib
+from pathlib import Path
 
 import nox
 
@@ -50,6 +55,32 @@ def architectures(session: nox.Session) -> None:
     # without their dependencies, which would replace torch
     session.install("-c", "constraints.txt", "--no-deps", "torchvision", "timm", "pyyaml", "pillow")
     session.run("python", "-m", "benchmarks.architectures", *session.posargs)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def lowest(session: nox.Session) -> None:
+    """The tests with the oldest version of everything that pyproject.toml admits; arguments go to pytest."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    bounds = [*project["dependencies"], *extras["nir"], *extras["onnx"], *extras["pandas"]]
+    session.install("-e", ".", *(bound.replace(">=", "==") for bound in bounds), "pytest", "hypothesis")
+    session.run("python", "-m", "pytest", "-q", *(session.posargs or ["tests"]))
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def latest(session: nox.Session) -> None:
+    """The tests with the newest version of everything, torch too; arguments go to pytest."""
+    session.install("--upgrade", "--upgrade-strategy", "eager", "-e", ".[test]")
+    session.run("python", "-m", "pytest", "-q", *(session.posargs or ["tests"]))
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def wheels(session: nox.Session) -> None:
+    """Into dist/: wheels with the core for this system (Linux: needs Docker), one without it, and the source."""
+    session.install("cibuildwheel", "build")
+    session.run("python", "-m", "build", "--outdir", "dist", "--sdist")
+    session.run("python", "-m", "build", "--outdir", "dist", "--wheel", "-C", "wheel.cmake=false")
+    session.run("python", "-m", "cibuildwheel", "--output-dir", "dist")
 
 
 def with_peers(session: nox.Session) -> None:

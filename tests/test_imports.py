@@ -143,3 +143,14 @@ def test_type_checkers_see_the_names_that_exist() -> None:
     blocks = [node for node in tree.body if isinstance(node, ast.If)]
     pairs = {(n.names[0].name, n.module) for n in ast.walk(blocks[0]) if isinstance(n, ast.ImportFrom)}
     assert pairs == {(name, f"equispike.{module}") for name, module in equispike._HOME.items()}
+
+
+def test_an_extra_is_named_where_it_is_asked_for() -> None:
+    """``extra(module, name, files)`` tells users to install equispike[name], which has to exist."""
+    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
+    asked = {name for source in sources for name in re.findall(r"extra\(\"\w+\", \"(\w+)\"", source)}
+    assert asked
+    assert asked <= set(extras)
+    parts = re.findall(r"equispike\[([\w,]+)\]", " ".join(itertools.chain(*extras.values())))
+    assert {one for part in parts for one in part.split(",")} <= set(extras)

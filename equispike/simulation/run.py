@@ -324,7 +324,8 @@ def _event_driven(network: Network) -> bool:
 def _tell_once() -> None:
     warnings.warn(
         "equispike was installed without a C++ compiler, so its event-driven engine is missing and simulations run in "
-        "the slower 'layerwise'. Install a compiler (g++ or clang++), then equispike again",
+        "the slower 'layerwise'. Install a compiler (g++ or clang++), then build it again: "
+        "pip install --force-reinstall --no-deps --no-cache-dir equispike",
         stacklevel=4,
     )
 
