@@ -11,7 +11,7 @@ from strategies import images_for, networks, seeds
 import equispike as es
 from equispike.analysis.early_exit import exits
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Input, Linear, Neuron, Readout
+from equispike.graph.ops import Input, Linear, Neuron, Readout, Sparse
 from equispike.simulation import stop as early_exit
 from equispike.simulation.events import installed
 from equispike.simulation.stop import largest_gains
@@ -52,6 +52,23 @@ def test_certain_answers_are_those_of_all_steps(drawn: Any, seed: int, engine: A
     run = es.simulate(network, images, T, es.Poisson(), seed, engine=engine, stop=es.Certain())
     assert torch.equal(run.predictions[-1], full.predictions[-1])
     assert torch.equal(exits(full, es.Certain()).predictions, full.predictions[-1])
+
+
+def test_negative_weights_of_a_map_widen_the_bound() -> None:
+    """The map gives x - y and x of two neurons with spikes of size 1: class 0 gains 1 and loses 1, class 1 gains 1."""
+    one = torch.ones((), dtype=torch.float64)
+    source, weight = torch.tensor([[0, 0], [1, 0]]), torch.tensor([[1.0, 1.0], [-1.0, 0.0]]).double()
+    network = Network(
+        (
+            Node("input", Input((2,))),
+            Node("neurons", Neuron(one, one), ("input",)),
+            Node("map", Sparse((2,), 2, source, weight), ("neurons",)),
+            Node("readout", Readout(), ("map",)),
+        )
+    )
+    assert float(largest_gains(network)[1, 0]) >= 1 - (-1)
+    images = torch.tensor([[0.0, 1.0]]).double()
+    assert torch.equal(es.simulate(network, images, 3).readout[-1], torch.tensor([[-3.0, 0.0]]))
 
 
 def test_the_bound_by_hand() -> None:

@@ -87,3 +87,37 @@ def test_docstrings_begin_with_a_verb_or_name_the_thing(path: Path) -> None:
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef
     found = [(n, ast.get_docstring(n) or "") for n in ast.walk(tree) if isinstance(n, kinds)]
     assert [getattr(node, "name", path.stem) for node, text in found if QUESTIONS.match(text)] == []
+
+
+OPERATIONS = {
+    *("Input", "Conv", "Linear", "Sparse", "AvgPool", "MaxPool", "WinnerPool", "LeakyReLU", "Affine", "Flatten", "Pad"),
+    *("Add", "Concat", "Neuron", "Readout", "Weighted", "Weights", "Sum", "Move"),
+}
+TAKE_APART = {"equispike.graph.ops", "equispike.graph.walk", "equispike.simulation.currents"}
+"""Modules that may tell all operations apart, beside the folder of files: what an operation is, how values pass it, and
+how spikes do."""
+
+
+def told_apart(function: ast.FunctionDef) -> int:
+    """Conditions of a function that ask for kinds of operations."""
+    conditions = [node.test for node in ast.walk(function) if isinstance(node, ast.If | ast.IfExp)]
+    calls = [
+        [call for call in ast.walk(one) if isinstance(call, ast.Call) and len(call.args) > 1] for one in conditions
+    ]
+    kinds = [
+        {getattr(name, "id", "") for call in own if getattr(call.func, "id", "") == "isinstance"
+         for name in ast.walk(call.args[1])}
+        for own in calls
+    ]  # fmt: skip
+    return sum(not names.isdisjoint(OPERATIONS) for names in kinds)
+
+
+def test_operations_are_told_apart_in_few_places() -> None:
+    ladders = {
+        f"{name_of(path)}.{node.name}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and told_apart(node) > 5
+        if name_of(path) not in TAKE_APART and "files" not in path.parts
+    }
+    assert ladders == set()

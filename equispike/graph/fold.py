@@ -11,7 +11,21 @@ from torch import Tensor
 
 from equispike.graph.linear import composed, multiplied, spread
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Affine, AvgPool, Conv, Flatten, Linear, Neuron, Op, Pad, Readout, Sparse, Sum, Weighted
+from equispike.graph.ops import (
+    Affine,
+    AvgPool,
+    Conv,
+    Flatten,
+    Linear,
+    Move,
+    Neuron,
+    Op,
+    Readout,
+    Sparse,
+    Sum,
+    Weighted,
+    Weights,
+)  # fmt: skip
 
 MOST_DIAGONAL = 256
 """Features of a vector up to which their own factors become a diagonal matrix, which every engine has kernels for."""
@@ -76,15 +90,8 @@ def _fold_forward(network: Network, node: Node) -> Network:
 def _take(op: Op, mine: list[bool], affine: Affine, shape: tuple[int, ...]) -> Op | None:
     """The operation with the affine map of its inputs (those that are ``mine``) absorbed, or None if it cannot be."""
     shifts = bool(affine.shift.any())
-    if isinstance(op, Conv) and (not shifts or not any(op.padding)):
-        scale, shift = (_per_group(t, op) for t in (affine.scale, affine.shift))
-        return _absorbed(op, op.weight * scale, (op.weight * shift).flatten(1).sum(1), shifts)
-    if isinstance(op, Linear):
-        return _absorbed(op, op.weight * affine.scale, op.weight @ affine.shift, shifts)
-    if isinstance(op, Sparse):
-        return _taken_by_map(op, affine, shape)
-    if isinstance(op, Affine):
-        return Affine(affine.scale * op.scale, affine.shift * op.scale + op.shift)
+    if isinstance(op, Weights | Affine):
+        return _taken_by_weights(op, affine, shape, shifts)
     if shifts or bool((affine.scale != affine.scale[0]).any()):
         return None
     factor = float(affine.scale[0])
@@ -94,6 +101,19 @@ def _take(op: Op, mine: list[bool], affine: Affine, shape: tuple[int, ...]) -> O
         weights = (c * factor if m else c for c, m in zip(op.coefficients, mine, strict=True))
         return dataclasses.replace(op, coefficients=tuple(weights))
     return None
+
+
+def _taken_by_weights(op: Weights | Affine, affine: Affine, shape: tuple[int, ...], shifts: bool) -> Op | None:
+    if isinstance(op, Conv):
+        if shifts and any(op.padding):
+            return None
+        scale, shift = (_per_group(t, op) for t in (affine.scale, affine.shift))
+        return _absorbed(op, op.weight * scale, (op.weight * shift).flatten(1).sum(1), shifts)
+    if isinstance(op, Linear):
+        return _absorbed(op, op.weight * affine.scale, op.weight @ affine.shift, shifts)
+    if isinstance(op, Affine):
+        return Affine(affine.scale * op.scale, affine.shift * op.scale + op.shift)
+    return _taken_by_map(op, affine, shape)
 
 
 def _taken_by_map(op: Sparse, affine: Affine, shape: tuple[int, ...]) -> Sparse:
@@ -120,22 +140,29 @@ def _per_group(values: Tensor, op: Conv) -> Tensor:
 
 def _behind(op: Op, affine: Affine, shape: tuple[int, ...]) -> Affine | None:
     """The affine map that does behind the operation what this one, on features of this shape, does in front of it."""
+    moved, zeros_between = affine, False
     if isinstance(op, AvgPool):
-        moved, zeros_between = affine, any(op.padding) and op.count_include_pad
+        zeros_between = any(op.padding) and op.count_include_pad
+    elif isinstance(op, Move):
+        moved, zeros_between = _behind_move(op, affine, shape)
     elif isinstance(op, Sparse) and op.bias is None and (op.size, op.shape[0]) == (math.prod(shape[1:]), shape[0]):
         # the same for all channels: of weights that add up to less than 1, a shift comes out smaller
-        moved, zeros_between = affine, not bool((op.weight.sum(0) == 1).all())
-    elif isinstance(op, Flatten):
-        positions = math.prod(shape[1:])
-        moved = Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions))
-        zeros_between = False
-    elif isinstance(op, Pad) and not any(op.between[:1]):
-        ends = op.before[0], op.after[0]  # zeros that are channels of their own may be multiplied by anything
-        moved = Affine(F.pad(affine.scale, ends, value=float(affine.scale[0])), F.pad(affine.shift, ends))
-        zeros_between = any(n > 0 for n in op.before[1:] + op.after[1:] + op.between[1:])
+        zeros_between = not bool((op.weight.sum(0) == 1).all())
     else:
         return None
-    return None if zeros_between and bool(affine.shift.any()) else moved
+    return None if moved is None or (zeros_between and bool(affine.shift.any())) else moved
+
+
+def _behind_move(op: Move, affine: Affine, shape: tuple[int, ...]) -> tuple[Affine | None, bool]:
+    """The map behind a move, and whether zeros come between the features, which take no shift."""
+    if isinstance(op, Flatten):
+        positions = math.prod(shape[1:])
+        return Affine(affine.scale.repeat_interleave(positions), affine.shift.repeat_interleave(positions)), False
+    if any(op.between[:1]):
+        return None, True
+    ends = op.before[0], op.after[0]  # zeros that are channels of their own may be multiplied by anything
+    moved = Affine(F.pad(affine.scale, ends, value=float(affine.scale[0])), F.pad(affine.shift, ends))
+    return moved, any(n > 0 for n in op.before[1:] + op.after[1:] + op.between[1:])
 
 
 def _as_weights(affine: Affine, shape: tuple[int, ...]) -> Weighted | Sparse:

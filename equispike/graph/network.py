@@ -24,9 +24,9 @@ from equispike.graph.ops import (
     Node,
     Op,
     Readout,
-    Sparse,
     Sum,
     Weighted,
+    Weights,
     WinnerPool,
     map_tensors,
 )
@@ -243,8 +243,8 @@ class Network:
         neurons, threshold = (size, _span(op.threshold)) if isinstance(op, Neuron) else (0, "")
         return TableRow(node.name, type(op).__name__, shape, sum(t.numel() for t in tensors), neurons, macs, threshold)
 
-    def _weighted_ops(self) -> Iterator[Weighted | Sparse]:
-        return (node.op for node in self.nodes if isinstance(node.op, Weighted | Sparse))
+    def _weighted_ops(self) -> Iterator[Weights]:
+        return (node.op for node in self.nodes if isinstance(node.op, Weights))
 
 
 def free(name: str, taken: Container[str]) -> str:
@@ -300,13 +300,7 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     op = node.op
     if isinstance(op, Input):
         return op.shape
-    expected = len(op.coefficients) if isinstance(op, Sum) else 1
-    if len(inputs) != expected or expected == 0:
-        raise ConversionError(f"{node.name} ({type(op).__name__}): has {len(inputs)} inputs, expected {expected}")
-    if isinstance(op, Add) and len(set(inputs)) > 1:
-        raise ConversionError(f"{node.name} (Add): inputs of shapes {inputs} cannot be added without broadcasting")
-    if isinstance(op, Conv) and op.weight.ndim not in (3, 4):
-        raise ConversionError(f"{node.name} (Conv): a weight of {op.weight.ndim} dimensions; 1d has 3 and 2d has 4")
+    _check_inputs(node, inputs)
     meta = map_tensors(op, lambda t: torch.empty_like(t, device="meta", dtype=torch.float32))
     try:
         result = meta(*(torch.empty(2, *shape, device="meta") for shape in inputs))
@@ -318,9 +312,23 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
         raise ConversionError(f"{node.name} ({type(op).__name__}): leaves nothing of its input {inputs}")
     if isinstance(op, Neuron):
         _check_neurons(node.name, op, inputs[0])
-    if isinstance(op, Neuron) and shape != inputs[0]:
-        raise ConversionError(f"{node.name} (Neuron): threshold or amplitude does not fit a layer of shape {inputs[0]}")
+        if shape != inputs[0]:
+            raise ConversionError(
+                f"{node.name} (Neuron): threshold or amplitude does not fit a layer of shape {inputs[0]}"
+            )
     return shape
+
+
+def _check_inputs(node: Node, inputs: list[tuple[int, ...]]) -> None:
+    """ConversionError if an operation takes another number of inputs, or others than such."""
+    op = node.op
+    expected = len(op.coefficients) if isinstance(op, Sum) else 1
+    if len(inputs) != expected or expected == 0:
+        raise ConversionError(f"{node.name} ({type(op).__name__}): has {len(inputs)} inputs, expected {expected}")
+    if isinstance(op, Add) and len(set(inputs)) > 1:
+        raise ConversionError(f"{node.name} (Add): inputs of shapes {inputs} cannot be added without broadcasting")
+    if isinstance(op, Conv) and op.weight.ndim not in (3, 4):
+        raise ConversionError(f"{node.name} (Conv): a weight of {op.weight.ndim} dimensions; 1d has 3 and 2d has 4")
 
 
 def _check_neurons(name: str, op: Neuron, shape: tuple[int, ...]) -> None:

@@ -53,6 +53,11 @@ class Conv:
     dilation: tuple[int, ...]
     groups: int = 1
 
+    @property
+    def rows(self) -> Tensor:
+        """The weights of each output, (outputs, weights); of a convolution those of each channel."""
+        return self.weight.flatten(1)
+
     def __call__(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if self.weight.ndim == 3 else F.conv2d
         return convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -64,6 +69,11 @@ class Linear:
 
     weight: Tensor
     bias: Tensor | None
+
+    @property
+    def rows(self) -> Tensor:
+        """The weights of each output, (outputs, weights); of a convolution those of each channel."""
+        return self.weight.flatten(1)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -240,6 +250,11 @@ class Sparse:
         return y if self.bias is None else y + self.bias
 
     @property
+    def rows(self) -> Tensor:
+        """The weights of each output of a block, (outputs, K)."""
+        return self.weight.T
+
+    @property
     def moves(self) -> bool:
         """Every output is one of the inputs, or zero."""
         alone = len(self.weight) == 1 and self.bias is None
@@ -345,6 +360,9 @@ AnyOp = TypeVar("AnyOp", bound=Op)
 
 Weighted = Conv | Linear
 """Sums of many inputs with weights and a bias."""
+
+Weights = Weighted | Sparse
+"""Operations with a weight for each input that they read, and a bias or none."""
 
 Sum = Add | Concat
 """Several inputs, each with a coefficient."""

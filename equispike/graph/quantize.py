@@ -6,6 +6,7 @@ their units travel to whoever reads them, and end in thresholds, the weights of 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,10 +27,12 @@ from equispike.graph.ops import (
     Sparse,
     Sum,
     Weighted,
+    Weights,
     WinnerPool,
     map_tensors,
 )
-from equispike.graph.units import fold_amplitudes, fold_thresholds
+from equispike.graph.units import calibrated, fold_amplitudes, fold_thresholds
+from equispike.graph.walk import interpret
 
 PIXELS = 256
 """An analog image is rounded to multiples of 1/256 of the power of two at or above its largest value."""
@@ -108,12 +111,25 @@ def to_grid(network: Network, bits: int, per_channel: bool = True) -> Network:
     Raises:
         ConversionError: an operation that does not run on spikes, or a threshold far below the grid of its current.
     """
-    network = network.to(torch.float64)
-    unit: dict[str, Tensor] = {}
+    network, one = network.to(torch.float64), torch.ones((), dtype=torch.float64)
     ops: dict[str, Op] = {}
-    for node in network.nodes:
-        incoming = [unit[name] for name in node.inputs]
-        ops[node.name], unit[node.name] = _rounded(network, node, incoming, bits, per_channel)
+
+    def enter(node: Node, op: Input) -> Tensor:
+        step = 2.0 ** math.ceil(math.log2(op.scale)) / PIXELS
+        scale = round(op.scale / step) * step
+        ops[node.name] = Input(op.shape, scale, scale / step, step)
+        return one * (step * op.amplitude / op.scale)
+
+    def fire(node: Node, op: Neuron, unit: Tensor) -> Tensor:
+        ops[node.name] = _rounded_neuron(op, unit, network.shapes[node.name], bits)
+        return one
+
+    def through(node: Node, units: Sequence[Tensor]) -> Tensor:
+        ops[node.name], unit = _rounded(network, node, units, bits, per_channel)
+        return unit
+
+    for _ in interpret(network.nodes, enter, fire, through):
+        pass
     return network.replace_ops(ops)
 
 
@@ -130,44 +146,49 @@ def sum_bits(network: Network, timesteps: int = 1) -> dict[str, int]:
     Returns:
         bits by node; float32 holds 24, float64 53.
     """
-    spans: dict[str, _Span] = {}
     needed: dict[str, int] = {}
-    for node in network.nodes:
-        inputs = [spans[name] for name in node.inputs]
-        sums, spans[node.name] = _span(network, node, inputs, timesteps)
+
+    def enter(node: Node, op: Input) -> _Span:
+        return _Span(op.amplitude, _ANY if op.step is None else _grain(op.step * op.amplitude / op.scale))
+
+    def fire(node: Node, op: Neuron, arriving: _Span) -> _Span:
+        needed[node.name] = _potentials(op, arriving, timesteps).bits
+        _, amplitude = calibrated(node.name, op)
+        return _Span(float(amplitude.max()), _grain(amplitude))
+
+    def through(node: Node, inputs: Sequence[_Span]) -> _Span:
+        sums, values = _span(network, node, inputs, timesteps)
         needed[node.name] = sums.bits
-    return needed
+        return values
+
+    return {
+        node.name: needed.get(node.name, span.bits) for node, span in interpret(network.nodes, enter, fire, through)
+    }
 
 
-def _rounded(network: Network, node: Node, units: list[Tensor], bits: int, per_channel: bool) -> tuple[Op, Tensor]:
+def _rounded(
+    network: Network, node: Node, units: Sequence[Tensor], bits: int, per_channel: bool
+) -> tuple[Op, Tensor]:  # fmt: skip
     """The operation on its grid, and the unit of its values, shape () or of a layer that neurons alone read (C,)."""
-    op, one = node.op, torch.ones((), dtype=torch.float64)
-    if isinstance(op, Input):
-        step = 2.0 ** math.ceil(math.log2(op.scale)) / PIXELS
-        scale = round(op.scale / step) * step
-        return Input(op.shape, scale, scale / step, step), one * (step * op.amplitude / op.scale)
-    if isinstance(op, Weighted):
-        readers = network.consumers[node.name]
-        alone = len(readers) == 1 and isinstance(neuron := readers[0].op, Neuron) and neuron.ceiling is None
-        return _rounded_weights(op, units[0], bits, per_channel and alone)
-    if isinstance(op, Sparse):
-        return (op, units[0]) if op.moves else _rounded_weights(op, units[0], bits, False)
+    op, unit = node.op, units[0]
     if isinstance(op, AvgPool):
-        return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], units[0], bits)
+        return _rounded_pool(node.name, op, network.shapes[node.inputs[0]], unit, bits)
     if isinstance(op, Sum):
         return _rounded_sum(op, units, bits)
-    if isinstance(op, Neuron):
-        return _rounded_neuron(op, units[0], network.shapes[node.name], bits), one
     if isinstance(op, Readout):
-        scale = op.scale * units[0]
+        scale = op.scale * unit
         digits = 2.0 ** _exponent(scale, SCORE_BITS)
-        return Readout(float((scale * digits).round() / digits)), one
-    if isinstance(op, Move | WinnerPool):
-        return op, units[0]
-    raise ConversionError(not_spiking(node))
+        return Readout(float((scale * digits).round() / digits)), torch.ones_like(unit)
+    if isinstance(op, Move | WinnerPool) or (isinstance(op, Sparse) and op.moves):
+        return op, unit
+    if not isinstance(op, Weights):
+        raise ConversionError(not_spiking(node))
+    readers = network.consumers[node.name]
+    alone = len(readers) == 1 and isinstance(neuron := readers[0].op, Neuron) and neuron.ceiling is None
+    return _rounded_weights(op, unit, bits, per_channel and alone and isinstance(op, Weighted))
 
 
-def _rounded_weights(op: Weighted | Sparse, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
+def _rounded_weights(op: Weights, unit: Tensor, bits: int, per_channel: bool) -> tuple[Op, Tensor]:
     weight, bias = op.weight * unit, op.bias
     largest = weight.flatten(1).abs().amax(1)
     exponent = _exponent(largest.max(), bits)
@@ -199,7 +220,7 @@ def _rounded_pool(name: str, op: AvgPool, shape: tuple[int, ...], unit: Tensor, 
     )
 
 
-def _rounded_sum(op: Sum, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
+def _rounded_sum(op: Sum, units: Sequence[Tensor], bits: int) -> tuple[Op, Tensor]:
     """Weights of a sum as integers: powers of two stay what they are, others are rounded like weights.
 
     Those that are integers keep their size, even if all of them could be halved: else a network that is quantized again
@@ -214,8 +235,8 @@ def _rounded_sum(op: Sum, units: list[Tensor], bits: int) -> tuple[Op, Tensor]:
 
 
 def _rounded_neuron(op: Neuron, unit: Tensor, shape: tuple[int, ...], bits: int) -> Neuron:
-    threshold, amplitude = _levels(op)
-    threshold = threshold / (_along(unit, len(shape)))
+    assert op.threshold is not None
+    threshold = op.threshold / (_along(unit, len(shape)))
     exponent = _exponent(threshold, bits).clamp(0, bits)
     threshold = (threshold * 2.0**exponent).round().clamp(min=1.0) * 2.0**-exponent
     ceiling = None if op.ceiling is None else op.ceiling / float(unit)
@@ -225,7 +246,7 @@ def _rounded_neuron(op: Neuron, unit: Tensor, shape: tuple[int, ...], bits: int)
         v_init = _on(exponent, v_init / _along(unit, len(shape)))
     elif v_init != "uniform":
         v_init = min(round(v_init * STARTS), STARTS - 1) / STARTS
-    return Neuron(threshold, amplitude, ceiling, op.reset, v_init, drive, op.spikes, op.levels)
+    return Neuron(threshold, op.amplitude, ceiling, op.reset, v_init, drive, op.spikes, op.levels)
 
 
 def _on(exponent: Tensor, values: Tensor) -> Tensor:
@@ -245,49 +266,39 @@ class _Span:
         return math.ceil(math.log2(self.bound + 2.0**-self.grain) + self.grain)
 
 
-def _span(network: Network, node: Node, inputs: list[_Span], timesteps: int) -> tuple[_Span, _Span]:
-    """Span of the sums in a node, and of its values."""
-    op, bound, grain = node.op, max((s.bound for s in inputs), default=0.0), max((s.grain for s in inputs), default=0)
-    if isinstance(op, Input):
-        values = _Span(op.amplitude, _ANY if op.step is None else _grain(op.step * op.amplitude / op.scale))
-    elif isinstance(op, Weighted):
-        most = op.weight.double().flatten(1).abs().sum(1) * bound
-        bias = torch.zeros_like(most) if op.bias is None else op.bias.double()
-        values = _Span(float((most + bias.abs()).max()), max(_grain(op.weight) + grain, _grain(bias)))
-    elif isinstance(op, Sparse):
-        bias = torch.zeros(()) if op.bias is None else op.bias.double()
-        most = float(op.weight.double().abs().sum(0).max()) * bound + float(bias.abs().max())
-        values = _Span(most, max(_grain(op.weight) + grain, _grain(bias)))
-    elif isinstance(op, AvgPool):
+def _span(network: Network, node: Node, inputs: Sequence[_Span], timesteps: int) -> tuple[_Span, _Span]:
+    """Span of the sums in a node between neurons, and of its values."""
+    op, bound, grain = node.op, max(s.bound for s in inputs), max(s.grain for s in inputs)
+    values = _Span(bound, grain)
+    if isinstance(op, AvgPool):
         sizes = op.sizes(network.shapes[node.inputs[0]][1:])
         fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else _ANY
         return _Span(max(sizes) * bound, grain), _Span(bound, grain + int(fine))
+    if isinstance(op, Weights):
+        most = op.rows.double().abs().sum(1) * bound
+        bias = torch.zeros_like(most) if op.bias is None else op.bias.double().flatten()
+        highest = (most + bias.abs().view(-1, len(most))).max()
+        values = _Span(float(highest), max(_grain(op.weight) + grain, _grain(bias)))
     elif isinstance(op, Sum):
         parts = [_Span(abs(c) * s.bound, _grain(c) + s.grain) for c, s in zip(op.coefficients, inputs, strict=True)]
         combine = sum if isinstance(op, Add) else max
         values = _Span(combine(part.bound for part in parts), max(part.grain for part in parts))
-    elif isinstance(op, Neuron):
-        threshold, amplitude = _levels(op)
-        drive = torch.zeros(()) if op.drive is None else op.drive
-        highest = float(threshold.max())
-        if isinstance(op.v_init, Tensor):
-            highest, start = max(highest, float(op.v_init.abs().max())), _grain(op.v_init)
-        else:
-            start = _grain(threshold) + (UNIFORM_BITS if op.v_init == "uniform" else _grain(op.v_init))
-        arriving = bound + float(drive.abs().max())
-        sums = _Span(highest + timesteps * arriving, max(grain, start, _grain(threshold), _grain(drive)))
-        return sums, _Span(float(amplitude.max()), _grain(amplitude))
     elif isinstance(op, Readout):
         values = _Span(timesteps * bound * op.scale, grain + _grain(op.scale))
-    else:
-        values = _Span(bound, grain)
     return values, values
 
 
-def _levels(op: Neuron) -> tuple[Tensor, Tensor]:
-    assert op.threshold is not None
-    assert op.amplitude is not None
-    return op.threshold, op.amplitude
+def _potentials(op: Neuron, arriving: _Span, timesteps: int) -> _Span:
+    """Span of the potentials of neurons that receive such currents."""
+    threshold = torch.zeros(()) if op.threshold is None else op.threshold
+    drive = torch.zeros(()) if op.drive is None else op.drive
+    highest = float(threshold.max())
+    if isinstance(op.v_init, Tensor):
+        highest, start = max(highest, float(op.v_init.abs().max())), _grain(op.v_init)
+    else:
+        start = _grain(threshold) + (UNIFORM_BITS if op.v_init == "uniform" else _grain(op.v_init))
+    most = arriving.bound + float(drive.abs().max())
+    return _Span(highest + timesteps * most, max(arriving.grain, start, _grain(threshold), _grain(drive)))
 
 
 def _exponent(values: Tensor, bits: int) -> Tensor:

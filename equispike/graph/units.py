@@ -6,7 +6,7 @@ layer. On dyadic numbers nothing changes at all; on others, results agree to rou
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Literal
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from equispike.errors import ConversionError
 from equispike.graph.fold import fold_affine
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Readout, Sparse, Sum, Weighted
+from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Sum
+from equispike.graph.walk import in_unit, interpret
 
 Form = Literal["activation", "balanced"]
 
@@ -71,23 +72,30 @@ def change_units(
         join: unit of a sum or concatenation, from those of its inputs.
         pool: as ``change``, for average pools; by default they stay.
     """
-    units: dict[str, float] = {}
     ops: dict[str, Op] = {}
-    for node in network.nodes:
-        op, incoming = node.op, [units[name] for name in node.inputs]
-        if isinstance(op, Input):
-            ops[node.name], units[node.name] = entrance, unit
-        elif isinstance(op, Sum):
-            units[node.name] = common = join(incoming)
-            weights = (c * (common / u) for c, u in zip(op.coefficients, incoming, strict=True))
-            ops[node.name] = dataclasses.replace(op, coefficients=tuple(weights))
-        elif isinstance(op, Neuron):
-            ops[node.name], units[node.name] = change(node.name, _driven_in_unit(op, incoming[0]), incoming[0])
+
+    def enter(node: Node, op: Input) -> float:
+        ops[node.name] = entrance
+        return unit
+
+    def fire(node: Node, op: Neuron, incoming: float) -> float:
+        ops[node.name], own = change(node.name, _driven_in_unit(op, incoming), incoming)
+        return own
+
+    def through(node: Node, incoming: Sequence[float]) -> float:
+        op, own = node.op, incoming[0]
+        if isinstance(op, Sum):
+            own = join(list(incoming))
+            op = dataclasses.replace(op, coefficients=tuple(c * (own / u) for c, u in zip(op.coefficients, incoming)))
         elif isinstance(op, AvgPool):
-            ops[node.name], units[node.name] = pool(node.name, op, incoming[0])
+            op, own = pool(node.name, op, own)
         else:
-            units[node.name] = incoming[0]
-            ops[node.name] = _in_unit(op, incoming[0])
+            op = in_unit(op, own)
+        ops[node.name] = op
+        return own
+
+    for _ in interpret(network.nodes, enter, fire, through):
+        pass
     return network.replace_ops(ops)
 
 
@@ -250,11 +258,3 @@ def _in_channel_units(op: Neuron, units: Tensor, shape: tuple[int, ...]) -> Neur
     return dataclasses.replace(
         op, drive=drive, v_init=op.v_init * along if isinstance(op.v_init, Tensor) else op.v_init
     )
-
-
-def _in_unit(op: Op, unit: float) -> Op:
-    if isinstance(op, Weighted | Sparse) and op.bias is not None:
-        return dataclasses.replace(op, bias=op.bias * unit)
-    if isinstance(op, Affine):
-        return dataclasses.replace(op, shift=op.shift * unit)
-    return dataclasses.replace(op, scale=op.scale / unit) if isinstance(op, Readout) else op

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError
-from equispike.graph.ops import Affine, AvgPool, Input, Move, Neuron, Node, Op, Sparse, Sum, Weighted
+from equispike.graph.ops import Affine, AvgPool, Input, Move, Neuron, Node, Op, Readout, Sum, Weighted, Weights
 
 AnyValue = TypeVar("AnyValue")
 Interval = tuple[Tensor, Tensor]
@@ -79,10 +79,8 @@ def reweighted(op: Op, change: Callable[[Tensor], Tensor], bias: bool = False) -
     >>> reweighted(Add((1.0, -2.0)), torch.square)(torch.ones(1), torch.ones(1))
     tensor([5.])
     """
-    if isinstance(op, Weighted):
-        return dataclasses.replace(op, weight=change(op.weight), bias=op.bias if bias else None)
-    if isinstance(op, Sparse):
-        weight = torch.where(op.weight == 0, 0, change(op.weight))
+    if isinstance(op, Weights):
+        weight = change(op.weight) if isinstance(op, Weighted) else torch.where(op.weight == 0, 0, change(op.weight))
         return dataclasses.replace(op, weight=weight, bias=op.bias if bias else None)
     if isinstance(op, Affine):
         return Affine(change(op.scale), op.shift if bias else torch.zeros_like(op.shift))
@@ -100,6 +98,18 @@ def reweighted(op: Op, change: Callable[[Tensor], Tensor], bias: bool = False) -
     raise ConversionError(f"{type(op).__name__}: is not linear. Convert the model first")
 
 
+def in_unit(op: Op, unit: float) -> Op:
+    """The operation between neurons on values that are all multiplied by ``unit``, so that what it gives is too.
+
+    Scores stay what they are.
+    """
+    if isinstance(op, Weights) and op.bias is not None:
+        return dataclasses.replace(op, bias=op.bias * unit)
+    if isinstance(op, Affine):
+        return dataclasses.replace(op, shift=op.shift * unit)
+    return dataclasses.replace(op, scale=op.scale / unit) if isinstance(op, Readout) else op
+
+
 def bounds(
     nodes: Iterable[Node], entrance: Interval, fire: Callable[[Node, Neuron, Interval], Interval]
 ) -> Iterator[tuple[Node, Interval]]:
@@ -115,7 +125,7 @@ def bounds(
 
     def through(node: Node, inputs: Sequence[Interval]) -> Interval:
         lows, highs = [low for low, _ in inputs], [high for _, high in inputs]
-        if not isinstance(node.op, Weighted | Sparse | Sum | Affine):  # monotone
+        if not isinstance(node.op, Weights | Sum | Affine):  # monotone
             return node.op(*lows), node.op(*highs)
         up, down = reweighted(node.op, _positive), reweighted(node.op, _negative, bias=True)
         return up(*lows) + down(*highs), up(*highs) + down(*lows)

@@ -3,7 +3,6 @@
 ``until_settled`` saves the time: it looks at the scores every few steps and goes on with the images that are left.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -16,7 +15,8 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import predict
 from equispike.graph.exact import calibrated
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Concat, Conv, Input, Linear, Neuron, WinnerPool
+from equispike.graph.ops import Input, Linear, Neuron, WinnerPool
+from equispike.graph.walk import reweighted
 from equispike.simulation.task import Engine, Record, Task, empty_record, run
 
 BLOCK = 16
@@ -163,14 +163,8 @@ def _bounds(network: Network, node: Node) -> tuple[Tensor, Tensor]:
             "Use another rule, e.g. Stable, or a network with hidden neurons"
         )
     inputs = [_bounds(network, network[name]) for name in node.inputs]
-    if isinstance(op, Conv | Linear):
-        spread = dataclasses.replace(op, weight=op.weight.abs(), bias=None)
-    elif isinstance(op, Add | Concat):
-        spread = dataclasses.replace(op, coefficients=tuple(abs(c) for c in op.coefficients))
-    elif isinstance(op, WinnerPool):
+    if isinstance(op, WinnerPool):
         ((middle, radius),) = inputs
         most, least = op(middle + radius), -op(radius - middle)
         return (most + least) / 2, (most - least) / 2
-    else:
-        spread = op
-    return op(*(middle for middle, _ in inputs)), spread(*(radius for _, radius in inputs))
+    return op(*(middle for middle, _ in inputs)), reweighted(op, torch.abs)(*(radius for _, radius in inputs))
