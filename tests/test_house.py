@@ -100,16 +100,14 @@ how spikes do."""
 
 def told_apart(function: ast.FunctionDef) -> int:
     """Conditions of a function that ask for kinds of operations."""
-    conditions = [node.test for node in ast.walk(function) if isinstance(node, ast.If | ast.IfExp)]
-    calls = [
-        [call for call in ast.walk(one) if isinstance(call, ast.Call) and len(call.args) > 1] for one in conditions
-    ]
-    kinds = [
-        {getattr(name, "id", "") for call in own if getattr(call.func, "id", "") == "isinstance"
-         for name in ast.walk(call.args[1])}
-        for own in calls
-    ]  # fmt: skip
-    return sum(not names.isdisjoint(OPERATIONS) for names in kinds)
+
+    def asks(condition: ast.expr) -> bool:
+        calls = [
+            n for n in ast.walk(condition) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "isinstance"
+        ]
+        return any(getattr(name, "id", "") in OPERATIONS for call in calls for name in ast.walk(call.args[1]))
+
+    return sum(asks(node.test) for node in ast.walk(function) if isinstance(node, ast.If | ast.IfExp))
 
 
 def test_operations_are_told_apart_in_few_places() -> None:
