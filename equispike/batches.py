@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from equispike.arguments import tensor_of
 from equispike.errors import DataError, EquispikeError
 from equispike.functional.finite import all_finite
-from equispike.functional.inputs import Shape, inputs_of, join_inputs, split_inputs
+from equispike.functional.inputs import Shape, inputs_of, join_inputs, reshaping, split_inputs
 
 
 class Batch(NamedTuple):
@@ -200,7 +200,8 @@ def _batch(where: str, item: object, shape: tuple[int, ...] | None, labelled: bo
         raise DataError(f"{where}: {error}") from error
     if images.ndim < 2 or (join is join_inputs and shape is not None and tuple(images.shape[1:]) != shape):
         expected = "(B, features)" if shape is None else f"(B, {', '.join(map(str, shape))})"
-        raise DataError(f"{where}: shape {tuple(images.shape)}, expected {expected}. Reshape the images")
+        how = reshaping(tuple(images.shape), shape or ())
+        raise DataError(f"{where}: shape {tuple(images.shape)}, expected {expected}. {how}")
     if not all_finite(images):
         raise DataError(f"{where}: holds NaN or infinity. Check the loading and the normalisation")
     return Batch(images.detach(), _labels(where, labels, images, labelled), shapes)

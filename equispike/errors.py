@@ -1,5 +1,7 @@
 """The errors that equispike raises on purpose: each names the place, the reason and the remedy."""
 
+import inspect
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +32,14 @@ class DataError(EquispikeError):
 
 class CalibrationWarning(UserWarning):
     """A threshold that had to be made up, or that clips much: the network runs, and the reader should know."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn of a line of the user's: the one that called the package."""
+    level, frame = 1, inspect.currentframe()
+    while frame and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "equispike":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def one_line(error: object, most: int | None = 300) -> str:

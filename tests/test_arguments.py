@@ -130,3 +130,33 @@ def test_arrays_and_whole_floats_are_taken() -> None:
 def test_common_slips_are_answered_with_the_remedy(call: Any, words: str) -> None:
     with pytest.raises(es.EquispikeError, match=words):
         call(made()["model"], made()["network"])
+
+
+def test_warnings_are_of_the_line_that_called() -> None:
+    dead = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    with torch.no_grad():
+        dead[0].bias.fill_(-100.0)
+    for method in (es.DataNorm(), es.SpikeNorm(timesteps=2)):
+        with pytest.warns(es.CalibrationWarning) as found:
+            es.convert(dead, IMAGES, method)
+        assert {warning.filename for warning in found} == {__file__}
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "words"),
+    [
+        ((4, 5, 2), (3, 2, 4, 5), r"channels last: images.movedim\(1, -1\)"),
+        ((2, 4, 5), (3, 4, 5, 2), r"channels first: images.movedim\(-1, 1\)"),
+        ((2, 4, 5), (2, 4, 5), r"Give a batch, even of one image: images\[None\]"),
+        ((2, 4, 5), (3, 2, 4, 6), "Reshape the images"),
+    ],
+)
+def test_images_of_another_shape_are_told_how_to_be_moved(
+    shape: tuple[int, ...], given: tuple[int, ...], words: str
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 5), nn.ReLU(), nn.Linear(5, 3))
+    network = es.convert(model, torch.rand(3, *shape))
+    with pytest.raises(es.SimulationError, match=words):
+        es.simulate(network, torch.rand(given), 2)
+    with pytest.raises(es.DataError, match=words):
+        es.evaluate(network, [(torch.rand(given), torch.zeros(given[0]))], 2)

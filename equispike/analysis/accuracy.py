@@ -1,6 +1,5 @@
 """Accuracy at every time-step, and the step from which it is good enough."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,7 +12,7 @@ from torch import Tensor
 from equispike.analysis.evaluation import UNITS, Evaluation, Tally
 from equispike.arguments import checked
 from equispike.batches import Batches, Labelled, check_labels, numbered
-from equispike.errors import DataError, SimulationError
+from equispike.errors import DataError, SimulationError, warn
 from equispike.functional.coding import Coder, Constant, Poisson, by_image, predict
 from equispike.graph.network import Network, without_output_neurons
 from equispike.progress import track
@@ -134,10 +133,9 @@ def evaluate(
     parts = (on or Here()).map(work, items)
     found = reduce(Evaluation.merge, (part for _, part in track(parts, label, length_hint(batches))))
     if found.unheard > UNHEARD * found.images:
-        warnings.warn(
+        warn(
             f"{found.unheard} of {found.images} images have no class score above zero, and output neurons that count "
-            'spikes never answer for them. Convert with readout="potential"',
-            stacklevel=2,
+            'spikes never answer for them. Convert with readout="potential"'
         )
     return found
 

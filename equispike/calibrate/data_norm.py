@@ -11,7 +11,7 @@ from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer, with_thresholds
 from equispike.calibrate.scores import halves, score_error
-from equispike.errors import CalibrationError, CalibrationWarning
+from equispike.errors import CalibrationError, CalibrationWarning, warn
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum, Percentile
 from equispike.graph.network import Network, values_of
@@ -79,11 +79,10 @@ class DataNorm:
             value = statistic.value(states[name])
             thresholds[name] = self._threshold(network, name, value, thresholds)
             if isinstance(statistic, Percentile) and (lost := statistic.clipped(states[name], value)) > MUCH:
-                warnings.warn(
+                warn(
                     f"{name}: the threshold of {self} cuts off {100 * lost:.0f} % of the layer's activity on the "
                     "calibration images, at any number of steps. Raise the percentile",
                     CalibrationWarning,
-                    stacklevel=2,
                 )
         return thresholds
 

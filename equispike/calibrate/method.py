@@ -1,7 +1,6 @@
 """The role of a calibration method, and the way of its thresholds into a network."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from operator import itemgetter
 from types import MappingProxyType
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equispike.batches import Batches
-from equispike.errors import CalibrationError, CalibrationWarning
+from equispike.errors import CalibrationError, CalibrationWarning, warn
 from equispike.functional.integrate import Reset
 from equispike.graph.exact import change_units
 from equispike.graph.network import Network
@@ -167,11 +166,10 @@ def substitute(network: Network, name: str, found: Mapping[str, Tensor], quantit
     size = network.input.amplitude
     if isinstance(op, Neuron):
         size = float((found[source].clamp(0, op.ceiling) * gain(op)).max())
-    warnings.warn(
+    warn(
         f"{name}: its largest {quantity} on the calibration images is not above zero. Its threshold is now the size of "
         f"a spike that reaches it, {size:g}. Use more images, or check that they are preprocessed as in training",
         CalibrationWarning,
-        stacklevel=2,
     )
     threshold = size / float(torch.as_tensor(gain(network.neurons[name])).max())
     return torch.tensor(threshold, dtype=network.dtype, device=network.device)

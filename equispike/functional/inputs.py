@@ -76,6 +76,22 @@ def split_inputs(joined: Tensor, shapes: Iterable[Shape]) -> tuple[Tensor, ...]:
     return tuple(parts)
 
 
+def reshaping(given: Shape, expected: Shape) -> str:
+    """Say what to do about images (B, *features) where others are expected: where axes are only moved, how.
+
+    >>> reshaping((64, 1, 28, 28), (28, 28, 1))
+    'The network takes the channels last: images.movedim(1, -1)'
+    """
+    own = given[1:]
+    if len(expected) > 1 and own == (expected[-1], *expected[:-1]):
+        return "The network takes the channels last: images.movedim(1, -1)"
+    if len(expected) > 1 and own == (*expected[1:], expected[0]):
+        return "The network takes the channels first: images.movedim(-1, 1)"
+    if given == expected:
+        return "Give a batch, even of one image: images[None]"
+    return "Reshape the images"
+
+
 def layout(shapes: Iterable[Shape]) -> tuple[Shape, list[Place]]:
     """The features of all inputs side by side, and the place of each. DataError if they have no common form."""
     shapes = list(shapes)

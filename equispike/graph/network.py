@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.functional.finite import all_finite
-from equispike.functional.inputs import Images, join_inputs
+from equispike.functional.inputs import Images, join_inputs, reshaping
 from equispike.graph.ops import (
     Add,
     Conv,
@@ -224,7 +224,7 @@ class Network:
         if x.ndim == 0 or tuple(x.shape[1:]) != expected:
             raise SimulationError(
                 f"images of shape {tuple(x.shape)}: this network takes (B, {', '.join(map(str, expected))}). "
-                "Reshape the images, or convert the model with an example of that shape"
+                f"{reshaping(tuple(x.shape), expected)}, or convert the model with an example of that shape"
             )
         x = x.to(self.device, self.dtype)
         if not all_finite(x):

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equispike.arguments import checked
-from equispike.errors import SimulationError
+from equispike.errors import SimulationError, warn
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.functional.inputs import Images
 from equispike.functional.precision import full_precision
@@ -322,11 +321,10 @@ def _event_driven(network: Network) -> bool:
 
 @cache
 def _tell_once() -> None:
-    warnings.warn(
+    warn(
         "equispike was installed without a C++ compiler, so its event-driven engine is missing and simulations run in "
         "the slower 'layerwise'. Install a compiler (g++ or clang++), then build it again: "
-        "pip install --force-reinstall --no-deps --no-cache-dir equispike",
-        stacklevel=4,
+        "pip install --force-reinstall --no-deps --no-cache-dir equispike"
     )
 
 
