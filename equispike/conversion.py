@@ -34,6 +34,9 @@ from equispike.graph.reading.verdicts import VERDICTS
 from equispike.provenance import as_data, versions
 
 SpikeKind = Literal["binary", "signed"]
+DEFAULT = DataNorm(99, per_channel=True)
+"""The method if none is named, with half a threshold at the start: experiments/default_method.py measures it."""
+
 Model = Traceable | Network
 """A trained network in any form that converts."""
 
@@ -62,13 +65,14 @@ def convert(
         batches: calibration images, never test images: an iterable of tensors (B, *features) or of (images, labels)
             pairs, preprocessed as in training, or one tensor. Read once and held in memory. For a model of several
             inputs, of pairs ((first, second, ...), labels); labels may be None.
-        method: how thresholds are set; default ``RateNorm()`` if the model was trained with Rate Norm layers, else
-            ``DataNorm(percentile=99.9)``; with ``timesteps``, the percentile per channel that is best for them.
+        method: how thresholds are set; default ``DataNorm(99, per_channel=True)``, which lost least of several over
+            8 to 256 steps (see docs/datanorm.md), or ``RateNorm()`` if layers were trained with levels; with
+            ``timesteps``, the percentile per channel, or ``RateNorm()`` if the model has it, that is best for them.
         reset: "subtract" (soft) or "zero" (hard); default the method's own.
         readout: "potential" (sum of the last layer's current) or "spikes" (of an output neuron layer, which is
             calibrated like any other); default the method's own.
-        v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta); default 0,
-            with ``timesteps``, and where layers were trained with levels, a half.
+        v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta); default a
+            half without a ``method``, with ``timesteps``, and where layers were trained with levels; else 0.
         spikes: "binary", or "signed": neurons with soft reset that also take spikes back, which hardware must offer.
         timesteps: T for which the network is to answer. Percentile (unless a method is given) and correction (none,
             ``Bias`` or ``StepBias``) are then those whose scores after T steps are nearest to the trained ones on
@@ -105,61 +109,61 @@ def convert(
     if v_init is not None:
         check_v_init(v_init)
     entered = _enter(model, batches, method, reset, readout, lossy, output)
-    rounds = timesteps is not None or any(op.levels for op in entered.network.neurons.values())
-    start = (0.5 if rounds else 0.0) if v_init is None else v_init
-    if timesteps is None:
-        spiking = with_spikes(entered.measured().spiking(start), spikes)
-    else:
-        entered, correct = _chosen(entered, timesteps, start, spikes, method)
-        spiking = with_spikes(entered.measured().spiking(start), spikes)
+    if timesteps is not None:
+        entered, correct = _chosen(entered, timesteps, 0.5 if v_init is None else v_init, spikes, method)
+    spiking = entered.measured().spiking(v_init, spikes)
     return corrected(spiking, entered.held, correct)
 
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A network that is ready for thresholds, the thresholds, and what provenance says of both."""
+    """A network that is ready for thresholds, the thresholds, V(0) unless one is given, and what provenance says."""
 
     network: Network
     thresholds: Thresholds
     method: Method
     reset: Reset
+    start: float
     told: Mapping[str, object]
 
-    def spiking(self, v_init: float | str) -> Network:
+    def spiking(self, v_init: float | str | None, spikes: SpikeKind) -> Network:
         told = {"method": as_data(self.method), "scale": self.thresholds.scale, "reset": self.reset, **self.told}
         if self.thresholds.told:
             told["chosen"] = as_data(self.thresholds.told)
         network = with_thresholds(self.network, self.thresholds, self.reset)
-        return with_v_init(dataclasses.replace(network, provenance={**network.provenance, **told}), v_init)
+        network = dataclasses.replace(network, provenance={**network.provenance, **told})
+        return with_spikes(with_v_init(network, self.start if v_init is None else v_init), spikes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Entered:
-    """A network that is ready for a method, and the images that it is calibrated with."""
+    """A network that is ready for a method, the images that it is calibrated with, and V(0) unless one is given."""
 
     network: Network
     held: list[Batch]
     method: Method
     reset: Reset
+    start: float
     told: Mapping[str, object]
 
     def measured(self) -> _Measured:
-        return _Measured(self.network, self.method(self.network, self.held), self.method, self.reset, self.told)
+        thresholds = self.method(self.network, self.held)
+        return _Measured(self.network, thresholds, self.method, self.reset, self.start, self.told)
 
 
 def _chosen(
     entered: _Entered, timesteps: int, v_init: float | str, spikes: SpikeKind, method: Method | None
 ) -> tuple[_Entered, Sequence[Correction]]:
-    """The same with the method that is best for T steps, and the corrections that go with it."""
+    """The same with the method that is best for T steps and V(0), and the corrections that go with it."""
 
     def install(network: Network, thresholds: Thresholds) -> Network:
         return with_spikes(with_v_init(with_thresholds(network, thresholds, entered.reset), v_init), spikes)
 
-    learnt: list[Method] = [entered.method] if isinstance(entered.method, RateNorm) else []
+    learnt: list[Method] = [RateNorm()] * any(op.threshold is not None for op in entered.network.neurons.values())
     methods = [method] if method is not None else [*learnt, *usual()]
     choice = choose(entered.network, entered.held, timesteps, methods, install)
     told = {**entered.told, "chosen": choice.told}
-    return dataclasses.replace(entered, method=choice.method, told=told), choice.corrections
+    return dataclasses.replace(entered, method=choice.method, start=0.5, told=told), choice.corrections
 
 
 def corrected(network: Network, batches: Batches, corrections: Sequence[Correction]) -> Network:
@@ -190,9 +194,10 @@ def _enter(
 ) -> _Entered:
     held = hold(batches)
     network, changes = prepare(model, held[0].inputs, lossy, output)
+    levelled = any(op.levels for op in network.neurons.values())
+    start = 0.5 if method is None or levelled else 0.0
     if method is None:
-        learnt = any(op.threshold is not None for op in network.neurons.values())
-        method = RateNorm() if learnt else DataNorm(percentile=99.9)
+        method = RateNorm() if levelled else DEFAULT
     held = hold(held, network.input.shape)
     reset, readout = reset or method.reset, readout or method.readout
     _check_options(reset, readout)
@@ -210,7 +215,7 @@ def _enter(
     }
     if len(held[0].shapes) > 1:
         told["inputs"] = [list(shape) for shape in held[0].shapes]
-    return _Entered(network, held, method, reset, told)
+    return _Entered(network, held, method, reset, start, told)
 
 
 class Converter:
@@ -231,10 +236,13 @@ class Converter:
         *,
         reset: Reset | None = None,
         readout: ReadoutKind | None = None,
-        v_init: float | str = 0.0,
+        v_init: float | str | None = None,
+        spikes: SpikeKind = "binary",
+        correct: Sequence[Correction] = (),
     ) -> Network:
         """The network; arguments and errors as for :func:`convert`."""
-        check_v_init(v_init)
+        if v_init is not None:
+            check_v_init(v_init)
         after = method if isinstance(method, RMP) and method.after and method.scale is not None else None
         base = method if after is None else dataclasses.replace(after, scale=1.0)
         key = f"{base!r}, {reset}, {readout}"
@@ -244,7 +252,7 @@ class Converter:
         found = self._measured[key]
         if after is not None and after.scale is not None:
             found = dataclasses.replace(found, thresholds=scaled(found.thresholds, after.scale), method=after)
-        return found.spiking(v_init)
+        return corrected(found.spiking(v_init, spikes), self._held, correct)
 
     @cached_property
     def _held(self) -> list[Batch]:

@@ -1,6 +1,6 @@
 """Why accuracy was lost, and what helps: causes by layer, and remedies that were measured."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,9 +11,11 @@ from equispike.analysis.accuracy import accuracy
 from equispike.analysis.causes import Causes, causes
 from equispike.arguments import checked
 from equispike.batches import Batches
+from equispike.calibrate.choice import LONGEST_TABLE
+from equispike.calibrate.corrections import Bias, StepBias
 from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method
-from equispike.conversion import Converter, Model
+from equispike.conversion import DEFAULT, Converter, Model
 from equispike.functional.coding import Coder, predict
 from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.network import Network, without_output_neurons
@@ -142,8 +144,7 @@ def diagnose(
     layers = tuple(causes(run))
     remedies: list[Remedy] = []
     if trained - reached > SMALL:
-        used = network.provenance
-        tried = _remedies(used["method"], str(used["reset"]), timesteps, options)
+        tried = _remedies(network, layers, timesteps)
         for name, change in track(tried.items(), "trying remedies", len(tried)):
             steps = change.pop("timesteps", timesteps)
             _, *helped = measured(convert(**{**asked, **change}), steps)
@@ -152,15 +153,38 @@ def diagnose(
     return Diagnosis(trained, reached, rate, timesteps, len(images), layers, tuple(remedies))
 
 
-def _remedies(method: object, reset: str, timesteps: int, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Remedies that may help, by name: arguments that change. What is done already is left out."""
+def _remedies(network: Network, layers: Sequence[Causes], timesteps: int) -> dict[str, dict[str, Any]]:
+    """Name what may help, with the arguments that change; what is done already is left out.
+
+    The cause of most of the error decides which corrections are measured.
+    """
+    told = network.provenance
     tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
-    if options.get("v_init", 0.0) == 0.0:
+    if told["v_init"] == 0.0:
         tried["v_init=0.5"] = {"v_init": 0.5}
-    if reset == "zero":
+    if told["reset"] == "zero":
         tried["reset='subtract'"] = {"reset": "subtract"}
-    for candidate in (DataNorm(100.0), DataNorm(99.9), DataNorm(99.9, per_channel=True)):
-        if as_data(candidate) != method:
+    for candidate in (DataNorm(100.0), DataNorm(99.9), DEFAULT, DataNorm(99.9, per_channel=True)):
+        if as_data(candidate) != told["method"]:
             fields = f"percentile={candidate.percentile:g}" + ", per_channel=True" * candidate.per_channel
             tried[f"method=DataNorm({fields})"] = {"method": candidate}
+    return tried | _corrections(network, layers, timesteps)
+
+
+def _corrections(network: Network, layers: Sequence[Causes], timesteps: int) -> dict[str, dict[str, Any]]:
+    """Corrections that fit the cause of most of the error, by name.
+
+    A mean error of whole spikes is what a drive takes away; for unevenness it changes from step to step, or spikes
+    that came too early are taken back. Clipping needs other thresholds.
+    """
+    told = network.provenance
+    totals = {cause: sum(getattr(row, cause) ** 2 for row in layers) for cause in EXPLANATIONS}
+    largest = max(totals, key=lambda cause: totals[cause])
+    tried: dict[str, dict[str, Any]] = {}
+    if largest != "clipping" and told["v_init"] != "uniform" and "corrections" not in told:
+        by_step = largest == "unevenness" and timesteps <= LONGEST_TABLE
+        correction = StepBias(timesteps) if by_step else Bias(timesteps)
+        tried[f"correct=[{type(correction).__name__}({timesteps})]"] = {"correct": [correction]}
+    if largest == "unevenness" and told["reset"] == "subtract" and told.get("spikes") != "signed":
+        tried["spikes='signed'"] = {"spikes": "signed"}
     return tried

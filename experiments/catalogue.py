@@ -2,6 +2,7 @@
 
 import equispike as es
 from experiments import (
+    default_method,
     ding_figure_3,
     ding_figure_4,
     ding_figure_6,
@@ -25,6 +26,7 @@ MODULES = (
     *(ding_tables, ding_figure_3, ding_figure_4, ding_figure_6, ding_figure_7),
     methods,
     low_latency,
+    default_method,
 )
 CATALOGUE: dict[str, Entry] = {entry.name: entry for module in MODULES for entry in module.ENTRIES}
 

@@ -1,6 +1,6 @@
 """Rows: one network, converted in one way and simulated on test images. Each is kept in a store and never run twice."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import equispike as es
+from equispike.calibrate.corrections import Correction
 from equispike.calibrate.method import Method
 from equispike.conversion import SpikeKind
 from equispike.files.store import Store
@@ -34,6 +35,7 @@ class Way:
         v_init: initial potential, as in ``convert``.
         spikes: "binary" or "signed".
         chosen: percentile and correction are chosen for the table's T, in place of the method.
+        correct: T -> corrections, set for the table's T; None for none.
     """
 
     label: str
@@ -42,6 +44,11 @@ class Way:
     v_init: float = 0.0
     spikes: SpikeKind = "binary"
     chosen: bool = False
+    correct: Callable[[int], Sequence[Correction]] | None = None
+
+    def corrections(self, timesteps: int) -> Sequence[Correction]:
+        """Corrections of this way for T steps."""
+        return () if self.correct is None else self.correct(timesteps)
 
 
 def coder_of(network: Trained, conditions: Conditions) -> Coder:
@@ -75,10 +82,10 @@ def convert(way: Way, network: Trained, conditions: Conditions) -> es.Network:
     batches = list(to(device, calibration(network, conditions)))
     if way.chosen:
         return es.convert(model, batches, timesteps=conditions.timesteps, readout=conditions.readout, spikes=way.spikes)
-    method = method_of(way, network, conditions)
     return es.convert(
-        model, batches, method, reset=way.reset, readout=conditions.readout, v_init=way.v_init, spikes=way.spikes
-    )
+        model, batches, method_of(way, network, conditions), reset=way.reset, readout=conditions.readout,
+        v_init=way.v_init, spikes=way.spikes, correct=way.corrections(conditions.timesteps),
+    )  # fmt: skip
 
 
 def method_of(way: Way, network: Trained, conditions: Conditions) -> Method:
@@ -114,6 +121,8 @@ def row(way: Way, network: Trained, conditions: Conditions, folder: Path) -> Row
         "runs": 1 if coder is CONSTANT else conditions.seeds,
         "device": conditions.device,
     }
+    if way.correct is not None:
+        asked["corrections"] = as_data(list(way.corrections(conditions.timesteps)))
     return {**asked, **Store(folder / "rows.sqlite").point(asked, lambda: measure(way, network, conditions))}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.calibrate.method import Thresholds, with_thresholds
-from equispike.conversion import prepare
+from equispike.conversion import Converter, prepare
 from equispike.graph.network import Network
 from equispike.provenance import as_data
 from equispike.zoo.data import Dataset, load
@@ -167,11 +167,18 @@ def test_options_override_the_methods_own_and_are_kept() -> None:
     assert network.provenance["calibration_images"] == 9
 
 
-def test_the_default_is_the_robust_percentile() -> None:
+def test_the_default_is_a_percentile_per_channel_with_half_a_threshold_at_the_start() -> None:
     images = torch.rand(50, 4)
-    default, robust = es.convert(mlp(), images), es.convert(mlp(), images, es.DataNorm(99.9))
-    assert torch.equal(default.thresholds["1"], robust.thresholds["1"])
-    assert default.provenance["method"] == as_data(es.DataNorm(99.9))
+    named = es.DataNorm(99, per_channel=True)
+    default, same = es.convert(mlp(), images), es.convert(mlp(), images, named, v_init=0.5)
+    bare = es.convert(mlp(), images, named)
+    assert torch.equal(default.thresholds["1"], same.thresholds["1"])
+    assert default.provenance == same.provenance
+    assert (default.neurons["1"].v_init, bare.neurons["1"].v_init) == (0.5, 0.0)  # methods keep their own settings
+    assert es.convert(mlp(), images, v_init=0.0).neurons["1"].v_init == 0.0
+    again = Converter(mlp(), images)
+    assert again().provenance == default.provenance
+    assert again(named).neurons["1"].v_init == 0.0
 
 
 def test_a_model_that_ends_in_a_relu_has_its_output_neurons() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import equispike as es
+from equispike.analysis.causes import Causes
 from equispike.diagnosis import diagnose
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
@@ -49,6 +50,22 @@ def test_a_remedy_is_what_its_name_says(found):
     assert (remedy.accuracy, remedy.spike_rate) == (lowered.accuracy, lowered.spike_rate)
     hard = found(es.DataNorm(), 6, reset="zero")
     assert "reset='subtract'" in {remedy.name for remedy in hard.remedies}
+
+
+def test_a_correction_is_measured_where_it_fits_the_cause(found, monkeypatch):
+    few = found(es.DataNorm(99.0), 4)
+    remedy = next(remedy for remedy in few.remedies if remedy.name == "correct=[Bias(4)]")
+    corrected = found(es.DataNorm(99.0), 4, correct=[es.Bias(4)])
+    assert (remedy.accuracy, remedy.spike_rate) == (corrected.accuracy, corrected.spike_rate)
+    assert remedy.accuracy > few.accuracy
+    assert not any(remedy.name.startswith("correct") for remedy in corrected.remedies)
+    clipped = found(es.RMP(0.1, 16), 32)
+    assert not any(remedy.name.startswith("correct") for remedy in clipped.remedies)
+    uneven = Causes("1", 0.0, 0.0, 0.1, 0.2, 0.3)
+    monkeypatch.setattr("equispike.diagnosis.causes", lambda _: [uneven])
+    names = {remedy.name: remedy for remedy in found(es.DataNorm(99.0), 4).remedies}
+    assert names["correct=[StepBias(4)]"].accuracy > few.accuracy
+    assert names["spikes='signed'"].accuracy == found(es.DataNorm(99.0), 4, spikes="signed").accuracy
 
 
 def test_where_little_is_lost_nothing_is_tried(found):

@@ -42,7 +42,7 @@ def test_results_are_shown_in_a_line_and_in_a_table(name: str) -> None:
 def test_a_line_has_the_numbers() -> None:
     found = results()
     assert repr(found["Network"]) == (
-        "Network((4,) -> (3,), 5 nodes, 50 neurons in 1 layers, DataNorm(percentile=99.9))"
+        "Network((4,) -> (3,), 5 nodes, 50 neurons in 1 layers, DataNorm(percentile=99, per_channel=True))"
     )
     assert f"accuracy {float(found['Evaluation'].mean[-1]):.2%}" in repr(found["Evaluation"])
     assert f"rate {float(found['Run'].spike_rate[-1]):.2f} %" in repr(found["Run"])

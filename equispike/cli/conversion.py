@@ -182,7 +182,7 @@ def diagnose_command(
             model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
             Constant() if coder == "constant" else Poisson(), seed, reset=reset,
-            v_init=0.0 if v_init is None else v_init, lossy=lossy.passes, output=output,
+            v_init=v_init, lossy=lossy.passes, output=output,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:

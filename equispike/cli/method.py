@@ -32,7 +32,8 @@ class ThresholdOptions:
         Literal["datanorm", "modelnorm", "spikenorm", "rmp", "ratenorm"] | None,
         Parameter(
             help="How thresholds are set: from activations, weights, received spikes, or those, scaled; ratenorm takes "
-            "those that were learnt in training. Default: ratenorm if the model has such, else datanorm."
+            "those that were learnt in training. Default: datanorm with --percentile 99 --per-channel --v-init 0.5; "
+            "ratenorm if layers were trained with levels."
         ),
     ] = None
     percentile: Annotated[
@@ -160,8 +161,8 @@ Start = Annotated[
     float | Literal["uniform"] | None,
     Parameter(
         name="--v-init",
-        help="Potential at the start, as a fraction of the threshold; or uniform, drawn for each neuron. Default: 0, "
-        "or 0.5 with --timesteps.",
+        help="Potential at the start, as a fraction of the threshold; or uniform, drawn for each neuron. Default: 0.5 "
+        "where no method is named or with --timesteps, else 0.",
     ),
 ]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]

@@ -136,6 +136,8 @@ def in_options(text: str) -> str:
 
     >>> in_options("Pass lossy=[es.max_pool_to_avg], or method=DataNorm(percentile=99.9, per_channel=True), v_init=0.5")
     'Pass --max-pool-to-avg, or --percentile 99.9 --per-channel, --v-init 0.5'
+    >>> in_options("correct=[StepBias(8)] helps most")
+    '--correct step-bias --timesteps 8 helps most'
     """
     for pattern, option in _OPTIONS:
         text = re.sub(pattern, option, text)
@@ -147,9 +149,11 @@ _OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"es\.convert\(model, batches, method=\.\.\.\)", "equispike convert"),
     (r"method=DataNorm\(percentile=([\d.]+)\)", r"--percentile \1"),
     (r"method=DataNorm\(percentile=([\d.]+), per_channel=True\)", r"--percentile \1 --per-channel"),
+    (r"correct=\[StepBias\((\d+)\)\]", r"--correct step-bias --timesteps \1"),
+    (r"correct=\[Bias\((\d+)\)\]", r"--correct bias --timesteps \1"),
     (r"\bes\.(\w+Norm|RMP)\(\)", lambda found: f"--method {found[1].lower()}"),
     (
-        r"\b(v_init|timesteps|reset|readout|scale|percentile)=['\"]?([\w.]+)['\"]?",
+        r"\b(v_init|timesteps|reset|readout|scale|percentile|spikes)=['\"]?([\w.]+)['\"]?",
         lambda found: f"--{found[1].replace('_', '-')} {found[2]}",
     ),
 )

@@ -1,0 +1,87 @@
+"""The method that `convert` takes if none is named: loss of accuracy over T = 8 ... 256 on six networks.
+
+Candidates are compared on validation images, cut from the training split, since a default is a choice. (Others trained
+the ResNets of He et al. on those images too.) RateNorm is compared on networks that have learnt thresholds.
+
+40 validation images and 128 calibration images of each network, one run on a CPU, torch 2.13: mean loss over all T and
+networks 25.4 points with DataNorm(99.9), 12.5 with half a threshold at the start, 6.7 with DataNorm(99,
+per_channel=True), 9.9 with DataNorm(99.9, per_channel=True); of the two with learnt thresholds RateNorm 34.0 and 20.4.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+import equispike as es
+from equispike.analysis.plots import Panel, Series
+from experiments.entry import Conditions, Entry, Job, Line, Outcome, Value
+from experiments.networks import Trained, find
+from experiments.rows import Row, Way, row
+
+NETWORKS = (
+    *("mnist-cnn", "mnist-cnn-rnl", "resnet20-cifar10"),
+    *("he-resnet20", "he-resnet56", "vgg16-slim-rnl-cifar10"),
+)
+CANDIDATES = (
+    Way("DataNorm(99.9)", es.DataNorm(99.9)),
+    Way("DataNorm(99.9), half a threshold", es.DataNorm(99.9), v_init=0.5),
+    Way("DataNorm(99, per_channel=True), half a threshold", es.DataNorm(99, per_channel=True), v_init=0.5),
+    Way("DataNorm(99.9, per_channel=True), half a threshold", es.DataNorm(99.9, per_channel=True), v_init=0.5),
+)
+LEARNT = (
+    Way("RateNorm", es.RateNorm()),
+    Way("RateNorm, half a threshold", es.RateNorm(), v_init=0.5),
+)
+
+
+def run(job: Job) -> Outcome:
+    """One line for each candidate and network, and one with the mean over all networks."""
+    steps = [t for t in (8, 16, 32, 64, 128, 256) if t <= job.conditions.timesteps]
+    found: dict[str, dict[str, Row]] = {way.label: {} for way in (*CANDIDATES, *LEARNT)}
+    notes: list[str] = []
+    for source in job.networks:
+        network = on_validation(find(source, job.data, job.data_folder))
+        learnt = any(isinstance(module, es.nn.RateNorm) for module in network.model.modules())
+        for way in (*CANDIDATES, *LEARNT * learnt):
+            found[way.label][network.name] = row(way, network, job.conditions, job.out)
+        held, used = len(network.data.test), found[CANDIDATES[0].label][network.name]["images"]
+        notes.append(f"{network.name}: {used:,} of {held:,} validation images of {network.data.name}")
+    lines = [Line(f"{label}: all", means(list(rows.values()), steps)) for label, rows in found.items() if rows]
+    lines += [
+        Line(f"{label}: {name}", means([one], steps)) for label, rows in found.items() for name, one in rows.items()
+    ]
+    curves = tuple(
+        Series(way.label, steps, [fmean(lost(one, t) for one in found[way.label].values()) for t in steps])
+        for way in CANDIDATES
+    )
+    panel = Panel("mean of all networks", "time-steps T", "loss of accuracy (points)", curves, log_x=True)
+    return Outcome(lines, [panel], "; ".join(notes), (), {"rows": found})
+
+
+def on_validation(network: Trained) -> Trained:
+    """The network with its validation images in place of test images."""
+    return replace(network, data=replace(network.data, test=network.data.validation))
+
+
+def means(rows: Sequence[Row], steps: Sequence[int]) -> dict[str, Value]:
+    """Loss in points after each T, its mean over them, and the spike rate after the last."""
+    losses: dict[str, Value] = {f"T={t}": fmean(lost(one, t) for one in rows) for t in steps}
+    mean = fmean(lost(one, t) for one in rows for t in steps)
+    return {**losses, "mean": mean, "spike rate": fmean(one["spike_rate"][-1] for one in rows)}
+
+
+def lost(one: Row, timesteps: int) -> float:
+    """Points of accuracy that the trained network has more."""
+    return 100 * (one["trained_accuracy"] - one["accuracy"][timesteps - 1])
+
+
+ENTRIES = (
+    Entry(
+        "default-method",
+        "Loss of accuracy by method, over all numbers of steps",
+        run,
+        Conditions("constant", "potential", 256, images=100),
+        NETWORKS,
+        cites=("rueckauer2017", "kim2020", "ding2021"),
+    ),
+)
