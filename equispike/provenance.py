@@ -11,6 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+TELLING = "percentile", "scale"
+"""Settings that come first."""
+
 UNSAID = "reset", "readout", "seed", "coder", "scales", "trial", "tolerance"
 """Settings that have a place of their own wherever a method is shown, or by which another one was chosen."""
 
@@ -44,8 +47,11 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
 
     >>> in_words({"name": "RMP", "scale": None, "timesteps": 100, "reset": "subtract"}, scale=0.8)
     'RMP(scale=0.8, timesteps=100)'
+    >>> in_words({"name": "DataNorm", "per_channel": True, "percentile": 99.9})
+    'DataNorm(percentile=99.9, per_channel=True)'
     """
     told = {key: value for key, value in {**data, **known}.items() if key in data and key not in ("name", *UNSAID)}
+    told = {key: told[key] for key in sorted(told, key=lambda key: key not in TELLING)}  # files hold them by alphabet
     usual = None, False, "measured", "maximum", "weighted"
     settings = ", ".join(f"{key}={_word(value)}" for key, value in told.items() if value not in usual)
     return f"{data['name']}({settings})" if settings else str(data["name"])
@@ -64,11 +70,19 @@ def circumstances() -> dict[str, object]:
     """Date (UTC), command, processor and system of what runs now."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else "python",
+        "command": _command(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _command() -> str:
+    """The line that was typed, as far as Python knows; ``python -m equispike`` is the command ``equispike``."""
+    if not sys.argv[0]:
+        return "python"
+    program = Path(sys.argv[0])
+    return shlex.join(["equispike" if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
 def processor() -> str:
