@@ -201,6 +201,10 @@ def opened(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
         yield page, json.loads(made.read_text()), out
 
 
+def run_classes(filed: dict[str, Any]) -> list[str]:
+    return [str(name) for name in filed["classes"]]
+
+
 def cells(page: Page, table: int = 0) -> list[list[str]]:
     """Text of a table's body."""
     rows = f"[...document.querySelectorAll('table')[{table}].tBodies[0].rows]"
@@ -293,6 +297,8 @@ def test_the_confusion_matrix_and_the_rates_are_those_of_the_run(opened: tuple[P
     assert len(said) == 100
     counts = torch.tensor(run["confusion"]["spiking"]).flatten().tolist()
     assert all(f": {n:g} as spikes" in text for n, text in zip(counts, said, strict=True))
+    names = "[...document.querySelectorAll('svg[aria-label=\"Confusion matrix\"] text[text-anchor=end]')]"
+    assert page.run(f"{names}.map((t) => t.textContent)") == run_classes(filed)
     pairs = run["closer"]["layers"]["1"]["pairs"]
     assert 0 < len(pairs) <= 150
     assert pairs == sorted(pairs, key=lambda pair: pair[0])

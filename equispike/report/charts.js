@@ -119,8 +119,8 @@ function grid(width, items, least, title, draw) {
 
 // rows and columns: names; cells: [row][column] numbers; about(row, column) is what the pointer shows.
 function matrix(width, { names, cells, about, title, across, down }) {
-  const count = names.length, left = Math.min(Math.max(...names.map(textWidth)) + 12, width * 0.3) + 16, top = 34;
-  const size = Math.max(3, Math.min(44, Math.floor((width - left) / count))), height = top + size * count + 8;
+  const count = names.length, left = Math.min(Math.max(...names.map(textWidth)) + 4, width * 0.3) + 28, top = 34;
+  const size = Math.max(3, Math.min(34, Math.floor((width - left) / count))), height = top + size * count + 8;
   const wrong = Math.max(...cells.flatMap((row, r) => row.filter((_, c) => c !== r)), 1);
   const svg = sv("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
   const room = Math.floor((left - 28) / 6.4), short = (name, most) => (name.length > most ? `${name.slice(0, Math.max(most - 1, 1))}…` : name);
@@ -130,7 +130,7 @@ function matrix(width, { names, cells, about, title, across, down }) {
       sv("text", { x: left - 6, y: top + r * size + size / 2 + 4, "text-anchor": "end" }, short(name, room)),
       sv("text", { class: "tick", x: left + r * size + size / 2, y: top - 6, "text-anchor": "middle" }, short(name, Math.floor(size / 6.8))));
     cells[r].forEach((n, c) => {
-      const fill = r === c ? "var(--c0)" : "var(--c1)", strength = r === c ? 0.12 : n / wrong;
+      const fill = r === c ? "var(--c0)" : "var(--c1)", strength = r === c ? 0.35 : n / wrong;
       svg.append(sv("rect", { x: left + c * size, y: top + r * size, width: size - 1, height: size - 1, fill: n ? fill : "var(--panel)", "fill-opacity": n ? Math.max(0.1, 0.75 * strength) : 1 }, sv("title", {}, about(r, c))));
       if (n && size >= 24) svg.append(sv("text", { x: left + c * size + size / 2 - 0.5, y: top + r * size + size / 2 + 4, "text-anchor": "middle", "pointer-events": "none" }, digits(n)));
     });

@@ -241,7 +241,7 @@ function confusions() {
     const run = chosen(), found = run.confusion;
     if (!found) return { svg: sv("svg", { width, height: 1, role: "img", "aria-label": title }), legend: el("p", { class: "note" }, "This run's file does not hold it.") };
     const names = found.spiking.map((_, n) => run.classes[n] ?? String(n));
-    return matrix(Math.min(width, 720), { title, names, cells: found.spiking, across: "answer", down: "class",
+    return matrix(width, { title, names, cells: found.spiking, across: "answer", down: "class",
       about: (r, c) => `${names[r]}, answered ${names[c]}: ${digits(found.spiking[r][c])} as spikes, ${digits(found.trained[r][c])} by the trained network` });
   };
   return section("Which classes are taken for which", el("div", { class: "row" }, chooseRun("Conversion:", (run) => Boolean(run.confusion))), figure("Confusion matrix",
