@@ -121,7 +121,7 @@ def test_what_is_no_run_file_is_refused_by_name(made: Path, tmp_path: Path) -> N
         with pytest.raises(FileError, match=f"{name}.json: {reason}"):
             write_report([path], out)
     (tmp_path / "picture.json").write_bytes(b"\x89PNG\xff")
-    for path, reason in ((tmp_path / "picture.json", "is no text"), (tmp_path / "missing", "cannot be read")):
+    for path, reason in ((tmp_path / "picture.json", "is no text"), (tmp_path / "missing", "no such file")):
         with pytest.raises(FileError, match=reason):
             write_report([path], out)
     with pytest.raises(FileError, match="no run files"):

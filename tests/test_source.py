@@ -163,3 +163,11 @@ def test_info_says_what_is_in_a_file(capsys: pytest.CaptureFixture[str]) -> None
     assert "name: mnist-cnn" in capsys.readouterr().out
     Path("text").write_text("nothing of ours")
     assert exit_code("info", "text") == 2
+
+
+@pytest.mark.parametrize("command", ["check", "convert", "evaluate", "info", "report", "export", "diagnose", "sweep"])
+@pytest.mark.parametrize("source", ["/dev/zero", "ß" * 300, "a\0b", "/", ""])
+def test_what_is_no_file_is_refused_in_one_line(command: str, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(command, source) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("equispike: ")

@@ -117,6 +117,8 @@ def write_tensors(
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """The kind that a file states: "equispike.network", "equispike.model", ... None if it is no such file at all."""
+    if not os.path.isfile(path):  # a device would be read without end
+        return None
     try:
         opened: Any = safe_open(str(path), framework="pt")
         with opened as file:

@@ -204,6 +204,8 @@ class Store:
 
 def is_store(path: Path) -> bool:
     """Tell an SQLite file by its first bytes."""
+    if not os.path.isfile(path):
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC

@@ -34,6 +34,8 @@ def _contents(path: Path) -> Sequence[object]:
 
 
 def _read(path: Path) -> object:
+    if not os.path.isfile(path):  # a device would be read without end
+        raise FileError(f"{path}: no such file. {REMEDY}")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

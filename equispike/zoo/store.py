@@ -132,6 +132,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def torch_file(path: str | os.PathLike[str]) -> str | None:
     """Tell a file of torch's own, by its first bytes and names: "weights" or "TorchScript"; None if it is neither."""
+    if not os.path.isfile(path):  # a device would be read without end
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
