@@ -393,7 +393,7 @@ def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_
     assert {run["split"] for run in page["runs"]} == {"validation"}
     assert [run["unit"] for run in page["runs"][:2]] == ["units of the trained activation", "steps of its integers"]
     assert [run["provenance"]["calibration images"] for run in page["runs"]] == ["4", "4", "40", "40"]
-    assert page["runs"][0]["provenance"]["method"] == "DataNorm(percentile=99.9)"
+    assert page["runs"][0]["provenance"]["method"] == "DataNorm(percentile=99, per_channel=True)"
     assert [run["label"] for run in page["runs"]] == [
         f"DataNorm(99.9){bits}, calibrated on {images}" for images in (4, 40) for bits in ("", ", 8 bits")
     ]
