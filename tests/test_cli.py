@@ -71,7 +71,8 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str],
 
 def test_convert_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = tmp_path / "deep" / "net.safetensors"
-    code, out, err = run(capsys, "convert", "mnist-cnn", "--images", "64", "--out", str(network))
+    asked = "--images", "64", "--percentile", "99.9"  # one threshold per layer: the same 8 bits in every format
+    code, out, err = run(capsys, "convert", "mnist-cnn", *asked, "--out", str(network))
     assert (code, err) == (0, "")
     assert "features.1" in out
     assert network.is_file()
@@ -393,7 +394,7 @@ def test_convert_for_a_number_of_steps_shows_what_it_tried(tmp_path: Path, capsy
     options = ("--timesteps", "3", "--spikes", "signed", "--images", "12", "--out", str(path))
     code, out, _ = run(capsys, "convert", "mnist-cnn", *options)
     lines = " ".join(out.split()).split("error of the scores ")[1:]
-    assert (code, len(lines)) == (0, 11)
+    assert (code, len(lines)) == (0, 17)  # seven percentiles, each with two corrections, and three with a third
     network = load_network(path)
     chosen: Any = network.provenance["chosen"]
     assert lines[0].startswith(f"{chosen['error']:.4f}: {chosen['method']}, correction {chosen['correction']}")
