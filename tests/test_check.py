@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -94,15 +95,21 @@ def test_a_model_without_relu_is_not_convertible() -> None:
     assert "no ReLU" in report.rows[-1].why
 
 
-@given(n=st.integers(2, 40), tolerance=st.sampled_from([0.051, 0.203, 0.497]))
-def test_the_predicted_steps_are_the_fewest_at_which_rounded_rates_are_close_enough(n: int, tolerance: float) -> None:
-    """Literally: rates k/T of pixels in (0, 1], rounded down, centred."""
+@given(
+    n=st.integers(2, 40), tolerance=st.sampled_from([0.051, 0.203, 0.497]), start=st.sampled_from([0.0, 0.5, "uniform"])
+)
+def test_the_predicted_steps_are_the_fewest_at_which_rounded_rates_are_close_enough(
+    n: int, tolerance: float, start: Any
+) -> None:
+    """Literally: rates k/T of pixels in (0, 1], rounded down behind V(0), centred."""
     pixels = torch.arange(1, n + 1, dtype=torch.float64) / n
     one = torch.ones(())
-    network = Network((Node("in", Input((1,))), Node("if", Neuron(one, one), ("in",)), Node("out", Readout(), ("if",))))
+    neurons = Neuron(one, one, v_init=start)
+    network = Network((Node("in", Input((1,))), Node("if", neurons, ("in",)), Node("out", Readout(), ("if",))))
+    v = 0.5 if start == "uniform" else start
 
     def error(timesteps: int) -> float:
-        wrong = [math.floor(timesteps * float(p)) / timesteps - float(p) for p in pixels]
+        wrong = [min(math.floor(timesteps * float(p) + v), timesteps) / timesteps - float(p) for p in pixels]
         mean, centre = sum(wrong) / n, float(pixels.mean())
         return math.sqrt(sum((w - mean) ** 2 for w in wrong) / sum((float(p) - centre) ** 2 for p in pixels))
 

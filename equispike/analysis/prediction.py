@@ -1,13 +1,13 @@
 r"""The number of time-steps that a converted network will need, predicted from the rounding of rates.
 
-After T steps of a constant current a neuron with soft reset has given :math:`\lfloor T a / \theta \rfloor` spikes, at
-most T. So a network of spikes computes, but for the order in which spikes arrive, what the trained network would with
-every ReLU a rounded down to
+After T steps of a constant current a neuron with soft reset has given :math:`\lfloor V_0/\theta + T a/\theta \rfloor`
+spikes, at most T. So a network of spikes computes, but for the order in which spikes arrive, what the trained network
+would with every ReLU a rounded to
 
-.. math:: a_T = \frac{\theta}{T} \left\lfloor T \min\left(\frac{a}{\theta}, 1\right) \right\rfloor
+.. math:: a_T = \frac{\theta}{T} \min\left(\left\lfloor T \frac{a}{\theta} + \frac{V_0}{\theta} \right\rfloor, T\right)
 
-(the activation with which Bu et al., 2022, train, with the initial potential zero). With :math:`y_T` the scores of that
-network, centred over the images, the prediction is the smallest power of two T with
+(the activation with which Bu et al., 2022, train; a random :math:`V_0` counts as its mean, half a threshold). With
+:math:`y_T` the scores of that network, centred over the images, the prediction is the smallest power of two T with
 
 .. math:: \frac{\lVert y_T - y_\infty \rVert}{\lVert y_\infty \rVert} \le \varepsilon
 
@@ -68,4 +68,7 @@ def _scores(network: Network, images: Tensor, timesteps: int | None) -> Tensor:
 def _rounded(op: Neuron, current: Tensor, timesteps: int | None) -> Tensor:
     threshold, amplitude = calibrated("neurons", op)
     rate = (current / threshold).clamp(0, 1)
-    return amplitude * (rate if timesteps is None else (rate * timesteps).floor() / timesteps)
+    if timesteps is None:
+        return amplitude * rate
+    start = 0.5 if op.v_init == "uniform" else op.v_init / threshold if isinstance(op.v_init, Tensor) else op.v_init
+    return amplitude * ((rate * timesteps + start).floor().clamp(max=timesteps) / timesteps)
