@@ -412,3 +412,17 @@ def test_convert_for_a_number_of_steps(tmp_path: Path, capsys: pytest.CaptureFix
     assert "signed spikes" in said
     code, said, err = run(capsys, "convert", "mnist-cnn", "--timesteps", "4", *out)
     assert (code, err) == (0, "")
+
+
+def test_fewer_training_images_than_asked_for_are_all_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "few_digits.py").write_text(
+        "from torch.utils.data import TensorDataset\nfrom equispike.zoo.data import load\n"
+        "def few():\n    d = load('mnist-sample')\n"
+        "    return tuple(TensorDataset(p.take(20).floats(), p.take(20).labels) for p in (d.train, d.test))\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.syspath_prepend(str(tmp_path))
+        code, out, _ = run(capsys, "check", "mnist-cnn", "--data", "few_digits:few")
+        assert (code, "from the 18 images given" in out) == (0, True)
+        assert run(capsys, "convert", "mnist-cnn", "--data", "few_digits:few", "--out", str(tmp_path / "n"))[0] == 0

@@ -60,7 +60,7 @@ def check_command(
         raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
     model, card = read_model(source, output)
     if given.data:
-        example = given.read(card)[0].train.take(64).floats()
+        example = up_to(given.read(card)[0].train, 64).floats()
     else:
         own = [model.input.shape] if isinstance(model, Network) else shapes_of(model)
         example = tuple(torch.zeros(2, *features) for features in asked or own or [(1, 28, 28)])
@@ -131,7 +131,7 @@ def convert_command(
     splits, stated = given.read(card)
     with progress():
         network = run(
-            trained, splits.train.take(images).batches(100), thresholds.build(splits, seed), reset=reset,
+            trained, up_to(splits.train, images).batches(100), thresholds.build(splits, seed), reset=reset,
             readout=readout, v_init=v_init, lossy=lossy.passes, output=output, **asked,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
@@ -179,7 +179,7 @@ def diagnose_command(
     validation = up_to(splits.validation, judged)
     with progress():
         found = run(
-            model, splits.train.take(images).batches(100), validation.floats(), validation.labels,
+            model, up_to(splits.train, images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
             Constant() if coder == "constant" else Poisson(), seed, reset=reset,
             v_init=v_init, lossy=lossy.passes, output=output,
