@@ -473,3 +473,43 @@ def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
     for act in (lambda: write_nir(small(), tmp_path / "n"), lambda: hdf5.contents(tmp_path / "n")):
         with pytest.raises(es.EquispikeError, match=r"Install equispike\[nir\]"):
             act()
+
+
+class ChannelsLast(torch.nn.Module):
+    """As Keras writes networks: images (B, height, width, channels), and features flattened in that order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = torch.nn.Conv2d(2, 4, 3), torch.nn.Linear(4 * 3 * 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1))
+
+
+@pytest.mark.parametrize("profile", ["portable", "compact"])
+def test_channels_that_come_last_are_moved_before_and_into_the_weights(tmp_path: Path, profile) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 5, 6, 2)
+    network = es.quantize(es.convert(ChannelsLast(), images), 8, per_channel=False)
+    notes = write_nir(network, tmp_path / "last.nir", profile)
+    assert any("Feed images as 2 x 5 x 6" in note for note in notes)
+    again = read_nir(tmp_path / "last.nir")
+    assert again.input.shape == (2, 5, 6)
+    moved = es.simulate(again, images.permute(0, 3, 1, 2), 16)
+    run = es.simulate(network, images, 16)
+    assert torch.equal(moved.readout, run.readout)
+    assert [int(count.sum()) for count in moved.counts.values()] == [int(count.sum()) for count in run.counts.values()]
+
+
+def test_a_move_that_others_read_too_is_still_refused(tmp_path: Path) -> None:
+    class Mirrored(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.Conv2d(2, 1, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.relu(self.a(x)).flip(3)).flatten(1)
+
+    network = es.convert(Mirrored(), torch.rand(4, 1, 5, 5))
+    with pytest.raises(es.ConversionError, match="for which NIR has no node"):
+        write_nir(network, tmp_path / "mirrored.nir")
