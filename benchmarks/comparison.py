@@ -23,8 +23,7 @@ from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
 from equispike.errors import ConversionError, EquispikeError, one_line
 from equispike.functional.coding import predict
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
+from equispike.graph.network import Network, calibrated
 from equispike.progress import track
 from equispike.simulation.run import simulate
 from equispike.zoo.models import Residual, Subsample

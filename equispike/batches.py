@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from equispike.arguments import tensor_of
 from equispike.errors import DataError, EquispikeError
-from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Shape, inputs_of, join_inputs, reshaping, split_inputs
+from equispike.functional.numeric import all_finite
 
 
 class Batch(NamedTuple):

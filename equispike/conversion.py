@@ -20,9 +20,9 @@ from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thr
 from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.rmp import RMP, scaled
 from equispike.errors import ConversionError
-from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
+from equispike.functional.numeric import all_finite
 from equispike.graph.exact import fold_affine
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import OUTPUT_NEURONS, Network, Node

@@ -18,8 +18,7 @@ from equispike.analysis.fit import misfit, rate_counts, trained_rates
 from equispike.analysis.operating_range import operating_range
 from equispike.analysis.operations import operations
 from equispike.functional.coding import Constant, Poisson
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Input, Linear, Neuron, Readout
 from equispike.simulation.run import stages
 from equispike.simulation.stepwise import steps

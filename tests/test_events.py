@@ -19,7 +19,7 @@ from test_simulate import one_layer, same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import constant, cpu
+from equispike.simulation import beginning, cpu
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
@@ -113,10 +113,10 @@ def test_the_core_convolves_in_double_precision_in_one_order(data: Any, axes: in
     noisy: list[torch.Tensor] = []
     for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(constant, "ISA", isa)
+            patch.setattr(beginning, "ISA", isa)
             patch.setattr(torch, "get_num_threads", lambda: threads)
             for dtype in (torch.float32, torch.float64):
-                convolve = constant._convolution(op, tuple(exact.shape[1:]), dtype)
+                convolve = beginning._convolution(op, tuple(exact.shape[1:]), dtype)
                 assert torch.equal(convolve(x), exact.to(dtype))
                 alone = torch.cat([convolve(image[None]) for image in noise])
                 assert torch.equal(convolve(noise), alone)

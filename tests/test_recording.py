@@ -13,7 +13,8 @@ from test_simulate import one_layer
 import equispike as es
 from equispike.analysis import plots
 from equispike.simulation import events
-from equispike.simulation.stepwise import initial_potentials, steps
+from equispike.simulation.beginning import initial_potentials
+from equispike.simulation.stepwise import steps
 from equispike.simulation.stop import BLOCK
 from equispike.simulation.task import Task
 from equispike.zoo.data import Part, load

@@ -15,7 +15,7 @@ from strategies import dyadic, images_for, networks, seeds
 from torch import Tensor
 
 import equispike as es
-from equispike.functional import precision
+from equispike.functional import numeric
 from equispike.functional.coding import uniform
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, MaxPool, Neuron, Readout
@@ -457,13 +457,13 @@ def test_max_pools_and_networks_without_neurons_are_refused() -> None:
 
 def test_on_gpus_no_factor_is_rounded_and_settings_come_back() -> None:
     """torch's own setting on GPUs would round weights to 11 bits in convolutions."""
-    before = precision._precisions()
-    with suppress(KeyError), precision.full_precision(torch.device("cuda")):
-        assert precision._precisions() == ["ieee", "ieee"]
+    before = numeric._precisions()
+    with suppress(KeyError), numeric.full_precision(torch.device("cuda")):
+        assert numeric._precisions() == ["ieee", "ieee"]
         raise KeyError
-    assert precision._precisions() == before
-    with precision.full_precision(torch.device("cpu")):
-        assert precision._precisions() == before
+    assert numeric._precisions() == before
+    with numeric.full_precision(torch.device("cpu")):
+        assert numeric._precisions() == before
 
 
 def test_simulations_ask_for_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:

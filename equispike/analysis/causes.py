@@ -27,12 +27,11 @@ import torch
 from torch import Tensor
 
 from equispike.functional.integrate import Reset
-from equispike.graph.exact import calibrated
-from equispike.graph.network import values_of
+from equispike.graph.network import calibrated, values_of
 from equispike.graph.ops import Input, Neuron, Node
 from equispike.graph.walk import interpret
+from equispike.simulation.beginning import initial_potentials
 from equispike.simulation.run import Run
-from equispike.simulation.stepwise import initial_potentials
 
 CAUSES = "inherited", "clipping", "quantisation", "unevenness"
 

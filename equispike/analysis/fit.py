@@ -13,8 +13,7 @@ from equispike.batches import Batches, read
 from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, by_image
 from equispike.functional.rate import omega
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, values_of
+from equispike.graph.network import Network, calibrated, values_of
 from equispike.progress import track
 from equispike.simulation.run import Run, check_arguments, default_batch, watch_all
 from equispike.simulation.task import Task, entered, joined_by

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from equispike.functional.coding import Coder, Constant
 from equispike.functional.inputs import Images
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
+from equispike.graph.network import Network, calibrated
 from equispike.simulation.run import check_arguments, watch_all
 from equispike.simulation.task import Task, entered
 

@@ -20,8 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, values_of
+from equispike.graph.network import Network, calibrated, values_of
 from equispike.graph.ops import Neuron
 
 TOLERANCE = 0.2

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError, SimulationError, one_line
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
+from equispike.graph.network import Network, calibrated
 from equispike.graph.ops import Neuron, Node, Readout, WinnerPool
 from equispike.graph.walk import interpret, reweighted
 from equispike.simulation.run import Run

@@ -22,8 +22,7 @@ from equispike.calibrate.method import gain
 from equispike.errors import CalibrationError
 from equispike.functional.coding import Constant
 from equispike.functional.statistics import Mean
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
+from equispike.graph.network import Network, calibrated
 from equispike.graph.ops import Input, Neuron, Node, WinnerPool
 from equispike.graph.walk import interpret
 from equispike.simulation.stepwise import winners

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import (
     Add,
     AvgPool,

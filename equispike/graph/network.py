@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from equispike.errors import ConversionError, SimulationError, one_line
-from equispike.functional.finite import all_finite
 from equispike.functional.inputs import Images, join_inputs, reshaping
+from equispike.functional.numeric import all_finite
 from equispike.graph.ops import (
     Add,
     Conv,
     Input,
+    MaxPool,
     Neuron,
     Node,
     Op,
@@ -345,6 +346,18 @@ def _check_neurons(name: str, op: Neuron, shape: tuple[int, ...]) -> None:
         raise ConversionError(
             f"{name} (Neuron): signed spikes give charge back, which a hard reset has forgotten. Use reset='subtract'"
         )
+
+
+def calibrated(name: str, op: Neuron) -> tuple[Tensor, Tensor]:
+    """Threshold and amplitude of a neuron layer; ConversionError if it has none yet."""
+    if op.threshold is None or op.amplitude is None:
+        raise ConversionError(f"{name}: has no threshold yet. Calibrate first: es.convert(model, batches, method=...)")
+    return op.threshold, op.amplitude
+
+
+def is_open(op: Op) -> TypeGuard[MaxPool]:
+    """Tell a max pool of a trained model, for which nothing that runs on spikes stands yet."""
+    return isinstance(op, MaxPool) and not isinstance(op, WinnerPool)
 
 
 def not_spiking(node: Node) -> str:

@@ -1,16 +1,10 @@
 """Max pooling where it is exact: in front of neurons whose current stays the same in every step."""
 
 import dataclasses
-from typing import TypeGuard
 
 from equispike.errors import ConversionError
-from equispike.graph.network import Network, Node, not_spiking
-from equispike.graph.ops import MaxPool, Neuron, Op, Sparse, WinnerPool
-
-
-def is_open(op: Op) -> TypeGuard[MaxPool]:
-    """Tell a max pool of a trained model, for which nothing that runs on spikes stands yet."""
-    return isinstance(op, MaxPool) and not isinstance(op, WinnerPool)
+from equispike.graph.network import Network, Node, is_open, not_spiking
+from equispike.graph.ops import MaxPool, Neuron, Sparse, WinnerPool
 
 
 def winner(op: MaxPool) -> WinnerPool:

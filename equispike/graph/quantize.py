@@ -15,7 +15,7 @@ from torch import Tensor
 from equispike.arguments import checked
 from equispike.errors import ConversionError
 from equispike.graph.linear import pooled
-from equispike.graph.network import Network, Node, not_spiking
+from equispike.graph.network import Network, Node, calibrated, not_spiking
 from equispike.graph.ops import (
     Add,
     AvgPool,
@@ -31,7 +31,7 @@ from equispike.graph.ops import (
     WinnerPool,
     map_tensors,
 )
-from equispike.graph.units import calibrated, fold_amplitudes, fold_thresholds
+from equispike.graph.units import fold_amplitudes, fold_thresholds
 from equispike.graph.walk import interpret
 
 PIXELS = 256

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.graph.fold import fold_affine
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Sum
 from equispike.graph.walk import in_unit, interpret
 
@@ -232,13 +232,6 @@ def _one(name: str, ceiling: Tensor | None) -> float | None:
         f"{name}: a clipped ReLU with a threshold per channel cannot have one for the layer. "
         "Calibrate with one threshold per layer"
     )
-
-
-def calibrated(name: str, op: Neuron) -> tuple[Tensor, Tensor]:
-    """Threshold and amplitude of a neuron layer; ConversionError if it has none yet."""
-    if op.threshold is None or op.amplitude is None:
-        raise ConversionError(f"{name}: has no threshold yet. Calibrate first: es.convert(model, batches, method=...)")
-    return op.threshold, op.amplitude
 
 
 def _driven_in_unit(op: Neuron, unit: float) -> Neuron:

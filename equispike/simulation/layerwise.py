@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from equispike.functional.integrate import if_scan
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Conv, Input, Neuron, Readout, WinnerPool
 from equispike.graph.walk import interpret
-from equispike.simulation.constant import fixed_values
-from equispike.simulation.stepwise import beginning, drive_in, winners
+from equispike.simulation.beginning import beginning, fixed_values
+from equispike.simulation.stepwise import drive_in, winners
 from equispike.simulation.task import Moment, Record, Replay, Task, Visit, negative_spikes, upstream
 from equispike.simulation.trains import fastest, pack, unpack
 

@@ -15,8 +15,7 @@ import torch
 
 from equispike.functional.coding import Coder, Poisson
 from equispike.functional.integrate import if_scan
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Add, Conv, Input, Linear, Neuron, Readout, WinnerPool
 from equispike.simulation.currents import (
     Current,

@@ -15,11 +15,9 @@ from equispike.arguments import checked
 from equispike.errors import SimulationError, warn
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.functional.inputs import Images
-from equispike.functional.precision import full_precision
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, not_spiking
+from equispike.functional.numeric import full_precision
+from equispike.graph.network import Network, calibrated, is_open, not_spiking
 from equispike.graph.ops import LeakyReLU
-from equispike.graph.pooling import is_open
 from equispike.progress import track
 from equispike.shown import frame, html_table
 from equispike.simulation import events

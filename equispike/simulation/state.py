@@ -14,9 +14,8 @@ from equispike.functional.inputs import Shape
 from equispike.functional.integrate import Reset
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Neuron
-from equispike.simulation.constant import fixed_values
+from equispike.simulation.beginning import beginning, fixed_values, sums_of_pools
 from equispike.simulation.currents import Current
-from equispike.simulation.stepwise import beginning, sums_of_pools
 from equispike.simulation.task import Moment, Record, Replay, Task
 from equispike.simulation.trains import layer_at, padded, to_positions, train_bytes, unpack
 

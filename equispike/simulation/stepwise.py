@@ -1,16 +1,15 @@
 """The specification: time outside, layers inside, one step at a time. Plain and slow; never optimised."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import uniform
 from equispike.functional.integrate import if_step, signed_step
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network
+from equispike.graph.network import calibrated
 from equispike.graph.ops import Input, Neuron, Readout, WinnerPool
+from equispike.simulation.beginning import beginning
 from equispike.simulation.task import Moment, Record, Replay, Task, Visit, negative_spikes
 
 
@@ -114,56 +113,11 @@ def step(task: Task, t: int, v: dict[str, Tensor], sent: dict[str, Tensor]) -> d
     return values
 
 
-def beginning(task: Task) -> Moment:
-    """The moment before the first step."""
-    network, indices = task.network, task.indices
-    classes = network.shapes[network.nodes[-1].name]
-    scores = torch.zeros(len(indices), *classes, dtype=torch.float64, device=network.device)
-    return Moment(0, initial_potentials(network, indices, task.seed), scores, nothing_sent(network, len(indices)))
-
-
-def nothing_sent(network: Network, images: int) -> dict[str, Tensor]:
-    """Zeros (B, *features) for signed neuron layers: what they have sent before the first step."""
-    dtype = torch.promote_types(network.dtype, torch.float32)
-    signed = (name for name, op in network.neurons.items() if op.signed)
-    return {name: torch.zeros(images, *network.shapes[name], dtype=dtype, device=network.device) for name in signed}
-
-
 def drive_in(op: Neuron, steps: range, rank: int) -> Tensor:
     """The drive in some steps, (T' or 1, C, 1, ...), with as many axes as values (B, C, ...) have."""
     rows = op.drive_in(steps)
     assert rows is not None
     return rows.view(*rows.shape, *(1,) * (rank - 2))
-
-
-def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str, Tensor]:
-    """Potential V(0) of every neuron layer, (B, *features): a fraction of the threshold, uniform below it, or given.
-
-    A uniform draw of the n-th neuron layer (n = 1, 2, ...) comes from stream n of the seed. Of winner pools the sums of
-    their inputs so far: zeros, float64.
-    """
-    potentials: dict[str, Tensor] = {}
-    for n, (name, op) in enumerate(network.neurons.items(), start=1):
-        threshold, _ = calibrated(name, op)
-        shape = network.shapes[name]
-        if isinstance(op.v_init, Tensor):
-            potentials[name] = op.v_init.expand(len(indices), *shape).contiguous()
-            continue
-        if op.v_init == "uniform":
-            fraction = uniform(seed, indices, n, shape).to(threshold.dtype)
-        else:
-            fraction = threshold.new_full((len(indices), *shape), op.v_init)
-        potentials[name] = fraction * threshold
-    return potentials | sums_of_pools(network, len(indices), {node.name for node in network.nodes})
-
-
-def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dict[str, Tensor]:
-    """Zeros (B, *features), float64: what winner pools were given before the first step."""
-    return {
-        node.name: torch.zeros(images, *network.shapes[node.inputs[0]], dtype=torch.float64, device=network.device)
-        for node in network.nodes
-        if isinstance(node.op, WinnerPool) and node.name in wanted
-    }
 
 
 def winners(op: WinnerPool, inputs: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.coding import predict
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Input, Linear, Neuron, WinnerPool
 from equispike.graph.walk import reweighted
 from equispike.simulation.task import Engine, Record, Task, empty_record, run

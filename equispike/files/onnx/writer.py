@@ -14,8 +14,7 @@ from torch import Tensor
 
 from equispike.errors import extra
 from equispike.files.module import changing, rows, start
-from equispike.graph.exact import calibrated
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout, Sparse, WinnerPool
 from equispike.graph.pooling import unwritable
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from equispike.errors import ConversionError
-from equispike.functional.finite import all_finite
+from equispike.functional.numeric import all_finite
 from equispike.graph import linear
 from equispike.graph.fold import tidy
 from equispike.graph.network import LARGEST, Network, Node, free

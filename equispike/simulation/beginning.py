@@ -1,14 +1,15 @@
-"""Values that are the same in every step: under constant coding, all up to the first neurons."""
+"""All that is known before the first step: potentials, and under constant coding the values up to the first neurons."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from equispike.graph.network import Network, Node
-from equispike.graph.ops import Conv, Neuron, Readout, map_tensors
-from equispike.simulation.task import Task
+from equispike.functional.coding import uniform
+from equispike.graph.network import Network, Node, calibrated
+from equispike.graph.ops import Conv, Neuron, Readout, WinnerPool, map_tensors
+from equispike.simulation.task import Moment, Task
 from equispike.simulation.trains import ISA, LANES, core, extent, fastest, layer_at, padded, widen
 
 Compute = Callable[..., Tensor]
@@ -29,6 +30,51 @@ def fixed_values(task: Task) -> dict[str, Tensor]:
         value = exact[node.name] = compute(*(exact[name] for name in node.inputs))
         fixed[node.name] = value.to(task.images.dtype, memory_format=fastest(value)).unsqueeze(0)
     return fixed
+
+
+def beginning(task: Task) -> Moment:
+    """The moment before the first step."""
+    network, indices = task.network, task.indices
+    classes = network.shapes[network.nodes[-1].name]
+    scores = torch.zeros(len(indices), *classes, dtype=torch.float64, device=network.device)
+    return Moment(0, initial_potentials(network, indices, task.seed), scores, nothing_sent(network, len(indices)))
+
+
+def nothing_sent(network: Network, images: int) -> dict[str, Tensor]:
+    """Zeros (B, *features) for signed neuron layers: what they have sent before the first step."""
+    dtype = torch.promote_types(network.dtype, torch.float32)
+    signed = (name for name, op in network.neurons.items() if op.signed)
+    return {name: torch.zeros(images, *network.shapes[name], dtype=dtype, device=network.device) for name in signed}
+
+
+def initial_potentials(network: Network, indices: Tensor, seed: int) -> dict[str, Tensor]:
+    """Potential V(0) of every neuron layer, (B, *features): a fraction of the threshold, uniform below it, or given.
+
+    A uniform draw of the n-th neuron layer (n = 1, 2, ...) comes from stream n of the seed. Of winner pools the sums of
+    their inputs so far: zeros, float64.
+    """
+    potentials: dict[str, Tensor] = {}
+    for n, (name, op) in enumerate(network.neurons.items(), start=1):
+        threshold, _ = calibrated(name, op)
+        shape = network.shapes[name]
+        if isinstance(op.v_init, Tensor):
+            potentials[name] = op.v_init.expand(len(indices), *shape).contiguous()
+            continue
+        if op.v_init == "uniform":
+            fraction = uniform(seed, indices, n, shape).to(threshold.dtype)
+        else:
+            fraction = threshold.new_full((len(indices), *shape), op.v_init)
+        potentials[name] = fraction * threshold
+    return potentials | sums_of_pools(network, len(indices), {node.name for node in network.nodes})
+
+
+def sums_of_pools(network: Network, images: int, wanted: Collection[str]) -> dict[str, Tensor]:
+    """Zeros (B, *features), float64: what winner pools were given before the first step."""
+    return {
+        node.name: torch.zeros(images, *network.shapes[node.inputs[0]], dtype=torch.float64, device=network.device)
+        for node in network.nodes
+        if isinstance(node.op, WinnerPool) and node.name in wanted
+    }
 
 
 @lru_cache(maxsize=4)

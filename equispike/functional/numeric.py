@@ -1,10 +1,20 @@
-"""Products of float32 numbers in full, on GPUs too."""
+"""Numbers of torch as they should be: finite, and float32 products in full, on GPUs too."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+
+
+def all_finite(x: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite.
+
+    A finite sum says so, in one pass; one that is not may have overflowed on the way.
+    """
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
 
 
 @contextmanager
