@@ -15,7 +15,7 @@ from torch import nn
 import equispike as es
 from equispike.analysis.closer import look_closer
 from equispike.errors import FileError
-from equispike.report.data import page_data
+from equispike.report.data import page_data, serves
 from equispike.report.page import in_script, write_report
 from equispike.report.read import read_runs
 from equispike.results import Result, document, write_json
@@ -402,3 +402,12 @@ def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_
         assert all(low <= share <= high for (low, high), share in zip(run["interval"], run["accuracy"], strict=True))
     html = (write_report([tmp_path / "r.json"], tmp_path / "r.html"), (tmp_path / "r.html").read_text())[1]
     assert "test images" not in html.partition("<script>")[2].lower()
+
+
+def test_a_run_says_whether_its_network_was_made_for_some_steps() -> None:
+    images = torch.rand(12, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    plain, chosen = es.convert(model, images), es.convert(model, images, timesteps=5)
+    corrected = es.convert(model, images, es.DataNorm(), correct=[es.StepBias(7)])
+    told = [serves(json.loads(json.dumps(network.provenance))) for network in (plain, chosen, corrected)]
+    assert told == ["one network at every T", "calibrated for T = 5", "calibrated for T = 7"]

@@ -148,11 +148,23 @@ def _settings(document: Document, run: Mapping[str, Any]) -> dict[str, str]:
     told: dict[str, Any] = {"network": document["network"], "data": document["data"]}
     told |= {"input": run["coder"]["name"].lower()}
     told |= {key: value for key, value in run.get("provenance", {}).items() if key in _TOLD}
+    told |= {"serves": serves(run.get("provenance", {}))}
     found: dict[str, str] = {}
     for key, value in told.items():
         inner: dict[str, Any] = {**value} if isinstance(value, Mapping) else {"name": value}
         found |= {(key if name == "name" else name).replace("_", " "): _in_words(each) for name, each in inner.items()}
     return found
+
+
+def serves(provenance: Mapping[str, Any]) -> str:
+    """Say which steps a network was made for: a curve of one made for T is no promise for other T.
+
+    >>> serves({"corrections": [{"name": "Bias", "timesteps": 8, "passes": 5}]})
+    'calibrated for T = 8'
+    """
+    chosen, corrections = provenance.get("chosen") or {}, provenance.get("corrections") or ()
+    steps = {told["timesteps"] for told in (chosen, *corrections) if "timesteps" in told}
+    return f"calibrated for T = {', '.join(map(str, sorted(steps)))}" if steps else "one network at every T"
 
 
 def _differing(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
