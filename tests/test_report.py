@@ -383,7 +383,7 @@ def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_
     digits = load("mnist-sample")
     results: list[Result] = []
     for images in (4, 40):
-        network = es.convert(model, digits.train.take(images).floats())
+        network = es.convert(model, digits.train.take(images).floats(), es.DataNorm(99.9))
         for bits in (None, 8):
             made = network if bits is None else es.quantize(network, bits)
             found = es.evaluate(made, digits.validation.take(20).batches(20), 4)
