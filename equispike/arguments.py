@@ -258,6 +258,8 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "coder": _instance(SimulationError, "es.Poisson()", "encode", "constant"),
     "method": _instance(ConversionError, "es.RMP()", "reset", "readout", "__call__"),
     "stop": _instance(SimulationError, "es.Stable(8)", "settled"),
+    "on": _instance(SimulationError, "es.Processes(4)", "map"),
+    "address": _word(SimulationError),
     "lossy": _passes,
     "correct": _several(ConversionError, "[es.Bias(16)]", "timesteps", "__call__"),
     "spikes": _word(ConversionError),
@@ -278,13 +280,17 @@ CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "rate": _number(CalibrationError),
     "trial": _whole(CalibrationError),
     **dict.fromkeys(
-        ("timesteps", "seed", "runs", "batch_size", "memory", "verify", "top", "steps", "passes"), _whole()
+        (
+            *("timesteps", "seed", "runs", "batch_size", "memory", "verify", "top", "steps", "passes"),
+            *("first", "number", "threads"),
+        ),
+        _whole(),
     ),
 }
 """Checks by the names that arguments have everywhere."""
 
 NEEDED = {
     *("timesteps", "seed", "runs", "verify", "top", "steps", "bits", "tolerance", "target", "lead"),
-    *("trial", "memory", "batch_size", "passes", "rate"),
+    *("trial", "memory", "batch_size", "passes", "rate", "first", "number", "threads"),
 }
 """Numbers for which None stands only where it is the default."""

@@ -14,6 +14,7 @@ import cloudpickle
 import torch
 from loky import ProcessPoolExecutor
 
+from equispike.arguments import checked_fields
 from equispike.errors import EquispikeError, extra, one_line
 
 Item = TypeVar("Item")
@@ -47,6 +48,7 @@ class Here:
             yield number, work(item)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Processes:
     """Processes of this machine. What dies with a process is done again by another.
@@ -97,6 +99,7 @@ class Processes:
                 executor.shutdown(wait=False, kill_workers=True)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Ray:
     """A Ray cluster (https://docs.ray.io), or Ray on this machine alone. Needs the extra ``ray``.
@@ -193,5 +196,5 @@ def _result(ray: Any, future: Future[Any]) -> bytes:
 def _at_least_one(workers: Processes | Ray, *fields: str) -> None:
     for name in fields:
         value = getattr(workers, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise EquispikeError(f"{type(workers).__name__}.{name}: {value!r}. Give a whole number from 1 on")
+        if value is not None and value < 1:
+            raise EquispikeError(f"{type(workers).__name__}.{name}: {value}. Give a whole number from 1 on")
