@@ -162,8 +162,9 @@ def serves(provenance: Mapping[str, Any]) -> str:
     >>> serves({"corrections": [{"name": "Bias", "timesteps": 8, "passes": 5}]})
     'calibrated for T = 8'
     """
-    chosen, corrections = provenance.get("chosen") or {}, provenance.get("corrections") or ()
-    steps = {told["timesteps"] for told in (chosen, *corrections) if "timesteps" in told}
+    chosen: Mapping[str, Any] = provenance.get("chosen") or {}
+    corrections: Sequence[Mapping[str, Any]] = provenance.get("corrections") or ()
+    steps = {int(told["timesteps"]) for told in (chosen, *corrections) if "timesteps" in told}
     return f"calibrated for T = {', '.join(map(str, sorted(steps)))}" if steps else "one network at every T"
 
 
