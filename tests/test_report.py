@@ -383,7 +383,7 @@ def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_
     digits = load("mnist-sample")
     results: list[Result] = []
     for images in (4, 40):
-        network = es.convert(model, digits.train.take(images).floats(), es.DataNorm(99.9))
+        network = es.convert(model, digits.train.take(images).floats())
         for bits in (None, 8):
             made = network if bits is None else es.quantize(network, bits)
             found = es.evaluate(made, digits.validation.take(20).batches(20), 4)
@@ -395,7 +395,9 @@ def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_
     assert [run["provenance"]["calibration images"] for run in page["runs"]] == ["4", "4", "40", "40"]
     assert page["runs"][0]["provenance"]["method"] == "DataNorm(percentile=99, per_channel=True)"
     assert [run["label"] for run in page["runs"]] == [
-        f"DataNorm(99.9){bits}, calibrated on {images}" for images in (4, 40) for bits in ("", ", 8 bits")
+        f"DataNorm(99, per_channel=True), v_init 0.5{bits}, calibrated on {images}"
+        for images in (4, 40)
+        for bits in ("", ", 8 bits")
     ]
     assert {"date", "command", "processor", "versions", "threads"} <= set(page["made"][0])
     for run in page["runs"]:
