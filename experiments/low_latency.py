@@ -51,8 +51,9 @@ def run(job: Job) -> Outcome:
             lines.append(Line(f"{network.name}: {way.label}", figures | trained | rate))
             kept[f"{network.name}: {way.label}"] = rows
             series.append(Series(way.label, list(STEPS), accuracy))
-        notes.append(note(network, rows[0]))
-        level = (100 * rows[0]["trained_accuracy"], "trained")
+        first = kept[f"{network.name}: {ONE[0].label}"][0]
+        notes.append(note(network, first))
+        level = (100 * first["trained_accuracy"], "trained")
         panels.append(Panel(network.name, "time-steps T", "accuracy (%)", tuple(series), level=level, log_x=True))
     return Outcome(lines, panels, "; ".join(notes), (), {"rows": kept})
 
