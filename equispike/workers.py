@@ -1,14 +1,17 @@
 """Who does independent pieces of work: this process, processes of this machine, or a Ray cluster."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# (cloudpickle and loky have no types)
+
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import cloudpickle
 import torch
@@ -146,7 +149,7 @@ def _begin(sent: bytes, threads: int) -> None:
 
 
 def _do(item: bytes) -> bytes:
-    return cast("bytes", cloudpickle.dumps(_held["work"](cloudpickle.loads(item))))
+    return cloudpickle.dumps(_held["work"](cloudpickle.loads(item)))
 
 
 def _fetch_and_do(places: list[Any], threads: int, item: bytes) -> bytes:
@@ -156,11 +159,11 @@ def _fetch_and_do(places: list[Any], threads: int, item: bytes) -> bytes:
         torch.set_num_threads(threads)
         _held.clear()
         _held[key] = cloudpickle.loads(extra("ray", "ray", "clusters").get(places[0]))
-    return cast("bytes", cloudpickle.dumps(_held[key](cloudpickle.loads(item))))
+    return cloudpickle.dumps(_held[key](cloudpickle.loads(item)))
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
+def _connected(address: str | None) -> Generator[Any]:
     """Ray, connected; a connection that was there before stays."""
     ray = extra("ray", "ray", "clusters")
     if ray.is_initialized():

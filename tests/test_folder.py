@@ -295,9 +295,8 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     code, text = call("evaluate", net, "--timesteps", "4", "--images", "5")
     assert code == 0, text
     assert "5 images of imagenet/test" in text
-    code, text = call("convert", model, "--images", "28", "--out", net)
-    assert (code, text.count("\n")) == (2, 1)
-    assert "asked for 28 images of 27" in text
+    code, text = call("convert", model, "--images", "28", "--out", net)  # there are 27, and 27 are taken
+    assert code == 0, text
     code, text = call("train", "--model", "vgg11-cifar10", "--recipe", "tiny", "--out", str(tmp_path / "x"))
     assert (code, text.count("\n")) == (2, 1)
     assert "has 3 classes, but the model gives scores of shape (1, 10)" in text

@@ -40,7 +40,9 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
-            *(getattr(self, name) + getattr(other, name) for name in ("right", "ties", "among")),
+            self.right + other.right,
+            self.ties + other.ties,
+            self.among + other.among,
             {name: count + other.spikes[name] for name, count in self.spikes.items()},
             {name: count + other.counts[name] for name, count in self.counts.items()},
             {**self.predictions, **other.predictions},
@@ -172,8 +174,8 @@ class Evaluation:
 
     def _means(self, of: str) -> dict[str, Tensor]:
         runs = self.images * len(self.tallies)
-        by_seed = [getattr(tally, of) for tally in self.tallies]
-        return {name: sum(each[name] for each in by_seed).double() / runs for name in by_seed[0]}
+        by_seed: list[Mapping[str, Tensor]] = [getattr(tally, of) for tally in self.tallies]
+        return {name: torch.stack([each[name] for each in by_seed]).sum(0).double() / runs for name in by_seed[0]}
 
     def __repr__(self) -> str:
         return (

@@ -115,6 +115,5 @@ def _short(value: object) -> str:
         inner = cast("Mapping[str, object]", value)
         known = "name" in inner
         return in_words(inner) if known else ", ".join(f"{key} {_short(item)}" for key, item in inner.items())
-    if isinstance(value, list) and any(isinstance(item, Mapping) for item in cast("list[object]", value)):
-        return f"{len(cast('list[object]', value))} more"
-    return str(value)
+    items = cast("list[object]", value) if isinstance(value, list) else []
+    return f"{len(items)} more" if any(isinstance(item, Mapping) for item in items) else str(cast("object", value))
