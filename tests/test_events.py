@@ -349,7 +349,7 @@ def test_layers_try_their_kernels_keep_to_the_fastest_and_look_again(monkeypatch
     monkeypatch.setattr(cpu.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(cpu, "MULTIPLIES", True)
     network = image_network(conv(0, 32, 3, 3, dilation=(1, 2), padding=(1, 2)), size=6)
-    plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
+    plan = planning.plan(cpu.Cpu(), network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n0")  # type: ignore[attr-defined]
     assert sorted(layer.cores) == ["gather", "multiply", "scatter"]
     assert layer.products < 1e-3
@@ -400,7 +400,7 @@ def test_windows_of_pools_are_swept_exactly(
         for isa in cpu.core.instruction_sets():  # type: ignore[union-attr]
             monkeypatch.setattr(cpu, "ISA", isa)
             runs.append(es.simulate(network, images, 13))  # some steps side by side, and some that are left over
-    plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
+    plan = planning.plan(cpu.Cpu(), network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n2")  # type: ignore[attr-defined]
     assert "sweep" in layer.cores
     for gathered, swept in zip(found["gather"], found["sweep"], strict=True):
@@ -420,7 +420,7 @@ def test_windows_that_hold_too_much_are_not_swept(window: tuple[int, int], swept
     """Most of the words for 128 positions at each place would be empty in a step."""
     network = image_network(AvgPool(window, window, (0, 0)), conv(2, 16, 3, 1), size=32)
     network = without(network, "n0")  # the convolution reads the pool
-    plan = planning.plan(cpu, network, planning.input_spike(network, es.Constant()), choose=True)
+    plan = planning.plan(cpu.Cpu(), network, planning.input_spike(network, es.Constant()), choose=True)
     (layer,) = (a.run.keywords["layer"] for a in plan.actions if a.node.name == "n1")  # type: ignore[attr-defined]
     assert ("sweep" in layer.cores) == swept
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -450,14 +450,16 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     head = Node("head", out.op, ("second",))
     network = Network((*before, out, second, head, Node("readout", readout.op, ("head",)))).to(torch.float32)
     spike = planning.input_spike(network, es.Constant())
-    first = planning.plan(cpu, network, spike)
+    first = planning.plan(cpu.Cpu(), network, spike)
     task = Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0)
-    state = PlannedBatch(cpu, first, task, 2**20)  # type: ignore[arg-type]
-    engine.ByPlan(cpu).advance(state)  # type: ignore[arg-type]
+    state = PlannedBatch(cpu.Cpu(), first, task, 2**20)  # type: ignore[arg-type]
+    engine.ByPlan(cpu.Cpu()).advance(state)  # type: ignore[arg-type]
     assert engine._crowded(state) == {"out"}
     state.neurons.fired["n"].zero_()
     assert engine._crowded(state) == set()
-    assert any(action.node.name == "out" for action in planning.plan(cpu, network, spike, frozenset({"out"})).actions)
+    assert any(
+        action.node.name == "out" for action in planning.plan(cpu.Cpu(), network, spike, frozenset({"out"})).actions
+    )
 
 
 @needs_core

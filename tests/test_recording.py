@@ -29,7 +29,7 @@ def digits() -> tuple[es.Network, Part]:
     """A trained network, converted, and test images."""
     data = load("mnist-sample")
     with torch.no_grad():
-        return es.convert(load_model("mnist-cnn")[0], data.train.take(32).floats()), data.test
+        return es.convert(load_model("mnist-cnn")[0], data.train.take(32).floats(), es.DataNorm(99.9)), data.test
 
 
 @given(

@@ -158,7 +158,7 @@ def test_remedies_are_written_as_options() -> None:
 def test_info_says_what_is_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     es.save(es.convert(read("mine:net"), torch.rand(8, 3, 2, 2)), "n.safetensors")
     assert exit_code("info", "n.safetensors") == 0
-    assert "method: DataNorm(per_channel=True, percentile=99)" in capsys.readouterr().out
+    assert "method: DataNorm(percentile=99, per_channel=True)" in capsys.readouterr().out
     assert exit_code("info", "mnist-cnn") == 0
     assert "name: mnist-cnn" in capsys.readouterr().out
     Path("text").write_text("nothing of ours")

@@ -17,7 +17,7 @@ from equispike.zoo.store import load_model
 @pytest.fixture(scope="module")
 def digits() -> tuple[Network, torch.Tensor]:
     data = load("mnist-sample")
-    network = es.convert(load_model("mnist-cnn")[0], data.train.take(16).floats())
+    network = es.convert(load_model("mnist-cnn")[0], data.train.take(16).floats(), es.DataNorm(99.9))
     return network, data.test.take(2).floats()
 
 
