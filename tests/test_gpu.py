@@ -36,7 +36,7 @@ from equispike.simulation.gpu import layers as gpu  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not events.installed(), reason="installed without a compiler: nothing to compare with")
 T = 7
-EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "15"))
 coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 
 
