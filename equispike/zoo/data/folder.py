@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from equispike.errors import DataError, one_line
 from equispike.zoo.data.augment import Augmentation, augment
-from equispike.zoo.data.parts import Part, Shard, normalised, shards
+from equispike.zoo.data.parts import Part, normalised
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,9 +77,11 @@ class Pictures(Part):
         images = [batch for batch, _ in self.batches(64)]
         return torch.cat(images) if images else torch.empty(0, 3, self.size, self.size)
 
-    def batches(self, size: int) -> "PictureBatches":
-        """The pictures in order, as float batches that can be gone through any number of times."""
-        return PictureBatches(self, size)
+    def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read float pictures and labels in order, so many at a time."""
+        if len(self):
+            for images, labels in self.decoded(torch.split(torch.arange(len(self)), size), None):
+                yield normalised(images, self.mean, self.std), labels
 
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
@@ -110,31 +112,6 @@ class Pictures(Part):
                 raise item
             images, labels = item
             yield images, labels
-
-
-@dataclass(frozen=True)
-class PictureBatches:
-    """Float batches: pairs of images (B, 3, size, size) float32 and labels (B,); the last one may be smaller."""
-
-    pictures: Pictures
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise DataError(f"{self.pictures.name}: batches of {self.size} images. Use 1 or more")
-
-    def __len__(self) -> int:
-        return -(-len(self.pictures) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if len(self.pictures):
-            part = self.pictures
-            for images, labels in part.decoded(torch.split(torch.arange(len(part)), self.size), None):
-                yield normalised(images, part.mean, part.std), labels
-
-    def shards(self) -> Iterator[Shard]:
-        """The same batches, each to be read where it is needed."""
-        return shards(self.pictures, self.size)
 
 
 @dataclass(frozen=True)

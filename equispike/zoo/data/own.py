@@ -1,6 +1,6 @@
 """Data sets of the user's own: folders of pictures, and whatever gives batches of images and labels."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,9 +51,9 @@ class Ready(Part):
         """All images, (N, *features)."""
         return self.images
 
-    def batches(self, size: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images and labels in order; to be gone through any number of times."""
-        return [(self.images[at : at + size], self.labels[at : at + size]) for at in range(0, len(self), size)]
+    def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read images and labels in order, so many at a time."""
+        return ((self.images[at : at + size], self.labels[at : at + size]) for at in range(0, len(self), size))
 
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -45,14 +45,18 @@ class Part(ABC):
         """All images as they are evaluated, float32 (N, C, H, W)."""
 
     @abstractmethod
-    def batches(self, size: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """Float images (B, C, H, W) and labels (B,), in order; to be gone through any number of times."""
+    def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read float images (B, C, H, W) and labels (B,) in order, so many at a time."""
 
     @abstractmethod
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """For each tensor of image numbers a batch on the device, randomly changed."""
+
+    def batches(self, size: int) -> "PartBatches":
+        """The images in order, as float batches that can be gone through any number of times."""
+        return PartBatches(self, size)
 
     def alone(self, chosen: slice) -> Self:
         """The chosen images without anything that only others need, to be sent to another process."""
@@ -133,9 +137,11 @@ class Split(Part):
         """All images as float32 (N, C, H, W): in [0, 1], less `mean`, over `std`."""
         return normalised(self.images, self.mean, self.std)
 
-    def batches(self, size: int) -> "SplitBatches":
-        """The images in order, as float batches that can be gone through any number of times."""
-        return SplitBatches(self, size)
+    def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read float images and labels in order, so many at a time."""
+        for start in range(0, len(self), size):
+            part = self[start : start + size]
+            yield part.floats(), part.labels
 
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
@@ -151,27 +157,26 @@ class Split(Part):
 
 
 @dataclass(frozen=True)
-class SplitBatches:
-    """Float batches of a split: pairs of images (B, C, H, W) float32 and labels (B,); the last one may be smaller."""
+class PartBatches:
+    """Float batches of a part: pairs of images (B, C, H, W) float32 and labels (B,); the last one may be smaller."""
 
-    split: Split
+    part: Part
     size: int
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise DataError(f"{self.split.name}: batches of {self.size} images. Use 1 or more")
+            raise DataError(f"{self.part.name}: batches of {self.size} images. Use 1 or more")
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.size)
+        return -(-len(self.part) // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.split), self.size):
-            part = self.split[start : start + self.size]
-            yield part.floats(), part.labels
+        return self.part.read(self.size)
 
     def shards(self) -> "Iterator[Shard]":
         """The same batches, each to be read where it is needed."""
-        return shards(self.split, self.size)
+        starts = range(0, len(self.part), self.size)
+        return (Shard(self.part.alone(slice(start, start + self.size))) for start in starts)
 
 
 @dataclass(frozen=True)
@@ -186,11 +191,6 @@ class Shard:
     def read(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Images of that shape, and labels. DataError if they are unusable."""
         return next(read_labelled(self.part.batches(len(self.part)), shape, self.part.name))
-
-
-def shards(part: Part, size: int) -> Iterator[Shard]:
-    """The images of a part in order, so many at a time."""
-    return (Shard(part.alone(slice(start, start + size))) for start in range(0, len(part), size))
 
 
 @dataclass(frozen=True)
