@@ -128,7 +128,11 @@ def numbered(
         elsewhere: another process works on them, and reads them itself where they know how (``shards``).
     """
     shards: Callable[[], Iterable[Labelled]] | None = getattr(batches, "shards", None) if elsewhere else None
-    found = shards() if shards else (Pair(*pair) for pair in read_labelled(batches, shape, join=join))
+    found = (
+        shards()
+        if shards and len(cast("Any", batches))
+        else (Pair(*pair) for pair in read_labelled(batches, shape, join=join))
+    )
     for batch in found:
         yield first, batch
         first += len(batch)

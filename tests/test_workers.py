@@ -140,6 +140,13 @@ def test_shards_of_a_folder_carry_their_own_paths_alone(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) and torch.equal(c, d) for (a, c), (b, d) in zip(read, expected, strict=True))
 
 
+def test_a_part_without_images_is_refused_by_workers_too(digits: tuple[es.Network, Any, Evaluation]) -> None:
+    network, part, _ = digits
+    for on in (None, Here()):
+        with pytest.raises(es.DataError, match="there are no images"):
+            es.evaluate(network, part[:0].batches(7), 2, on=on)
+
+
 def test_a_pair_reads_itself() -> None:
     pair = Pair(torch.zeros(2, 3), torch.tensor([0, 1]))
     assert len(pair) == 2
