@@ -84,26 +84,14 @@ class Store:
         """
         while to_do := self.missing(asked):
             held: dict[int, str] = {}  # claims by number
-            claimed: list[int] = []
-
-            def claims(to_do: Sequence[int], held: dict[int, str], claimed: list[int]) -> Iterator[int]:
-                for number in to_do:
-                    claim = uuid4().hex
-                    if self._claimed(_key(asked[number]), claim):
-                        held[number] = claim
-                        claimed.append(number)
-                        yield number
-
+            claimed: list[int] = []  # numbers in the order in which they are handed out
             try:
                 with self._renewing(held):
-                    for place, found in (on or Here()).map(compute, claims(to_do, held, claimed)):
+                    handed_out = self._claims(asked, to_do, held, claimed)
+                    for place, found in (on or Here()).map(compute, handed_out):
                         number = claimed[place]
-                        with (
-                            self._writing() as connection
-                        ):  # who was held up for too long finds it there, and leaves it
-                            row = _key(asked[number]), json.dumps(found)
-                            connection.execute("INSERT OR IGNORE INTO points VALUES (?, ?)", row)
-                            connection.execute("DELETE FROM claims WHERE claim = ?", [held.pop(number)])
+                        self._keep(_key(asked[number]), found, held[number])
+                        del held[number]
                         yield number
             finally:
                 with suppress(FileError):
@@ -130,6 +118,23 @@ class Store:
         with self._reading() as connection:
             rows = connection.execute("SELECT asked, found FROM points ORDER BY asked").fetchall()
         return [_loaded(self.path, *row) for row in rows]
+
+    def _claims(
+        self, asked: Sequence[Asked], numbers: Sequence[int], held: dict[int, str], claimed: list[int]
+    ) -> Iterator[int]:
+        """Claim the points that are free, one when it is asked for; both records hold what was claimed."""
+        for number in numbers:
+            claim = uuid4().hex
+            if self._claimed(_key(asked[number]), claim):
+                held[number] = claim
+                claimed.append(number)
+                yield number
+
+    def _keep(self, key: str, found: Found, claim: str) -> None:
+        """Store a point and end its claim; whoever was held up for too long finds it there, and leaves it."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO points VALUES (?, ?)", [key, json.dumps(found)])
+            connection.execute("DELETE FROM claims WHERE claim = ?", [claim])
 
     def _let_go(self, held: Mapping[int, str]) -> None:
         if held:
