@@ -14,7 +14,7 @@ import equispike as es
 from equispike.analysis.plots import Panel, panels
 from equispike.functional.coding import Coder
 from equispike.provenance import versions
-from equispike.report.bibliography import PAPERS, bibtex
+from equispike.report.bibliography import bibtex, short
 from equispike.results import read_json, write_json
 
 Value = float | str | Sequence[float] | None
@@ -135,7 +135,7 @@ class Entry:
     @property
     def source(self) -> str:
         """E.g. "Han et al., 2020, table 1"."""
-        return f"{PAPERS[self.paper].short}, {self.place}" if self.paper else ""
+        return f"{short(self.paper)}, {self.place}" if self.paper else ""
 
     def job(self, networks: Sequence[str] = (), changes: Mapping[str, Any] | None = None, **where: Any) -> Job:
         """The entry's conditions with these changes, for these networks or its own.

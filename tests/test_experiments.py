@@ -69,7 +69,7 @@ def test_every_table_and_figure_is_there_with_its_source() -> None:
     for one in CATALOGUE.values():
         assert bool(one.place) == (one.paper in PAPERS)
         assert {one.paper, *one.cites} - {""} <= set(PAPERS)
-        assert one.source == "" or str(PAPERS[one.paper].year) in one.source
+        assert one.source == "" or PAPERS[one.paper]["year"] in one.source
         assert set(one.networks) - {"preact34-rnl-cifar100"} <= {*MODELS, *networks.STRANGERS}
 
 
