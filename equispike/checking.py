@@ -19,7 +19,7 @@ from equispike.graph.ops import Neuron
 from equispike.graph.pooling import early_max_pools
 from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import examine
-from equispike.graph.reading.verdicts import VERDICTS, Finding, Verdict
+from equispike.graph.reading.verdicts import SPOKEN, VERDICTS, Finding, Verdict, verdict
 from equispike.shown import frame, html_table
 
 NOISE_IMAGES = 8
@@ -150,7 +150,8 @@ def _grouped(found: list[Finding]) -> tuple[Row, ...]:
 
 def _findings(network: Network) -> list[Finding]:
     known = (node for node in network if type(node.op) in VERDICTS)
-    return [Finding(node.name, type(node.op).__name__, *VERDICTS[type(node.op)]) for node in known]
+    kinds = ((node, type(node.op)) for node in known)
+    return [Finding(node.name, SPOKEN.get(kind, kind.__name__), *verdict(node.op)) for node, kind in kinds]
 
 
 def _predicted(network: Network, example: Tensor) -> tuple[int | None, str]:

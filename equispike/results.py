@@ -260,8 +260,8 @@ def conversion(provenance: Mapping[str, Any]) -> str:
 
 
 def chosen_steps(timesteps: int) -> list[int]:
-    """The powers of two from 8 on up to T, and T itself: the columns of a table."""
-    powers = [2**k for k in range(3, timesteps.bit_length()) if 2**k <= timesteps]
+    """The columns of a table: the powers of two up to T, of more than 16 steps from 8 on, and T itself."""
+    powers = [2**k for k in range(3 if timesteps > 16 else 0, timesteps.bit_length())]
     return powers if powers and powers[-1] == timesteps else [*powers, timesteps]
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import equispike as es
 from equispike.analysis.prediction import useful_timesteps
 from equispike.checking import check
 from equispike.conversion import convert
@@ -80,6 +81,27 @@ def test_a_max_pool_behind_the_first_neurons_is_exact_and_others_are_what_the_pa
     (late,) = (row for row in report.rows if row.operation == "MaxPool2d")
     assert late.converts == "approximate"
     assert report.convertible
+
+
+def test_every_second_pixel_and_the_largest_of_one_leave_spikes_out() -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool, self.last = nn.Conv2d(1, 2, 1), nn.MaxPool2d(1, 2), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.pool(torch.relu(self.last(torch.relu(self.conv(x))))[:, :, ::2]))
+
+    model, x = Steps().eval(), torch.rand(2, 1, 8, 8)
+    found = {row.operation: (row.converts, row.why) for row in es.check(model, x).rows}
+    assert found["slice"] == found["MaxPool2d"] == ("exact", "leaves spikes out")
+    assert torch.allclose(es.trace(model, x)(x), model(x))
+
+
+def test_operations_of_a_file_are_not_called_by_names_of_this_package() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten()).eval()
+    rows = es.check(es.trace(model, torch.rand(2, 1, 4, 4)), torch.rand(2, 1, 4, 4)).rows
+    assert [row.operation for row in rows] == ["Conv", "Mul, Add", "Relu", "Flatten"]
 
 
 def test_max_pooling_is_refused_and_says_what_to_do() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 import equispike as es
 from equispike.diagnosis import diagnose
+from equispike.results import chosen_steps
 from equispike.shown import frame
 
 
@@ -46,6 +47,10 @@ def test_a_line_has_the_numbers() -> None:
     )
     assert f"accuracy {float(found['Evaluation'].mean[-1]):.2%}" in repr(found["Evaluation"])
     assert f"rate {float(found['Run'].spike_rate[-1]):.2f} %" in repr(found["Run"])
+
+
+def test_tables_of_few_steps_begin_with_the_first() -> None:
+    assert [chosen_steps(T) for T in (1, 6, 16, 64)] == [[1], [1, 2, 4, 6], [1, 2, 4, 8, 16], [8, 16, 32, 64]]
 
 
 def test_thresholds_cannot_be_set() -> None:

@@ -14,6 +14,7 @@ import equispike as es
 from equispike.cli.shared import Data, in_options
 from equispike.cli.source import is_network, read_model
 from equispike.errors import DataError, EquispikeError, FileError
+from equispike.files.onnx import write_onnx
 
 MINE = """
 import torch
@@ -158,11 +159,44 @@ def test_remedies_are_written_as_options() -> None:
 def test_info_says_what_is_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     es.save(es.convert(read("mine:net"), torch.rand(8, 3, 2, 2)), "n.safetensors")
     assert exit_code("info", "n.safetensors") == 0
-    assert "method: DataNorm(percentile=99, per_channel=True)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "method: DataNorm(percentile=99, per_channel=True)" in said
+    assert "changes: none" in said
     assert exit_code("info", "mnist-cnn") == 0
     assert "name: mnist-cnn" in capsys.readouterr().out
     Path("text").write_text("nothing of ours")
     assert exit_code("info", "text") == 2
+
+
+def test_info_says_how_a_network_was_corrected_and_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.rand(20, 3, 2, 2)
+    es.save(es.convert(read("mine:net"), x, correct=[es.Bias(4), es.Potential(4)]), "corrected.safetensors")
+    es.save(es.convert(read("mine:net"), x, timesteps=4), "chosen.safetensors")
+    assert exit_code("info", "corrected.safetensors") == 0
+    said = capsys.readouterr().out
+    assert "corrections: Bias(" in said
+    assert ", Potential(" in said
+    assert exit_code("info", "chosen.safetensors") == 0
+    assert " of them, timesteps 4" in capsys.readouterr().out
+
+
+def test_info_and_the_other_commands_know_onnx_files(capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.rand(8, 3, 2, 2)
+    torch.onnx.export(read("mine:net").eval(), (x,), "trained.onnx", dynamo=False, dynamic_axes={"input": [0]})
+    write_onnx(es.convert(read("mine:net"), x), "converted.onnx")
+    assert exit_code("info", "trained.onnx") == 0
+    assert "trained.onnx: a trained network, to be converted." in capsys.readouterr().out
+    assert exit_code("info", "converted.onnx") == 0
+    assert "method: DataNorm" in capsys.readouterr().out
+    for command in "evaluate", "convert", "check":
+        assert exit_code(command, "converted.onnx") == 2
+        assert "Give the file that it was exported from" in capsys.readouterr().err
+
+
+def test_info_of_torchs_own_files_is_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(weights(), "w.pth")
+    assert exit_code("info", "w.pth") == 2
+    assert "package.module:factory@w.pth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["check", "convert", "evaluate", "info", "report", "export", "diagnose", "sweep"])

@@ -72,24 +72,33 @@ def export_command(
 
 
 def info_command(
-    file: Annotated[Path, Parameter(help="A network, a trained model, results (JSON or SQLite), or a NIR file.")], /
+    file: Annotated[
+        Path, Parameter(help="A network, a trained model, a NIR or ONNX file, or results (JSON or SQLite).")
+    ],
+    /,
 ) -> None:
     """Say what is in a file: of a network its layers and how it was converted, of a model how it was trained.
 
     Example: equispike info network.safetensors
     """
-    from equispike.cli.source import is_network, is_packaged
+    from equispike.cli.source import is_model, is_network, read_model
+    from equispike.files.onnx import provenance_in
     from equispike.files.store import Store, is_store
+    from equispike.graph.network import Network
 
     name = str(file)
     if is_network(name):
         network = read_network(name)
         out.print(str(network))
         _print_facts(network.provenance)
-    elif is_packaged(name) or file.suffix == ".safetensors":
-        from equispike.cli.source import read_model
-
-        _print_facts(read_model(name)[1])
+    elif file.suffix == ".onnx" and (converted := provenance_in(file)) is not None:
+        out.print(f"{file}: a converted network with its time loop, for ONNX Runtime.")
+        _print_facts(converted)
+    elif is_model(name):
+        model, card = read_model(name)
+        if isinstance(model, Network):
+            out.print(f"{file}: a trained network, to be converted.\n{model}")
+        _print_facts(card)
     elif is_store(file):
         points = Store(file).read()
         out.print(f"{file}: {len(points)} points. Draw them with: equispike report {file}")
@@ -109,11 +118,16 @@ def _print_facts(facts: Mapping[str, object]) -> None:
 
 
 def _short(value: object) -> str:
+    """A fact on one line; of what else was tried only how much it was."""
     from equispike.provenance import in_words
 
     if isinstance(value, Mapping):
         inner = cast("Mapping[str, object]", value)
         known = "name" in inner
         return in_words(inner) if known else ", ".join(f"{key} {_short(item)}" for key, item in inner.items())
-    items = cast("list[object]", value) if isinstance(value, list) else []
-    return f"{len(items)} more" if any(isinstance(item, Mapping) for item in items) else str(cast("object", value))
+    if isinstance(value, list):
+        items = cast("list[object]", value)
+        if any(isinstance(item, Mapping) and "name" not in item for item in items):
+            return f"{len(items)} of them"
+        return ", ".join(map(_short, items)) or "none"
+    return str(value)

@@ -81,6 +81,13 @@ def is_packaged(source: str) -> bool:
     return source in MODELS and bundled(source).is_file()
 
 
+def is_model(source: str) -> bool:
+    """Tell what stands for a trained model, or for one of torch's own files, which are refused with a remedy."""
+    from equispike.zoo.store import torch_file
+
+    return is_packaged(source) or source.endswith((".safetensors", ".onnx", ".pt2")) or bool(torch_file(source))
+
+
 def is_network(source: str) -> bool:
     """Tell a file that holds a converted network, of this package or in NIR."""
     from equispike.files.checkpoint import kind_of

@@ -106,7 +106,10 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, buffer)
     write_bytes(path.with_suffix(".pt"), buffer.getvalue())
     write_bytes(path, source.encode())
-    return [f"Needs torch alone: from {path.stem} import Network; Network()(images, timesteps=64) gives the scores."]
+    return [
+        f"Needs torch alone, and {path.with_suffix('.pt').name} beside it: from {path.stem} import Network; "
+        "Network()(images, timesteps=64) gives the scores."
+    ]
 
 
 def _before(node: Node, number: int, tensors: dict[str, Tensor]) -> list[str]:

@@ -1,15 +1,17 @@
 """ONNX files: trained networks read from them, converted networks written with the time loop inside."""
 
+import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from equispike.errors import ConversionError
+from equispike.errors import ConversionError, FileError
 from equispike.files.disk import reading, write_bytes
-from equispike.files.onnx.reader import GraphReader, graph_of
-from equispike.files.onnx.writer import GraphWriter
+from equispike.files.onnx.reader import GraphReader, model_of
+from equispike.files.onnx.writer import PROVENANCE, GraphWriter
 from equispike.graph.network import Network
 from equispike.graph.ops import AvgPool, Conv
 
@@ -25,13 +27,39 @@ def read_onnx(path: str | PathLike[str], output: int | None = None) -> Network:
             gives class scores (B, classes), or other values (B, *outputs).
         output: which of several outputs, from 0. What no other output needs is left out.
     Raises:
-        FileError: the file is missing, damaged or no ONNX model, or keeps weights in other files.
+        FileError: the file is missing, damaged or no ONNX model, keeps weights in other files, or is what
+            ``write_onnx`` made of a converted network.
         ConversionError: names the operations that cannot be translated, the reason and the remedy.
     """
-    with reading(path, "is not a readable ONNX file, or truncated"):
-        graph = graph_of(Path(path).read_bytes())
+    model = _model(path)
+    if _told(model) is not None:
+        raise FileError(
+            f"{path}: is a converted network with its time loop, for ONNX Runtime. "
+            "Give the file that it was exported from"
+        )
     with reading(path, "cannot be read as an ONNX network", verdicts=True):
-        return GraphReader(graph, output).network()
+        return GraphReader(model.graph, output).network()
+
+
+def provenance_in(path: str | PathLike[str]) -> dict[str, Any] | None:
+    """The provenance of the converted network in a file of ``write_onnx``; None of any other ONNX file.
+
+    Raises:
+        FileError: the file is missing, damaged or no ONNX model.
+    """
+    told = _told(_model(path))
+    with reading(path, "does not tell where its network comes from"):
+        return None if told is None else dict(json.loads(told))
+
+
+def _model(path: str | PathLike[str]) -> Any:
+    with reading(path, "is not a readable ONNX file, or truncated"):
+        return model_of(Path(path).read_bytes())
+
+
+def _told(model: Any) -> str | None:
+    """The entry that ``write_onnx`` puts into a file."""
+    return next((str(entry.value) for entry in model.metadata_props if entry.key == PROVENANCE), None)
 
 
 def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:

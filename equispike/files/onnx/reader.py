@@ -27,8 +27,8 @@ def _onnx(name: str) -> Any:
     return extra(name, "onnx", "ONNX files")
 
 
-def graph_of(content: bytes) -> Any:
-    """The graph in an ONNX file. ValueError if there is none."""
+def model_of(content: bytes) -> Any:
+    """The model in an ONNX file, a graph with facts about it. ValueError if there is none."""
     onnx = _onnx("onnx")
     try:
         model: Any = onnx.load_model_from_string(content)
@@ -36,7 +36,7 @@ def graph_of(content: bytes) -> Any:
         raise ValueError(one_line(error, 200)) from error
     if not model.graph.node:
         raise ValueError("it holds no operations")
-    return model.graph
+    return model
 
 
 class GraphReader:

@@ -21,7 +21,7 @@ from equispike.graph.pooling import unwritable
 OPSET, IR_VERSION = 17, 8
 """Of 2022: what runtimes from then on read."""
 
-_METADATA = "equispike"
+PROVENANCE = "equispike"
 """Name of the metadata entry that holds the provenance as JSON."""
 
 
@@ -74,7 +74,7 @@ class GraphWriter:
             graph, opset_imports=[self.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
             producer_name="equispike", producer_version=version("equispike"),
         )  # fmt: skip
-        self.helper.set_model_props(model, {_METADATA: json.dumps(dict(self.network.provenance), sort_keys=True)})
+        self.helper.set_model_props(model, {PROVENANCE: json.dumps(dict(self.network.provenance), sort_keys=True)})
         return model
 
     def _images(self) -> None:

@@ -87,6 +87,8 @@ def _max_pool(
     dims = len(x.shape) - 1
     size = per_axis(kernel, dims)
     strides = per_axis(stride, dims) if stride else size
+    if set(size) == {1}:  # the largest of one
+        return _avg_pool(x, kernel, stride, padding, ceil_mode)
     return [MaxPool(size, strides, per_axis(padding, dims), per_axis(dilation, dims), ceil_mode)]
 
 

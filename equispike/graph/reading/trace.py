@@ -66,7 +66,7 @@ def export(model: Traceable, example: Images) -> Program:
     if not isinstance(model, nn.Module):
         return _checked(model, inputs)
     name, model = type(model).__name__, copied(model)
-    parameter = next(model.parameters(), None)
+    given, parameter = inputs, next(model.parameters(), None)
     if parameter is not None:
         inputs = tuple(x.to(parameter.device, parameter.dtype) for x in inputs)
     if len(inputs[0]) < 2:  # torch.export would take a batch of 0 or 1 for a constant
@@ -79,9 +79,9 @@ def export(model: Traceable, example: Images) -> Program:
     except Exception as error:  # whatever the user's forward may raise
         reason = one_line(error)
         raise ConversionError(
-            f"{name}: torch.export could not read it with {_told(inputs)}: "
-            f"{type(error).__name__}: {reason}. The forward pass must accept any batch size of this shape and not "
-            "branch on values"
+            f"{name}: torch.export could not read it with {_told(given)}: "
+            f"{type(error).__name__}: {reason}. Pass a batch of images, (B, *features); the forward pass must accept "
+            "any batch size and not branch on values"
         ) from error
 
 

@@ -22,7 +22,7 @@ from equispike.graph.reading.moves import MIXES, MOVES
 from equispike.graph.reading.parts import parts
 from equispike.graph.reading.program import BATCH_SIZE, Program
 from equispike.graph.reading.values import Mask, Ops, Stacked, Step, Untranslatable, Value, aten, flat, laid
-from equispike.graph.reading.verdicts import VERDICTS, Finding
+from equispike.graph.reading.verdicts import Finding, verdict
 
 FxNode = torch.fx.Node
 
@@ -181,7 +181,7 @@ class Reader:
             self._refuse(Finding(layer, operation, "refused", refusal.why, refusal.remedy))
             return Value(inputs[0].node, shape)
         if not ops:
-            self.findings.append(Finding(layer, operation, "exact", "nothing to do in a trained network"))
+            self.findings.append(Finding(layer, operation, "exact", "nothing to do"))
         value = self._lay(layer, operation, ops, inputs, shape)
         return Value(value.node, shape, viewed or not shape, value.positive)
 
@@ -200,7 +200,7 @@ class Reader:
             nonlocal number
             name = own if own is not None and number == first else self._name(layer)
             number += 1
-            self.findings.append(Finding(name, operation, *VERDICTS[type(op)]))
+            self.findings.append(Finding(name, operation, *verdict(op)))
             return self._add(name, op, sources, shape)
 
         return laid(ops, inputs, add)

@@ -60,3 +60,13 @@ VERDICTS: dict[type, tuple[Verdict, str, str]] = {
     ),
 }
 """How each operation of a Network converts, why, and what to do."""
+
+SPOKEN: dict[type, str] = {Neuron: "Relu", Affine: "Mul, Add", Sparse: "fixed map"}
+"""What to call the operations of a network that was read from a file, where their names are of this package alone."""
+
+
+def verdict(op: object) -> tuple[Verdict, str, str]:
+    """How an operation of a Network converts, why, and what to do."""
+    if isinstance(op, AvgPool) and set(op.kernel) == {1}:
+        return "exact", "leaves spikes out", ""
+    return VERDICTS[type(op)]
