@@ -66,7 +66,7 @@ SPOKEN: dict[type, str] = {Neuron: "Relu", Affine: "Mul, Add", Sparse: "fixed ma
 
 
 def verdict(op: object) -> tuple[Verdict, str, str]:
-    """How an operation of a Network converts, why, and what to do."""
+    """Judge an operation of a Network: does it convert, why, and what to do."""
     if isinstance(op, AvgPool) and set(op.kernel) == {1}:
         return "exact", "leaves spikes out", ""
     return VERDICTS[type(op)]
