@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from equispike.analysis.fit import rate_fit as rate_fit
     from equispike.calibrate.corrections import Bias as Bias
     from equispike.calibrate.corrections import Potential as Potential
+    from equispike.calibrate.corrections import RidgeReadout as RidgeReadout
     from equispike.calibrate.corrections import StepBias as StepBias
     from equispike.calibrate.data_norm import DataNorm as DataNorm
     from equispike.calibrate.data_norm import ModelNorm as ModelNorm
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "analysis.accuracy": ("accuracy", "evaluate", "latency"),
     "analysis.fit": ("rate_fit",),
-    "calibrate.corrections": ("Bias", "Potential", "StepBias"),
+    "calibrate.corrections": ("Bias", "Potential", "RidgeReadout", "StepBias"),
     "calibrate.data_norm": ("DataNorm", "ModelNorm"),
     "calibrate.rate_norm": ("RateNorm",),
     "calibrate.rmp": ("RMP",),

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from equispike.arguments import checked
 from equispike.batches import Batch, Batches, hold
 from equispike.calibrate.choice import choose, usual
-from equispike.calibrate.corrections import Correction
+from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.corrections import correct as apply_corrections
 from equispike.calibrate.data_norm import DataNorm, input_scale
 from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
@@ -52,7 +52,7 @@ def convert(
     v_init: float | str | None = None,
     spikes: SpikeKind = "binary",
     timesteps: int | None = None,
-    correct: Sequence[Correction] = (),
+    correct: Sequence[AnyCorrection] = (),
     lossy: Iterable[LossyPass] = (),
     output: int | None = None,
 ) -> Network:
@@ -75,9 +75,9 @@ def convert(
             half without a ``method``, with ``timesteps``, and where layers were trained with levels; else 0.
         spikes: "binary", or "signed": neurons with soft reset that also take spikes back, which hardware must offer.
         timesteps: T for which the network is to answer. Percentile (unless a method is given) and correction (none,
-            ``Bias`` or ``StepBias``) are then those whose scores after T steps are nearest to the trained ones on
-            calibration images held out from the fitting; ``provenance["chosen"]`` tells all that was tried. The network
-            runs for any number of steps.
+            ``Bias``, ``StepBias``, ``RidgeReadout``) are then those whose scores after T steps are nearest to the
+            trained ones on calibration images held out from the fitting; ``provenance["chosen"]`` tells all that was
+            tried. The network runs for any number of steps.
         correct: corrections to apply, as ``[es.StepBias(8)]``, instead of choosing.
         lossy: passes for what has no exact counterpart in spikes: ``es.max_pool_to_avg``, ``es.max_pool_to_winner``,
             ``es.leaky_relu_to_pairs``. Max pools behind the first layer are exact as they are with constant input.
@@ -153,7 +153,7 @@ class _Entered:
 
 def _chosen(
     entered: _Entered, timesteps: int, v_init: float | str, spikes: SpikeKind, method: Method | None
-) -> tuple[_Entered, Sequence[Correction]]:
+) -> tuple[_Entered, Sequence[AnyCorrection]]:
     """The same with the method that is best for T steps and V(0), and the corrections that go with it."""
 
     def install(network: Network, thresholds: Thresholds) -> Network:
@@ -166,7 +166,7 @@ def _chosen(
     return dataclasses.replace(entered, method=choice.method, start=0.5, told=told), choice.corrections
 
 
-def corrected(network: Network, batches: Batches, corrections: Sequence[Correction]) -> Network:
+def corrected(network: Network, batches: Batches, corrections: Sequence[AnyCorrection]) -> Network:
     """The network with these corrections, which its provenance tells."""
     if not corrections:
         return network
@@ -238,7 +238,7 @@ class Converter:
         readout: ReadoutKind | None = None,
         v_init: float | str | None = None,
         spikes: SpikeKind = "binary",
-        correct: Sequence[Correction] = (),
+        correct: Sequence[AnyCorrection] = (),
     ) -> Network:
         """The network; arguments and errors as for :func:`convert`."""
         if v_init is not None:

@@ -218,7 +218,16 @@ def spiking(network: Any, currents: Array, v: dict[str, Array]) -> tuple[dict[st
                 case _:
                     values[node.name] = apply(op, *inputs)
         scores.append(values[network.nodes[-1].name])
-    return {name: np.stack(train) for name, train in trains.items()}, np.cumsum(scores, axis=0)
+    return {name: np.stack(train) for name, train in trains.items()}, mixed(network, np.cumsum(scores, axis=0))
+
+
+def mixed(network: Any, scores: Array) -> Array:
+    """Cumulative scores, (T, B, classes), as the readout corrects them: M s(t) + t c."""
+    op = network.nodes[-1].op
+    if op.mix is None:
+        return scores
+    mix, shift = array(op.mix), array(op.shift)
+    return np.stack([np.stack([mix @ s for s in step]) + t * shift for t, step in enumerate(scores, start=1)])
 
 
 def stages(network: Any) -> list[list[Any]]:
@@ -591,6 +600,31 @@ def potential(currents: Array, theta: Any, v: Any, trained: Array, passes: int, 
         error = by_channel(theta * rates) - by_channel(trained)
         v = v - len(currents) * error.reshape(v.shape)
     return v, none
+
+
+def ridge(scores: Array, wanted: Array, penalties: Sequence[float]) -> tuple[Array, Array]:
+    """M and c of M s + c near the wanted scores: ridge regression towards the identity, which is fitted again without
+    each image in turn to find its penalty.
+    """
+
+    def fit(s: Array, y: Array, strength: float) -> tuple[Array, Array]:
+        centred = s - s.mean(0)
+        gram = centred.T @ centred + strength * np.eye(s.shape[1])
+        mix = np.eye(s.shape[1]) + np.linalg.solve(gram, centred.T @ (y - y.mean(0) - centred)).T
+        return mix, y.mean(0) - mix @ s.mean(0)
+
+    centred = scores - scores.mean(0)
+    unit = np.trace(centred.T @ centred) / scores.shape[1] or 1.0
+
+    def left_out(penalty: float) -> float:
+        total = 0.0
+        for i in range(len(scores)):
+            others = np.arange(len(scores)) != i
+            mix, shift = fit(scores[others], wanted[others], penalty * unit)
+            total += float(((mix @ scores[i] + shift - wanted[i]) ** 2).sum())
+        return total
+
+    return fit(scores, wanted, unit * min(penalties, key=left_out))
 
 
 def corrected_chain(network: Any, images: Array, timesteps: int, correct: Callable[..., Start]) -> dict[str, Start]:

@@ -141,7 +141,7 @@ def networks(
     elif not any(isinstance(node.op, Neuron) for node in b.nodes):
         b.neuron()
         b.linear()
-    b.add("readout", Readout(draw(st.sampled_from(POWERS))))
+    b.readout()
     return Network(tuple(b.nodes))
 
 
@@ -164,6 +164,12 @@ class _Builder:
     dtype: torch.dtype
     nodes: list[Node] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def readout(self) -> None:
+        scale, classes = self.draw(st.sampled_from(POWERS)), self.shape[0]
+        special = self.calibrated and self.drives and not self.plain and self.draw(st.booleans())
+        mix = dyadic(self.draw(seeds), classes, classes + 1, dtype=self.dtype) if special else None
+        self.add("readout", Readout(scale) if mix is None else Readout(scale, mix[:, 1:], mix[:, 0]))
 
     @property
     def last(self) -> str:

@@ -42,7 +42,7 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     *(es.convert, es.simulate, es.evaluate, es.accuracy, es.latency, es.rate_fit, es.check, es.trace, es.quantize),
     *(es.save, es.load, es.join_inputs, es.max_pool_to_avg, es.max_pool_to_winner, es.leaky_relu_to_pairs),
     *(es.DataNorm, es.SpikeNorm, es.RMP, es.Frames, es.Poisson, es.Stable, es.Bias, es.StepBias, es.Potential),
-    *(es.Processes, es.Ray),
+    *(es.RidgeReadout, es.Processes, es.Ray),
 )
 NOT_ASKED = {"self", "label", "validation", "scales", "report"}
 """Fields that only say something, or hold what is checked when it is used."""

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.batches import hold
-from equispike.calibrate.choice import WITH_TABLE
-from equispike.calibrate.corrections import correct
+from equispike.calibrate.choice import NEAREST
+from equispike.calibrate.corrections import RIDGE_PENALTIES, correct
 from equispike.calibrate.data_norm import PERCENTILES
 from equispike.calibrate.scores import halves, score_error
 from equispike.conversion import with_spikes, with_v_init
+from equispike.graph.ops import Readout
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -58,7 +59,45 @@ def test_corrections_are_the_literal_loops(seed: int, kind: tuple[str, str], cor
             np.testing.assert_allclose(rows, table, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("correction", [es.Bias(T), es.StepBias(T), es.Potential(T)], ids=str)
+@given(seeds, st.integers(3, 12))
+@settings(max_examples=25)
+def test_the_readout_is_fitted_as_if_each_image_were_left_out_in_turn(seed: int, count: int) -> None:
+    images = dyadic(seed, count, 2, 6, 6, low=0)
+    network = calibrated(seed % 10**6, images)
+    readout = correct(network, images, [es.RidgeReadout(T)]).nodes[-1].op
+    assert isinstance(readout, Readout)
+    assert readout.mix is not None
+    assert readout.shift is not None
+    scores, trained = es.simulate(network, images, T).readout[-1].double() / T, network(images)
+    mix, shift = reference.ridge(scores.numpy(), trained.numpy(), RIDGE_PENALTIES)
+    found = scores @ readout.mix.double().T + readout.shift
+    np.testing.assert_allclose(found.numpy(), scores.numpy() @ mix.T + shift, rtol=1e-6, atol=1e-6)
+
+
+def test_a_corrected_readout_moves_scores_and_no_spike() -> None:
+    images = dyadic(5, 12, 2, 6, 6, low=0)
+    network = calibrated(7, images)
+    before = es.simulate(network, images, T)
+    after = es.simulate(correct(network, images, [es.RidgeReadout(T)]), images, T)
+    assert all(torch.equal(before.counts[name], after.counts[name]) for name in before.counts)
+
+    def error(run: es.Run) -> float:
+        scores, trained = run.readout[-1].double() / T, network(images).double()
+        return float((scores - trained).square().sum())
+
+    assert error(after) < error(before)
+
+
+def test_a_readout_that_cannot_be_fitted_is_refused() -> None:
+    images = dyadic(5, 12, 2, 6, 6, low=0)
+    counted = es.convert(chain(7), images, es.DataNorm(), readout="spikes")
+    with pytest.raises(es.CalibrationError, match="counts spikes"):
+        correct(counted, images, [es.RidgeReadout(T)])
+    with pytest.raises(es.CalibrationError, match="at least three images"):
+        correct(calibrated(7, images), images[:2], [es.RidgeReadout(T)])
+
+
+@pytest.mark.parametrize("correction", [es.Bias(T), es.StepBias(T), es.Potential(T), es.RidgeReadout(T)], ids=str)
 def test_the_trained_function_stays_and_neither_order_nor_batches_count(correction: Any) -> None:
     images = dyadic(3, 12, 2, 6, 6, low=0)
     network = calibrated(7, images)
@@ -72,6 +111,8 @@ def test_the_trained_function_stays_and_neither_order_nor_batches_count(correcti
             for field in ("drive", "v_init"):
                 one, other = (getattr(n.neurons[name], field) for n in (found, again))
                 assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+        mixes = [n.nodes[-1].op.mix for n in (found, again) if isinstance(n.nodes[-1].op, Readout)]
+        assert mixes == [None, None] or torch.equal(*mixes)
 
 
 @pytest.mark.parametrize("spikes", ["binary", "signed"])
@@ -106,9 +147,11 @@ def pictures() -> Tensor:
 def test_convert_takes_what_is_best_for_the_steps_and_says_what_it_tried(spikes: Any) -> None:
     network = es.convert(model(), pictures(), timesteps=6, spikes=spikes)
     chosen: Any = network.provenance["chosen"]
-    assert len(chosen["others"]) == 2 * len(PERCENTILES) + WITH_TABLE - 1
+    assert len(chosen["others"]) == len(PERCENTILES) + 3 * NEAREST - 1
     assert all(chosen["error"] <= other["error"] for other in chosen["others"])
-    assert {other["correction"].partition("(")[0] for other in chosen["others"]} <= {"none", "Bias", "StepBias"}
+    corrections = {other["correction"].replace("(timesteps=6)", "") for other in (chosen, *chosen["others"])}
+    assert corrections >= {"none", "Bias", "StepBias"}
+    assert sum(word.endswith("RidgeReadout") for word in corrections) >= 1
     assert (chosen["fitted"], chosen["held_out"]) == (30, 10)
     assert all(op.spikes == spikes for op in network.neurons.values())
     method = es.DataNorm(network.provenance["method"]["percentile"], per_channel=True)  # type: ignore[index]
@@ -127,6 +170,8 @@ def test_a_method_that_is_given_is_kept_and_long_runs_get_no_table() -> None:
     assert {chosen["correction"], *(other["correction"] for other in chosen["others"])} == {
         "none",
         "Bias(timesteps=64)",
+        "RidgeReadout(timesteps=64)",
+        "Bias(timesteps=64), RidgeReadout(timesteps=64)",
     }
 
 

@@ -60,7 +60,8 @@ def _variance(network: Network) -> Tensor:
 
     def through(node: Node, inputs: Sequence[Tensor]) -> Tensor:
         if isinstance(node.op, Readout):
-            return inputs[0] * node.op.scale**2
+            own = inputs[0] * node.op.scale**2
+            return own if node.op.mix is None else own @ node.op.mix.square().T
         if isinstance(node.op, WinnerPool):  # one of its inputs passes, and none varies more than the most variable
             return node.op(*inputs)
         try:

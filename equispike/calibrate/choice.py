@@ -2,25 +2,24 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
 from equispike.batches import Batch
-from equispike.calibrate.corrections import Bias, Correction, StepBias, correct
+from equispike.calibrate.corrections import AnyCorrection, Bias, RidgeReadout, StepBias, correct
 from equispike.calibrate.data_norm import PERCENTILES, DataNorm
 from equispike.calibrate.method import Method, Thresholds
 from equispike.calibrate.scores import halves, score_error
 from equispike.errors import CalibrationWarning
-from equispike.graph.network import Network
+from equispike.graph.network import OUTPUT_NEURONS, Network
 from equispike.progress import track
 
 LONGEST_TABLE = 32
 """Steps up to which a drive by step is tried: behind them a constant one does as well, and tables get long."""
 
-WITH_TABLE = 3
-"""Methods that are tried with a drive by step: the best of them with a constant one need not be the best with it."""
+NEAREST = 3
+"""Methods, and then corrections, of the smallest errors, which are tried on."""
 
 Install = Callable[[Network, Thresholds], Network]
 """Put thresholds into a network, with the initial potentials, reset and spikes that are wanted."""
@@ -30,29 +29,20 @@ class Choice(NamedTuple):
     """The choice, and what provenance says of it."""
 
     method: Method
-    corrections: tuple[Correction, ...]
+    corrections: tuple[AnyCorrection, ...]
     told: dict[str, object]
 
 
-@dataclass
-class _Trials:
-    """Candidates on the images that are fitted, and their errors on those that were held out."""
+class _Trial(NamedTuple):
+    """A way that was tried, and the error of its scores on images that were held out."""
 
-    network: Network
-    fitted: Tensor
-    held_out: Tensor
-    timesteps: int
-    install: Install
-    errors: list[tuple[float, Method, tuple[Correction, ...]]] = field(
-        default_factory=list[tuple[float, Method, tuple[Correction, ...]]]
-    )
+    error: float
+    method: Method
+    corrections: tuple[AnyCorrection, ...]
 
-    def try_(self, method: Method, corrections: tuple[Correction, ...]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CalibrationWarning)  # of what is not taken in the end nothing need be said
-            spiking = self.install(self.network, method(self.network, self.fitted))
-        spiking = correct(spiking, self.fitted, corrections)
-        self.errors.append((score_error(spiking, self.held_out, self.timesteps), method, corrections))
+    def told(self) -> dict[str, object]:
+        correction = ", ".join(map(str, self.corrections)) or "none"
+        return {"method": str(self.method), "correction": correction, "error": self.error}
 
 
 def choose(
@@ -60,42 +50,49 @@ def choose(
 ) -> Choice:
     """The method and correction whose scores after T steps are nearest to the trained ones.
 
-    Every method is tried without a correction and with ``Bias``, the WITH_TABLE of them that are then best with
-    ``StepBias`` too if T is at most LONGEST_TABLE. Labels are not used. All images are fitted again with what was
-    chosen.
+    Every method is tried with ``StepBias``, or with ``Bias`` if T is more than LONGEST_TABLE; the NEAREST of them with
+    ``Bias`` and without a correction too. The NEAREST of all that are tried with ``RidgeReadout`` as well if the
+    network gives class scores by potential and twice as many images as classes are fitted. Labels are not used. All
+    images are fitted again with what was chosen.
     """
     fitted, held_out = halves(held)
-    trials = _Trials(network, fitted, held_out, timesteps, install)
-    constant = (Bias(timesteps),)
+    trials: list[_Trial] = []
+
+    def tried(method: Method, *corrections: AnyCorrection) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)  # of what is not taken in the end nothing need be said
+            spiking = install(network, method(network, fitted))
+        error = score_error(correct(spiking, fitted, corrections), held_out, timesteps)
+        trials.append(_Trial(error, method, corrections))
+
+    def nearest() -> list[_Trial]:
+        return sorted(trials, key=lambda trial: trial.error)[:NEAREST]
+
+    drives: list[AnyCorrection] = [StepBias(timesteps), Bias(timesteps)][timesteps > LONGEST_TABLE :]
     for method in track(methods, f"choosing for T={timesteps}", len(methods)):
-        trials.try_(method, ())
-        trials.try_(method, constant)
-    if timesteps <= LONGEST_TABLE:
-        driven = sorted((e for e in trials.errors if e[2] == constant), key=lambda e: e[0])
-        for _, method, _ in driven[:WITH_TABLE]:
-            trials.try_(method, (StepBias(timesteps),))
-    best = min(trials.errors, key=lambda e: e[0])
-    error, method, corrections = best
-    told: dict[str, object] = {
+        tried(method, drives[0])
+    for trial in nearest():
+        for others in ([], drives[1:])[: len(drives)]:
+            tried(trial.method, *others)
+    for trial in nearest() * _has_scores(network, fitted):
+        tried(trial.method, *trial.corrections, RidgeReadout(timesteps))
+    best = nearest()[0]
+    told = {
         "timesteps": timesteps,
         "fitted": len(fitted),
         "held_out": len(held_out),
-        "method": str(method),
-        "correction": _word(corrections),
-        "error": error,
-        "others": [
-            {"method": str(other[1]), "correction": _word(other[2]), "error": other[0]}
-            for other in trials.errors
-            if other is not best
-        ],
+        **best.told(),
+        "others": [trial.told() for trial in trials if trial is not best],
     }
-    return Choice(method, corrections, told)
+    return Choice(best.method, best.corrections, told)
+
+
+def _has_scores(network: Network, fitted: Tensor) -> bool:
+    """There are scores that a map of them can correct, and images enough to learn it."""
+    shape = network.shapes[network.nodes[-1].name]
+    return OUTPUT_NEURONS not in network.neurons and len(shape) == 1 and len(fitted) >= max(3, 2 * shape[0])
 
 
 def usual(per_channel: bool = True) -> list[Method]:
     """The methods between which a number of steps decides."""
     return [DataNorm(percentile, per_channel) for percentile in PERCENTILES]
-
-
-def _word(corrections: tuple[Correction, ...]) -> str:
-    return ", ".join(map(str, corrections)) or "none"

@@ -19,13 +19,17 @@ from torch import Tensor
 from equispike.arguments import checked_fields
 from equispike.batches import Batches, hold
 from equispike.calibrate.method import gain
+from equispike.calibrate.scores import in_one_order
 from equispike.errors import CalibrationError
 from equispike.functional.coding import Constant
 from equispike.functional.statistics import Mean
-from equispike.graph.network import Network, calibrated
-from equispike.graph.ops import Input, Neuron, Node, WinnerPool
+from equispike.graph.network import OUTPUT_NEURONS, Network, calibrated
+from equispike.graph.ops import Input, Neuron, Node, Op, Readout, WinnerPool
 from equispike.graph.walk import interpret
 from equispike.simulation.stepwise import winners
+
+RIDGE_PENALTIES = tuple(10.0**n for n in range(-4, 4))
+"""The grid of ``RidgeReadout``, in units of the mean square of a score, summed over the images."""
 
 Fire = Callable[[Tensor], Tensor]
 """Potential -> spikes, in {-1, 0, 1}."""
@@ -141,7 +145,62 @@ class Potential:
         return _unbiased(put, start.double(), _mean(trained), currents, self.passes, len(currents))
 
 
-def correct(network: Network, batches: Batches, corrections: Sequence[Correction]) -> Network:
+@checked_fields
+@dataclass(frozen=True)
+class RidgeReadout:
+    r"""The map of the scores after T steps that brings them nearest to the trained ones, by ridge regression.
+
+    .. math:: \min_M \sum_x \| M (s - \bar s) - (y - \bar y) \|^2 + \lambda \| M - 1 \|^2,
+              \qquad c = \bar y - M \bar s
+
+    with :math:`s = s_T(x) / T`, the trained scores y, and that :math:`\lambda` of a grid whose error is smallest on
+    images left out one by one (Hoerl and Kennard, 1970; Allen, 1974). No spike changes.
+    """
+
+    timesteps: int
+
+    def __post_init__(self) -> None:
+        _check(self, self.timesteps, 1)
+
+    def __str__(self) -> str:
+        return f"RidgeReadout(timesteps={self.timesteps})"
+
+    def __call__(self, op: Readout, scores: Tensor, trained: Tensor) -> Readout:
+        """The readout, corrected.
+
+        Args:
+            op: its earlier correction, if it has one, is replaced.
+            scores: s, (B, classes).
+            trained: y, (B, classes).
+        Raises:
+            CalibrationError: there are fewer than three images, or outputs are no vector of scores.
+        """
+        if scores.ndim != 2 or len(scores) < 3:
+            raise CalibrationError(
+                f"RidgeReadout: outputs of shape {tuple(scores.shape[1:])} on {len(scores)} images. "
+                "Give at least three images, and a network whose output is a vector of class scores"
+            )
+        found, wanted = scores.double(), trained.double()
+        s, missing = found - found.mean(0), wanted - wanted.mean(0) - (found - found.mean(0))
+        gram, one = s.T @ s, torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
+        unit = float(gram.trace()) / len(gram) or 1.0
+        best, chosen = torch.inf, torch.zeros_like(one)
+        for penalty in RIDGE_PENALTIES:
+            fit = torch.linalg.solve(gram + penalty * unit * one, s.T)
+            leverage = (s * fit.T).sum(1) + 1 / len(s)
+            error = float((((missing - s @ (fit @ missing)) / (1 - leverage)[:, None]) ** 2).sum())
+            if error < best:
+                best, chosen = error, (fit @ missing).T
+        mix = one + chosen
+        shift = wanted.mean(0) - mix @ found.mean(0)
+        return replace(op, mix=mix.to(trained.dtype), shift=shift.to(trained.dtype))
+
+
+AnyCorrection = Correction | RidgeReadout
+"""A correction of layers or of scores."""
+
+
+def correct(network: Network, batches: Batches, corrections: Sequence[AnyCorrection]) -> Network:
     """The network with these corrections, applied to each layer in this order; constant input.
 
     Corrections for the same T share one pass. The currents of one layer are held for all images and steps: T x images x
@@ -149,10 +208,10 @@ def correct(network: Network, batches: Batches, corrections: Sequence[Correction
 
     Raises:
         ConversionError: the network has no thresholds.
-        CalibrationError: initial potentials are random.
+        CalibrationError: initial potentials are random, or a correction's own, see there.
         DataError: the images are unusable.
     """
-    images = torch.cat([batch.images for batch in hold(batches, network.input.shape)])
+    images = in_one_order(torch.cat([batch.images for batch in hold(batches, network.input.shape)]))
     with torch.no_grad():
         for timesteps, same in groupby(corrections, key=lambda correction: correction.timesteps):
             network = _pass(network, network.check_images(images), timesteps, list(same))
@@ -166,8 +225,12 @@ class _Both(NamedTuple):
     trained: Tensor
 
 
-def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequence[Correction]) -> Network:
-    found: dict[str, Neuron] = {}
+def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequence[AnyCorrection]) -> Network:
+    found: dict[str, Op] = {}
+    of_scores = [correction for correction in corrections if isinstance(correction, RidgeReadout)]
+    of_layers = [correction for correction in corrections if not isinstance(correction, RidgeReadout)]
+    if of_scores and OUTPUT_NEURONS in network.neurons:
+        raise CalibrationError("RidgeReadout: the readout counts spikes. Convert with readout='potential'")
 
     def enter(node: Node, op: Input) -> _Both:
         scale, amplitude = op.scale, op.amplitude
@@ -180,7 +243,7 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
             raise CalibrationError(f"{node.name}: potentials begin at random. Correct with a fixed v_init, as 0.5")
         currents = value.spiking.expand(timesteps, *value.spiking.shape[1:])
         trained = op(value.trained)
-        for correction in corrections:
+        for correction in of_layers:
             op = correction(op, currents, trained)
         found[node.name] = op
         size = calibrated(node.name, op)[1]
@@ -196,8 +259,10 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
         flat = [value.spiking.expand(steps, *value.spiking.shape[1:]).flatten(0, 1) for value in inputs]
         return _Both(node.op(*flat).unflatten(0, (steps, len(images))), trained)
 
-    for _ in interpret(network.nodes, enter, fire, through):
-        pass
+    for node, value in interpret(network.nodes, enter, fire, through):
+        if isinstance(node.op, Readout):
+            for correction in of_scores:
+                found[node.name] = correction(node.op, value.spiking.double().mean(0), value.trained)
     return network.replace_ops(found)
 
 

@@ -39,7 +39,7 @@ class DataNorm:
     more than a tenth of a layer's activity, which no number of steps brings back.
 
     ``percentile=None`` takes that of PERCENTILES whose scores after ``timesteps`` steps, divided by them, are nearest
-    to the trained scores: constant input, half a threshold at the start, on a quarter of the images (at most 64) that
+    to the trained scores: constant input, half a threshold at the start, on a quarter of the images (at most 128) that
     is held out while thresholds are fitted. With what was chosen all images are fitted.
     """
 

@@ -11,7 +11,7 @@ from equispike.batches import Batch
 from equispike.graph.network import Network, without_output_neurons
 from equispike.simulation.run import simulate
 
-_MOST = 64
+FITTED, HELD_OUT = 64, 128
 """Images to fit candidates on, and to compare them on, at most."""
 
 
@@ -27,12 +27,16 @@ def halves(held: Sequence[Batch]) -> Halves:
 
     Of one image alone there is nothing to hold out: it is on both sides.
     """
-    images = torch.cat([batch.images for batch in held])
+    images = in_one_order(torch.cat([batch.images for batch in held]))
+    count = min(HELD_OUT, len(images) // 4) or min(1, len(images) - 1)
+    rest = images[count:]
+    return Halves(rest[:FITTED], images[:count] if count else rest)
+
+
+def in_one_order(images: Tensor) -> Tensor:
+    """The images in an order that depends on what they show, (B, *features)."""
     digests = [hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest() for image in images]
-    ordered = images[sorted(range(len(images)), key=lambda i: digests[i])]
-    count = min(_MOST, len(images) // 4) or min(1, len(images) - 1)
-    rest = ordered[count:]
-    return Halves(rest[:_MOST], ordered[:count] if count else rest)
+    return images[sorted(range(len(images)), key=lambda i: digests[i])]
 
 
 def score_error(network: Network, images: Tensor, timesteps: int) -> float:

@@ -130,12 +130,12 @@ class ForSteps:
         ),
     ] = None
     correct: Annotated[
-        tuple[Literal["bias", "step-bias", "potential"], ...],
+        tuple[Literal["bias", "step-bias", "potential", "ridge-readout"], ...],
         Parameter(
             consume_multiple=True,
             negative="",
             help="Bring spikes nearer to the trained network, for --timesteps: by a constant drive, a drive for each "
-            "step, or initial potentials.",
+            "step, or initial potentials; ridge-readout: by a map of the scores.",
         ),
     ] = ()
     spikes: Annotated[
@@ -152,7 +152,12 @@ class ForSteps:
             raise EquispikeError("--correct: is for a number of steps. Give --timesteps too")
         from equispike.calibrate import corrections
 
-        kinds = {"bias": corrections.Bias, "step-bias": corrections.StepBias, "potential": corrections.Potential}
+        kinds = {
+            "bias": corrections.Bias,
+            "step-bias": corrections.StepBias,
+            "potential": corrections.Potential,
+            "ridge-readout": corrections.RidgeReadout,
+        }
         return {"correct": [kinds[name](self.timesteps) for name in self.correct], "spikes": self.spikes}
 
 

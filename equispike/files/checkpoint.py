@@ -54,6 +54,7 @@ ADDED: dict[type, dict[str, object]] = {
     Input: {"step": None},
     Pad: {"between": []},
     Neuron: {"drive": None, "spikes": "binary", "levels": None},
+    Readout: {"mix": None, "shift": None},
 }
 """Fields that the first files of this version lack, and what they mean there."""
 PLACES = ("source",)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
+from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import (
     Add,
@@ -79,7 +80,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     path = Path(path)
     if path.suffix != ".py":
         raise FileError(f"{path}: is to hold a Python module. Give a name that ends in .py")
-    network = network.widened()
+    network = mixing_as_layer(network.widened())
     numbers = {node.name: number for number, node in enumerate(network.nodes)}
     tensors: dict[str, Tensor] = {}
     before: list[str] = []

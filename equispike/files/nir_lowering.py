@@ -14,7 +14,14 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.files.nir_maps import without_moves
-from equispike.graph.exact import calibrated, fold_amplitudes, fold_drives, fold_thresholds, sum_pools
+from equispike.graph.exact import (
+    calibrated,
+    fold_amplitudes,
+    fold_drives,
+    fold_thresholds,
+    mixing_as_layer,
+    sum_pools,
+)
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
 from equispike.graph.pooling import unwritable
@@ -38,7 +45,7 @@ def lower(network: Network, profile: Profile) -> tuple[Network, list[str]]:
                 "signed spikes" if op.signed else "potentials per channel" if op.drive is None else "a drive by step"
             )
             raise ConversionError(f"{name}: NIR cannot state {reason}. Save the network with es.save instead")
-    network, notes = without_moves(fold_drives(network))
+    network, notes = without_moves(fold_drives(mixing_as_layer(network)))
     if network.input.step is None:  # a network on integer grids has spikes of size 1 already
         network = fold_amplitudes(network)
     # spikes do not depend on the ceiling of the trained activation: thresholds are below it already

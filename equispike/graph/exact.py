@@ -8,6 +8,7 @@ from equispike.graph.units import change_units as change_units
 from equispike.graph.units import fold_amplitudes as fold_amplitudes
 from equispike.graph.units import fold_drives as fold_drives
 from equispike.graph.units import fold_thresholds as fold_thresholds
+from equispike.graph.units import mixing_as_layer as mixing_as_layer
 from equispike.graph.units import normalise_weights as normalise_weights
 from equispike.graph.units import rescale as rescale
 from equispike.graph.units import sum_pools as sum_pools

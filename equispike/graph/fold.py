@@ -96,7 +96,7 @@ def _take(op: Op, mine: list[bool], affine: Affine, shape: tuple[int, ...]) -> O
         return None
     factor = float(affine.scale[0])
     if isinstance(op, Readout):
-        return Readout(op.scale * factor)
+        return dataclasses.replace(op, scale=op.scale * factor)
     if isinstance(op, Sum):
         weights = (c * factor if m else c for c, m in zip(op.coefficients, mine, strict=True))
         return dataclasses.replace(op, coefficients=tuple(weights))

@@ -20,6 +20,7 @@ from equispike.graph.ops import (
     Add,
     Conv,
     Input,
+    Linear,
     MaxPool,
     Neuron,
     Node,
@@ -205,6 +206,8 @@ class Network:
                     raise ConversionError(f"{node.name}: has no threshold yet. Convert the model first")
                 own = op.threshold, op.amplitude, op.reset, op.signed, op.v_init, op.drive
                 layer = NeuronLayer(*own, surrogate, streams[node.name], seed)
+            elif isinstance(op, Readout) and op.mix is not None:
+                layer = Operation(Linear(op.mix * op.scale, op.shift))
             elif isinstance(op, WinnerPool):
                 raise ConversionError(
                     f"{node.name} (WinnerPool): keeps sums of its own, for which a module has no place. Convert with "
@@ -311,6 +314,9 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     shape = tuple(result.shape[1:])
     if 0 in shape:
         raise ConversionError(f"{node.name} ({type(op).__name__}): leaves nothing of its input {inputs}")
+    mixing = op.mixing if isinstance(op, Readout) else None
+    if mixing and (len(shape) != 1 or shape_of(Node(node.name, mixing, ("",)), [shape]) != shape):
+        raise ConversionError(f"{node.name} (Readout): mix does not fit scores of shape {shape}")
     if isinstance(op, Neuron):
         _check_neurons(node.name, op, inputs[0])
         if shape != inputs[0]:

@@ -43,20 +43,24 @@ class Input:
 
 
 @dataclass(frozen=True, eq=False)
-class Conv:
-    """Convolution, 1d or 2d by the rank of the weight (out, in / groups, *kernel); zero padding."""
-
+class _Dense:
     weight: Tensor
     bias: Tensor | None
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
 
     @property
     def rows(self) -> Tensor:
         """The weights of each output, (outputs, weights); of a convolution those of each channel."""
         return self.weight.flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Dense):
+    """Convolution, 1d or 2d by the rank of the weight (out, in / groups, *kernel); zero padding."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
 
     def __call__(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if self.weight.ndim == 3 else F.conv2d
@@ -64,16 +68,8 @@ class Conv:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(_Dense):
     """Fully connected layer on vectors, weight (out, in)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    @property
-    def rows(self) -> Tensor:
-        """The weights of each output, (outputs, weights); of a convolution those of each channel."""
-        return self.weight.flatten(1)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -149,8 +145,7 @@ class WinnerPool(MaxPool):
     .. math:: y(t) = \max_i S_i(t) - \max_i S_i(t - 1), \qquad S_i(t) = \sum_{s \le t} x_i(s)
 
     So the count of what passes is the largest count in the window, at any time. (The gate of Rueckauer et al., 2017,
-    passes the spikes of whoever leads; of neurons that take turns it passes too many.) Of inputs that stay the same in
-    every step it is their maximum.
+    passes the spikes of whoever leads; of neurons that take turns too many.) Constant inputs give their maximum.
     """
 
 
@@ -343,10 +338,18 @@ class Neuron:
 class Readout:
     """Class scores: the sum over time of its input, times ``scale``, so that score / T estimates the trained output.
 
-    Its input is the last layer's current (readout by potential) or the spikes of an output neuron layer.
+    Its input is the last layer's current (readout by potential) or spikes of output neurons. ``mix`` M, (classes,
+    classes), and ``shift`` c, (classes,), correct scores s of t steps of spikes to M s + t c, and no trained ones.
     """
 
     scale: float = 1.0
+    mix: Tensor | None = None
+    shift: Tensor | None = None
+
+    @property
+    def mixing(self) -> Linear | None:
+        """The correction as a layer on what the readout reads, or None."""
+        return None if self.mix is None or self.shift is None else Linear(self.mix, self.shift / self.scale)
 
     def __call__(self, x: Tensor) -> Tensor:
         return x if self.scale == 1.0 else x * self.scale

@@ -178,7 +178,7 @@ def _rounded(
     if isinstance(op, Readout):
         scale = op.scale * unit
         digits = 2.0 ** _exponent(scale, SCORE_BITS)
-        return Readout(float((scale * digits).round() / digits)), torch.ones_like(unit)
+        return dataclasses.replace(op, scale=float((scale * digits).round() / digits)), torch.ones_like(unit)
     if isinstance(op, Move | WinnerPool) or (isinstance(op, Sparse) and op.moves):
         return op, unit
     if not isinstance(op, Weights):

@@ -16,7 +16,7 @@ from torch import Tensor
 from equispike.errors import ConversionError
 from equispike.graph.fold import fold_affine
 from equispike.graph.network import Network, Node, calibrated
-from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Sum
+from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Readout, Sum
 from equispike.graph.walk import in_unit, interpret
 
 Form = Literal["activation", "balanced"]
@@ -193,6 +193,16 @@ def fold_drives(network: Network) -> Network:
             node = Node(node.name, dataclasses.replace(node.op, drive=None), (nodes[-1].name,))
         nodes.append(node)
     return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def mixing_as_layer(network: Network) -> Network:
+    """The correction of scores as a layer in front of the readout, which has none; the trained function changes."""
+    *before, last = network.nodes
+    if not isinstance(last.op, Readout) or last.op.mixing is None:
+        return network
+    layer = Node(network.free(f"{last.name}.mix"), last.op.mixing, last.inputs)
+    readout = dataclasses.replace(last, op=Readout(last.op.scale), inputs=(layer.name,))
+    return dataclasses.replace(network, nodes=(*before, layer, readout))
 
 
 def normalise_weights(network: Network) -> Network:

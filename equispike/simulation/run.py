@@ -37,6 +37,7 @@ from equispike.simulation.task import (
     entered,
     join,
     neuron_layers,
+    record_of,
     run,
     watch,
 )
@@ -227,7 +228,7 @@ def simulate(
     def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
             return until_settled(engine, part, memory, stop)
-        return run(engine, part, memory).record(), torch.full_like(part.indices, timesteps)
+        return record_of(run(engine, part, memory), part), torch.full_like(part.indices, timesteps)
 
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):
@@ -376,7 +377,7 @@ def stages(
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
             batch = run(engine, task.until(end), default_memory(network), start)
-            whole.enter(batch.record(), done, everyone)
+            whole.enter(record_of(batch, task, done), done, everyone)
             start = batch.moment()
         seconds += time.perf_counter() - began
         counts, negative = ({n: own.clone() for n, own in x.items()} for x in (whole.counts, whole.negative))

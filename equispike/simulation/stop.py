@@ -14,9 +14,9 @@ from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.coding import predict
 from equispike.graph.network import Network, Node, calibrated
-from equispike.graph.ops import Input, Linear, Neuron, WinnerPool
+from equispike.graph.ops import Input, Linear, Neuron, Readout, WinnerPool
 from equispike.graph.walk import reweighted
-from equispike.simulation.task import Engine, Record, Task, empty_record, run
+from equispike.simulation.task import Engine, Record, Task, empty_record, record_of, run
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -61,7 +61,7 @@ class Certain:
         winner, _ = predict(readout)
         lead = readout.double().gather(2, winner[..., None]) - readout.double()
         left = timesteps - torch.arange(1, len(readout) + 1, device=readout.device)
-        ahead = lead > left[:, None, None] * gains.T[winner]
+        ahead = lead > left[:, None, None] * gains.T[winner] + timesteps * rounding_of_mix(network)
         return ahead.scatter(2, winner[..., None], True).all(2) | (left == 0)[:, None]
 
 
@@ -109,7 +109,7 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)
         batch = run(engine, task.of(running).until(end), memory, start)
-        record.enter(batch.record(), done, running)
+        record.enter(record_of(batch, task, done), done, running)
         steps[running] = end
         going = ~stop.settled(task.network, record.readout[:end, running], timesteps)[-1]
         running, start = running[going], batch.moment().of(going)
@@ -133,20 +133,42 @@ def largest_gains(network: Network) -> Tensor:
         SimulationError: scores depend on pixels without a neuron in between.
     """
     exact = network.to(torch.float64)
-    last = exact[exact.nodes[-1].inputs[0]]
+    last, readout = exact[exact.nodes[-1].inputs[0]], _readout(exact)
     if isinstance(last.op, Linear):
         middle, radius = (x.flatten() for x in _bounds(exact, exact[last.inputs[0]]))
         weight = last.op.weight
         bias = weight.new_zeros(len(weight)) if last.op.bias is None else last.op.bias
+        if readout.mixing is not None:
+            weight, bias = readout.mixing.weight @ weight, readout.mixing(bias)
         gains = torch.stack([(w - weight) @ middle + (w - weight).abs() @ radius for w in weight])
         gains += bias[:, None] - bias
         size = weight.abs() @ (middle.abs() + radius) + bias.abs()
         rounding = (weight.shape[1] + 1) * torch.finfo(network.dtype).eps * (size[:, None] + size)
     else:
         middle, radius = (x.flatten() for x in _bounds(exact, last))
+        if readout.mixing is not None:
+            middle, radius = readout.mixing(middle), readout.mixing.weight.abs() @ radius
         gains = (middle + radius)[:, None] - (middle - radius)
         rounding = 4 * torch.finfo(network.dtype).eps * gains.abs()
-    return exact.nodes[-1].op(gains + rounding)
+    return readout(gains + rounding)
+
+
+@lru_cache(maxsize=4)
+def rounding_of_mix(network: Network) -> float:
+    """The most by which rounding can change the difference of two corrected scores, a step; 0 where none are."""
+    exact = network.to(torch.float64)
+    readout = _readout(exact)
+    if readout.mixing is None:
+        return 0.0
+    middle, radius = (x.flatten() for x in _bounds(exact, exact[exact.nodes[-1].inputs[0]]))
+    size = readout(reweighted(readout.mixing, torch.abs)(middle.abs() + radius) + (readout.shift.abs() / readout.scale))
+    return float(4 * torch.finfo(torch.float32).eps * size.max())
+
+
+def _readout(network: Network) -> Readout:
+    op = network.nodes[-1].op
+    assert isinstance(op, Readout)
+    return op
 
 
 def _bounds(network: Network, node: Node) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, Frames, Poisson
 from equispike.functional.inputs import Images, inputs_of, join_inputs
 from equispike.graph.network import Network
+from equispike.graph.ops import Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +269,22 @@ def _memory_of(device: torch.device) -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on every system
         return math.inf
+
+
+def record_of(batch: Running, task: Task, before: int = 0) -> Record:
+    """The record of a batch, which began behind so many steps, with its scores as the readout corrects them.
+
+    Corrections add up class by class, so that neither the number of images nor the processor changes a bit.
+    """
+    record, op = batch.record(), task.network.nodes[-1].op
+    if not isinstance(op, Readout) or op.mix is None or op.shift is None:
+        return record
+    scores = record.readout
+    steps = torch.arange(before + 1, before + 1 + len(scores), device=scores.device)
+    total = steps[:, None, None] * op.shift.double()
+    for weights, own in zip(op.mix.double().unbind(1), scores.double().unbind(2), strict=True):
+        total = total + own[..., None] * weights
+    return replace(record, readout=total.to(scores.dtype))
 
 
 def empty_record(task: Task, images: int) -> Record:

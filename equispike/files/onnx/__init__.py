@@ -12,6 +12,7 @@ from equispike.errors import ConversionError, FileError
 from equispike.files.disk import reading, write_bytes
 from equispike.files.onnx.reader import GraphReader, model_of
 from equispike.files.onnx.writer import PROVENANCE, GraphWriter
+from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network
 from equispike.graph.ops import AvgPool, Conv
 
@@ -94,6 +95,7 @@ def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
             "This network is in float64, in which runtimes have no convolutions: it was written in float32, where "
             "its sums are rounded. Quantize with fewer bits for the same spikes."
         )
+    network = mixing_as_layer(network)
     tensors = [value for node in network for value in vars(node.op).values() if isinstance(value, Tensor)]
     if sum(t.numel() * t.element_size() for t in tensors) > LARGEST_FILE:
         raise ConversionError("its weights take more than the 2 GiB that an ONNX file holds. Export to torch instead")
