@@ -68,11 +68,11 @@ def choose(
     def nearest() -> list[_Trial]:
         return sorted(trials, key=lambda trial: trial.error)[:NEAREST]
 
-    drives: list[AnyCorrection] = [StepBias(timesteps), Bias(timesteps)][timesteps > LONGEST_TABLE :]
+    drives: Sequence[AnyCorrection] = [StepBias(timesteps), Bias(timesteps)][timesteps > LONGEST_TABLE :]
     for method in track(methods, f"choosing for T={timesteps}", len(methods)):
         tried(method, drives[0])
     for trial in nearest():
-        for others in ([], drives[1:])[: len(drives)]:
+        for others in ((), drives[1:])[: len(drives)]:
             tried(trial.method, *others)
     for trial in nearest() * _has_scores(network, fitted):
         tried(trial.method, *trial.corrections, RidgeReadout(timesteps))

@@ -11,7 +11,7 @@ N spikes in T steps, and the amplitude :math:`a`, the error of a channel is that
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -184,9 +184,9 @@ class RidgeReadout:
         s, missing = found - found.mean(0), wanted - wanted.mean(0) - (found - found.mean(0))
         gram, one = s.T @ s, torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
         unit = float(gram.trace()) / len(gram) or 1.0
-        best, chosen = torch.inf, torch.zeros_like(one)
+        best, chosen, linalg = torch.inf, torch.zeros_like(one), cast("Any", torch.linalg)  # untyped in torch
         for penalty in RIDGE_PENALTIES:
-            fit = torch.linalg.solve(gram + penalty * unit * one, s.T)
+            fit: Tensor = linalg.solve(gram + penalty * unit * one, s.T)
             leverage = (s * fit.T).sum(1) + 1 / len(s)
             error = float((((missing - s @ (fit @ missing)) / (1 - leverage)[:, None]) ** 2).sum())
             if error < best:

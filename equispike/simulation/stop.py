@@ -14,7 +14,7 @@ from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.coding import predict
 from equispike.graph.network import Network, Node, calibrated
-from equispike.graph.ops import Input, Linear, Neuron, Readout, WinnerPool
+from equispike.graph.ops import Input, Linear, Neuron, Readout, WinnerPool, map_tensors
 from equispike.graph.walk import reweighted
 from equispike.simulation.task import Engine, Record, Task, empty_record, record_of, run
 
@@ -161,7 +161,8 @@ def rounding_of_mix(network: Network) -> float:
     if readout.mixing is None:
         return 0.0
     middle, radius = (x.flatten() for x in _bounds(exact, exact[exact.nodes[-1].inputs[0]]))
-    size = readout(reweighted(readout.mixing, torch.abs)(middle.abs() + radius) + (readout.shift.abs() / readout.scale))
+    positive = map_tensors(readout.mixing, torch.abs)
+    size = readout(positive(middle.abs() + radius))
     return float(4 * torch.finfo(torch.float32).eps * size.max())
 
 
