@@ -1,9 +1,10 @@
 """Accuracy after 4, 8, 16 and 32 steps, without training: networks set for each T beside one network for every T.
 
-"One network" is read after each T. "Set for T" is converted anew for each T: by ``convert(..., timesteps=T)``, which
-chooses percentile and correction on calibration images, without labels, or as others do. SNN Calibration (Li et al.,
-2021, "light pipeline") has thresholds that round best to T steps and a constant drive; FTBC (Wu et al., 2024) a drive
-by step, here on the thresholds of the default. No paper has this table.
+"One network" is read after each T; that of LTB (Bu et al., 2025) has thresholds of its own and begins at half of them,
+as that of SpikingJelly's converter does. "Set for T" is converted anew for each T: by ``convert(..., timesteps=T)``,
+which chooses percentile and correction on calibration images, without labels, or as others do. SNN Calibration (Li et
+al., 2021, "light pipeline") has thresholds that round best to T steps and a constant drive; FTBC (Wu et al., 2024) a
+drive by step, here on the thresholds of the default. No paper has this table.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ import equispike as es
 from equispike.analysis.plots import Panel, Series
 from experiments.compare import note
 from experiments.entry import Conditions, Entry, Job, Line, Outcome, Value
+from experiments.local_balancing import LocalThresholdBalancing
 from experiments.nearest_steps import NearestSteps
 from experiments.networks import find
 from experiments.rows import Row, Way, row
@@ -20,6 +22,7 @@ STEPS = (4, 8, 16, 32)
 ONE = (
     Way("DataNorm(99.9)", es.DataNorm(99.9)),
     Way("DataNorm(99.9), half a threshold at the start", es.DataNorm(99.9), v_init=0.5),
+    Way("LTB", LocalThresholdBalancing(), v_init=0.5),
     Way("DataNorm(99, per_channel=True), half a threshold", es.DataNorm(99, per_channel=True), v_init=0.5),
 )
 SET = (
@@ -71,6 +74,6 @@ ENTRIES = (
         run,
         Conditions("constant", "potential", STEPS[-1]),
         (NETWORK,),
-        cites=("rueckauer2017", "kim2020", "li2021", "wu2024"),
+        cites=("rueckauer2017", "kim2020", "li2021", "wu2024", "bu2025"),
     ),
 )
