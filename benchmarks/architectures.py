@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.tables import write_table
 from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
+from equispike.graph.fold import early_max_pools
 from equispike.graph.network import is_open
-from equispike.graph.pooling import early_max_pools
 from equispike.graph.reading.trace import examine
 
 CONVERTS, MAX_POOLS = "converts", "with its max pools asked for"

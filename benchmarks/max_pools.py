@@ -15,9 +15,9 @@ from benchmarks.tables import write_table
 from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
+from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import max_pool_to_avg, max_pool_to_winner
 from equispike.graph.network import Network
-from equispike.graph.pooling import early_max_pools
 from equispike.graph.reading.trace import trace
 from equispike.zoo.data import load
 from equispike.zoo.recipes import RECIPES

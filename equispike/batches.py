@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from equispike.arguments import tensor_of
-from equispike.errors import DataError, EquispikeError
+from equispike.errors import CalibrationError, DataError, EquispikeError
 from equispike.functional.inputs import Shape, inputs_of, join_inputs, reshaping, split_inputs
 from equispike.functional.numeric import all_finite
 
@@ -144,6 +144,14 @@ def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> lis
     Image k of all batches draws its Poisson spikes as image k, so thresholds do not depend on the batches' sizes.
     """
     return list(read(batches, shape, "calibration batch"))
+
+
+def input_scale(batches: list[Batch]) -> float:
+    """Largest |x| of the images. CalibrationError if all are zero."""
+    largest = max(float(batch.images.abs().max()) for batch in batches)
+    if largest == 0:
+        raise CalibrationError("batches: every pixel is zero. Check the loading of the images")
+    return largest
 
 
 def check_labels(labels: Tensor, classes: int, purpose: str = "labels") -> None:

@@ -13,10 +13,10 @@ from equispike.arguments import checked
 from equispike.conversion import Model, convert
 from equispike.errors import CalibrationError
 from equispike.functional.inputs import Images, join_inputs
+from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
 from equispike.graph.ops import Neuron
-from equispike.graph.pooling import early_max_pools
 from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import examine
 from equispike.graph.reading.verdicts import SPOKEN, VERDICTS, Finding, Verdict, verdict

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from equispike.arguments import checked
-from equispike.batches import Batch, Batches, hold
+from equispike.batches import Batch, Batches, hold, input_scale
 from equispike.calibrate.choice import choose, usual
 from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.corrections import correct as apply_corrections
-from equispike.calibrate.data_norm import DataNorm, input_scale
+from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.rmp import RMP, scaled
@@ -24,10 +24,10 @@ from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
 from equispike.functional.numeric import all_finite
 from equispike.graph.exact import fold_affine
+from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import OUTPUT_NEURONS, Network, Node
 from equispike.graph.ops import Neuron
-from equispike.graph.pooling import early_max_pools
 from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import Traceable, trace
 from equispike.graph.reading.verdicts import VERDICTS

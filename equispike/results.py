@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from equispike.analysis.closer import CloserLook, Example, steps_looked_at
+from equispike.analysis.closer import CloserLook, Example
 from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, INT8_45NM
-from equispike.analysis.evaluation import Evaluation
+from equispike.analysis.evaluation import Evaluation, steps_looked_at
 from equispike.analysis.operations import operations
 from equispike.errors import FileError
 from equispike.files.disk import write_bytes

@@ -12,8 +12,8 @@ from strategies import dyadic, images_for, networks
 
 import equispike as es
 from equispike.analysis.accuracy import speed_up
-from equispike.analysis.closer import steps_looked_at
 from equispike.analysis.energy import FLOAT32_45NM, FLOAT32_45NM_MEMORY, energy_until, pareto, power
+from equispike.analysis.evaluation import steps_looked_at
 from equispike.analysis.fit import misfit, rate_counts, trained_rates
 from equispike.analysis.operating_range import operating_range
 from equispike.analysis.operations import operations

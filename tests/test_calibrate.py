@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import equispike as es
-from equispike.batches import hold
-from equispike.calibrate.data_norm import input_scale
+from equispike.batches import hold, input_scale
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.calibrate.rmp import scaled
 from equispike.conversion import prepare

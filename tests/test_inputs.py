@@ -26,7 +26,7 @@ from equispike.functional.coding import Coder
 from equispike.functional.inputs import Shape, join_inputs, layout, split_inputs
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Concat, Flatten, Readout
-from equispike.graph.reading.parts import parts
+from equispike.graph.reading.program import parts
 from equispike.nn import from_relu, rate_norms, with_rate_norm
 from equispike.provenance import as_data
 from equispike.zoo.data import load

@@ -16,10 +16,10 @@ import equispike as es
 from equispike.files.module import write_module
 from equispike.files.nir import write_nir
 from equispike.files.onnx import write_onnx
+from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import leaky_relu_to_pairs, max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Conv, Flatten, Input, LeakyReLU, Linear, MaxPool, Neuron, Op, Readout, WinnerPool
-from equispike.graph.pooling import early_max_pools
 from equispike.simulation.stepwise import winners
 
 POOL = MaxPool((2, 2), (2, 2), (0, 0), (1, 1))

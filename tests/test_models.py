@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import equispike as es
+from equispike.calibrate.spike_norm import residual_neurons
 from equispike.errors import EquispikeError
 from equispike.graph.exact import fold_affine
 from equispike.graph.network import Network
 from equispike.graph.ops import Add, Affine, AvgPool, Neuron, Pad
 from equispike.graph.reading.trace import trace
-from equispike.graph.residual import residual_neurons
 from equispike.nn import RateNorm
 from equispike.zoo.data import load
 from equispike.zoo.models import MODELS, PreActivation, Residual, alexnet, build, mnist_cnn, preact_resnet, resnet, vgg

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.calibrate.method import Thresholds, with_thresholds
+from equispike.calibrate.spike_norm import residual_neurons
 from equispike.graph.exact import rescale
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, Input, Linear, Neuron, Readout
 from equispike.graph.reading.trace import trace
-from equispike.graph.residual import residual_neurons
 from equispike.zoo.models import resnet
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equispike.analysis.causes import Causes, causes, error_parts
-from equispike.analysis.evaluation import Evaluation
+from equispike.analysis.evaluation import Evaluation, steps_looked_at
 from equispike.analysis.fit import misfit, rate_counts
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
@@ -92,18 +92,6 @@ class CloserLook:
     images: int
     layers: Mapping[str, LayerLook]
     examples: tuple[Example, ...]
-
-
-def steps_looked_at(timesteps: int) -> tuple[int, ...]:
-    """All up to 8, then four to each doubling, and T.
-
-    >>> steps_looked_at(35)
-    (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 35)
-    """
-    steps = list(range(1, min(timesteps, 8) + 1))
-    while steps[-1] < timesteps:
-        steps.append(steps[-1] + 2 ** (steps[-1].bit_length() - 3))
-    return (*(t for t in steps if t < timesteps), timesteps)
 
 
 def look_closer(

@@ -221,3 +221,15 @@ class Evaluation:
 
 def _in_order(parts: Mapping[int, Tensor]) -> Tensor:
     return torch.cat([parts[first] for first in sorted(parts)])
+
+
+def steps_looked_at(timesteps: int) -> tuple[int, ...]:
+    """All up to 8, then four to each doubling, and T.
+
+    >>> steps_looked_at(35)
+    (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 35)
+    """
+    steps = list(range(1, min(timesteps, 8) + 1))
+    while steps[-1] < timesteps:
+        steps.append(steps[-1] + 2 ** (steps[-1].bit_length() - 3))
+    return (*(t for t in steps if t < timesteps), timesteps)

@@ -153,14 +153,6 @@ class ModelNorm:
         return thresholds
 
 
-def input_scale(batches: list[Batch]) -> float:
-    """Largest |x| of the images. CalibrationError if all are zero."""
-    largest = max(float(batch.images.abs().max()) for batch in batches)
-    if largest == 0:
-        raise CalibrationError("batches: every pixel is zero. Check the loading of the images")
-    return largest
-
-
 def update(name: str, statistic: Any, state: Any, value: Tensor) -> Any:
     """The statistic's state after one layer's values; its CalibrationError names the layer."""
     try:

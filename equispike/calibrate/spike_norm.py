@@ -16,7 +16,7 @@ from equispike.functional.coding import Coder, Poisson
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Maximum
 from equispike.graph.network import Network
-from equispike.graph.residual import residual_neurons
+from equispike.graph.ops import Add
 
 ResidualRule = Literal["measured", "unity"]
 
@@ -38,10 +38,10 @@ class SpikeNorm:
         reset: of the layers while measuring, and of the converted network; the paper's is hard, "zero".
         coder: how calibration images enter.
         seed: of the coder's draws.
-        residual: thresholds of the layers in residual blocks and of the layers that read their sums (see
-            ``graph.residual``): "measured", as those of all layers; or "unity" (section 6.2): one in the balanced form,
-            where the spikes that meet in a sum then count the same. In the activation form that is the size of the
-            spikes that enter the block.
+        residual: thresholds of the layers in residual blocks and of the layers that read their sums
+            (``residual_neurons``): "measured", as those of all layers; or "unity" (section 6.2): one in the balanced
+            form, where the spikes that meet in a sum then count the same. In the activation form that is the size of
+            the spikes that enter the block.
         front: of layers in front of the first residual block, take the thresholds of this method instead; with
             ``DataNorm()`` and unity, the last variant of section 7.3.
         sums: "weighted": spikes count as much as their amplitudes say, so that sums stay right. "plain": unit spikes of
@@ -126,3 +126,47 @@ def told_rules(residual: ResidualRule, front: Method | None, sums: Sums) -> str:
         *(["sums='plain'"] if sums == "plain" else []),
     ]
     return "".join(f", {word}" for word in words)
+
+
+def residual_neurons(network: Network) -> list[str]:
+    """The neuron layers of the residual part, in order; none if no two paths meet in a sum.
+
+    To it belong the layers inside blocks, on any path from a fork to the sum where the paths meet again, and the
+    junctions: the layers that read such a sum. The fork of a sum is the last node that everything on its way to the sum
+    must pass (its immediate dominator). Layers before, between and behind blocks do not belong to it.
+    """
+    forks = _last_passed_by_all(network)
+    part: set[str] = set()
+    for node in network:
+        if isinstance(node.op, Add) and len(set(node.inputs)) > 1:
+            part |= _between(network, forks[node.name], node.name)
+            part |= {reader.name for reader in network.consumers[node.name]}
+    return [name for name in network.neurons if name in part]
+
+
+def _last_passed_by_all(network: Network) -> dict[str, str]:
+    """For each node but the first, the last node before it that all paths from the input to it pass."""
+    order = {node.name: i for i, node in enumerate(network)}
+    last: dict[str, str] = {}
+    for node in network.nodes[1:]:
+        common = node.inputs[0]
+        for name in node.inputs[1:]:
+            while name != common:  # the later of two is not on every path: step back from it
+                if order[name] > order[common]:
+                    name = last[name]
+                else:
+                    common = last[common]
+        last[node.name] = common
+    return last
+
+
+def _between(network: Network, start: str, end: str) -> set[str]:
+    """The nodes on any path from one node to another, without the two, if all paths to the end pass the start."""
+    found: set[str] = set()
+    waiting = [*network[end].inputs]
+    while waiting:
+        name = waiting.pop()
+        if name != start and name not in found:
+            found.add(name)
+            waiting += network[name].inputs
+    return found

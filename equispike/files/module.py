@@ -11,7 +11,7 @@ from torch import Tensor
 from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
 from equispike.graph.exact import mixing_as_layer
-from equispike.graph.network import Network, Node, calibrated
+from equispike.graph.network import Network, Node, calibrated, not_spiking
 from equispike.graph.ops import (
     Add,
     AvgPool,
@@ -26,7 +26,6 @@ from equispike.graph.ops import (
     Sparse,
     WinnerPool,
 )
-from equispike.graph.pooling import unwritable
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
 
@@ -216,7 +215,7 @@ def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], te
     if isinstance(op, Readout):
         return f"total = total + {x}.double() * {op.scale!r}"
     if not isinstance(op, Neuron):
-        raise unwritable(node)
+        raise ConversionError(not_spiking(node))
     threshold, amplitude = calibrated(node.name, op)
     theta, u = kept("threshold", threshold), f"v{number}"
     size = "" if bool((amplitude == 1).all()) else f" * {kept('amplitude', amplitude)}"

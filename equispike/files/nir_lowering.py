@@ -14,17 +14,10 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.files.nir_maps import without_moves
-from equispike.graph.exact import (
-    calibrated,
-    fold_amplitudes,
-    fold_drives,
-    fold_thresholds,
-    mixing_as_layer,
-    sum_pools,
-)
-from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout
-from equispike.graph.pooling import unwritable
+from equispike.graph import ops
+from equispike.graph.exact import calibrated, fold_amplitudes, fold_drives, fold_thresholds, mixing_as_layer, sum_pools
+from equispike.graph.network import Network, Node, not_spiking
+from equispike.graph.ops import Add, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, Sparse, WinnerPool
 
 Profile = Literal["portable", "compact"]
 
@@ -123,7 +116,7 @@ class _Builder:
         elif isinstance(op, Readout):
             self._readout(node, op)
         else:
-            raise unwritable(node)
+            raise _unwritable(node)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape in which an old node's value lives now."""
@@ -154,7 +147,7 @@ class _Builder:
         if op.groups > 1:
             if not bool((op.weight == 1).all()):  # a pool has few weights in any form
                 self.expanded.append(name)
-            op = dataclasses.replace(op, weight=_ungrouped(op.weight, op.groups), groups=1)
+            op = dataclasses.replace(op, weight=ops.ungrouped(op.weight, op.groups), groups=1)
         return _squared(name, op, self.network.shapes[self.network[name].inputs[0]])
 
     def _linear(self, node: Node, op: Linear) -> Op:
@@ -232,14 +225,6 @@ def _uniform(name: str, op: Neuron) -> Neuron:
     return dataclasses.replace(op, threshold=threshold, amplitude=torch.ones_like(threshold))
 
 
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
-    """Weights of a convolution without groups that does the same: zeros between the groups."""
-    blocks = weight.view(groups, -1, *weight.shape[1:])
-    whole = weight.new_zeros(groups, blocks.shape[1], groups, *weight.shape[1:])
-    whole[torch.arange(groups), :, torch.arange(groups)] = blocks
-    return whole.reshape(weight.shape[0], -1, *weight.shape[2:])
-
-
 def _mixing(matrix: Tensor, space: int) -> Conv | Linear:
     """Channels multiplied with a matrix (out, in), at every position of so many dimensions."""
     if not space:
@@ -296,3 +281,17 @@ def _front(size: int, kernel: int, stride: int, padding: int, dilation: int, len
     reach, more = length + 2 * padding - dilation * (kernel - 1) - 1, size - kernel
     fitting = (f for f in range(more + 1) if (reach + dilation * (2 * f - more)) // stride == reach // stride)
     return next(fitting, None)
+
+
+def _unwritable(node: Node) -> ConversionError:
+    """Why no other tool can be told of a node."""
+    if isinstance(node.op, Sparse):
+        return ConversionError(
+            f"{node.name} (Sparse): moves or adds up features, for which NIR has no node. Export to ONNX or torch"
+        )
+    if not isinstance(node.op, WinnerPool):
+        return ConversionError(not_spiking(node))
+    return ConversionError(
+        f"{node.name} (WinnerPool): takes maxima, of which NIR knows nothing. Export to ONNX or torch, or train with "
+        "average pooling"
+    )

@@ -1,4 +1,4 @@
-"""Operations folded into those next to them: the network computes the same without them."""
+"""Operations folded into those next to them, or moved past them: the network computes the same."""
 
 import dataclasses
 import math
@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equispike.graph.linear import composed, multiplied, spread
-from equispike.graph.network import Network, Node
+from equispike.graph.network import Network, Node, is_open
 from equispike.graph.ops import (
     Affine,
     AvgPool,
     Conv,
     Flatten,
     Linear,
+    MaxPool,
     Move,
     Neuron,
     Op,
@@ -25,7 +26,8 @@ from equispike.graph.ops import (
     Sum,
     Weighted,
     Weights,
-)  # fmt: skip
+    WinnerPool,
+)
 
 MOST_DIAGONAL = 256
 """Features of a vector up to which their own factors become a diagonal matrix, which every engine has kernels for."""
@@ -208,3 +210,52 @@ def _repeats(op: Op, source: Op) -> bool:
     if not isinstance(op, Neuron) or not isinstance(source, Neuron):
         return False
     return source.ceiling is None and op.threshold is None and source.threshold is None
+
+
+def winner(op: MaxPool) -> WinnerPool:
+    return WinnerPool(**vars(op))
+
+
+def early_max_pools(network: Network) -> tuple[Network, set[str]]:
+    """Max pools of what no neuron drives, or one layer of neurons alone, as pools of currents; and their names.
+
+    ReLU and maximum can be exchanged, so a pool behind the first layer of neurons moves in front of it. Its currents
+    are those of the image: with constant input the same in every step, of which it takes the maximum, spike for spike
+    what the neuron with the largest current in each window does. With other input, see ``ops.WinnerPool``.
+    """
+    done: set[str] = set()
+    while pool := _next(network):
+        done.add(pool.name)
+        network = _moved(network, pool)
+    return network, done
+
+
+def _next(network: Network) -> Node | None:
+    """The first max pool that is early and open."""
+    spiking: set[str] = set()
+    for node in network.nodes:
+        if is_open(node.op):
+            source = network[node.inputs[0]]
+            if source.name not in spiking or (isinstance(source.op, Neuron) and source.inputs[0] not in spiking):
+                return node
+        if isinstance(node.op, Neuron) or spiking.intersection(node.inputs):
+            spiking.add(node.name)
+    return None
+
+
+def _moved(network: Network, pool: Node) -> Network:
+    assert isinstance(pool.op, MaxPool)
+    source = network[pool.inputs[0]]
+    if not isinstance(source.op, Neuron):
+        return network.replace_ops({pool.name: winner(pool.op)})
+    alone = len(network.consumers[source.name]) == 1
+    neurons = source.name if alone else f"{pool.name}.neurons"
+    nodes: list[Node] = []
+    for node in network.nodes:
+        if node is pool:
+            nodes.append(Node(pool.name, winner(pool.op), source.inputs))
+            nodes.append(Node(neurons, source.op, (pool.name,)))
+        elif node is not source or not alone:
+            inputs = (neurons if name == pool.name else name for name in node.inputs)
+            nodes.append(dataclasses.replace(node, inputs=tuple(inputs)))
+    return dataclasses.replace(network, nodes=tuple(nodes))

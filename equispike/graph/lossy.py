@@ -8,9 +8,9 @@ import torch
 
 from equispike.arguments import checked
 from equispike.errors import ConversionError
+from equispike.graph.fold import winner
 from equispike.graph.network import Network, Node, is_open
 from equispike.graph.ops import Add, Affine, AvgPool, LeakyReLU, MaxPool, Neuron, Op
-from equispike.graph.pooling import winner
 
 
 class Change(NamedTuple):

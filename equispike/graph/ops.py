@@ -47,11 +47,6 @@ class _Dense:
     weight: Tensor
     bias: Tensor | None
 
-    @property
-    def rows(self) -> Tensor:
-        """The weights of each output, (outputs, weights); of a convolution those of each channel."""
-        return self.weight.flatten(1)
-
 
 @dataclass(frozen=True, eq=False)
 class Conv(_Dense):
@@ -245,11 +240,6 @@ class Sparse:
         return y if self.bias is None else y + self.bias
 
     @property
-    def rows(self) -> Tensor:
-        """The weights of each output of a block, (outputs, K)."""
-        return self.weight.T
-
-    @property
     def moves(self) -> bool:
         """Every output is one of the inputs, or zero."""
         alone = len(self.weight) == 1 and self.bias is None
@@ -393,6 +383,14 @@ def map_tensors(op: AnyOp, change: Callable[[Tensor], Tensor]) -> AnyOp:
     devices = [value.device for value in changed.values()]
     kept = {name: value.to(devices[0]) for name, value in tensors.items() if name not in changed}
     return dataclasses.replace(op, **changed, **kept)
+
+
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
+    """Weights of a convolution without groups that does the same: zeros between the groups."""
+    blocks = weight.reshape(groups, -1, *weight.shape[1:])
+    whole = weight.new_zeros(groups, blocks.shape[1], groups, *weight.shape[1:])
+    whole[torch.arange(groups), :, torch.arange(groups)] = blocks
+    return whole.reshape(weight.shape[0], -1, *weight.shape[2:])
 
 
 def _weighted(inputs: tuple[Tensor, ...], coefficients: tuple[float, ...]) -> list[Tensor]:

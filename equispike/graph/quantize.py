@@ -275,7 +275,8 @@ def _span(network: Network, node: Node, inputs: Sequence[_Span], timesteps: int)
         fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else _ANY
         return _Span(max(sizes) * bound, grain), _Span(bound, grain + int(fine))
     if isinstance(op, Weights):
-        most = op.rows.double().abs().sum(1) * bound
+        rows = op.weight.T if isinstance(op, Sparse) else op.weight.flatten(1)  # the weights of each output
+        most = rows.double().abs().sum(1) * bound
         bias = torch.zeros_like(most) if op.bias is None else op.bias.double().flatten()
         highest = (most + bias.abs().view(-1, len(most))).max()
         values = _Span(float(highest), max(_grain(op.weight) + grain, _grain(bias)))

@@ -18,8 +18,7 @@ from equispike.graph.linear import reshaped
 from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Neuron, Op, Readout
 from equispike.graph.reading.aten import reshape
-from equispike.graph.reading.parts import parts
-from equispike.graph.reading.program import check_output
+from equispike.graph.reading.program import check_output, parts
 from equispike.graph.reading.values import Untranslatable, Value, laid
 
 

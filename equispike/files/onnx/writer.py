@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equispike.errors import extra
+from equispike.errors import ConversionError, extra
 from equispike.files.module import changing, rows, start
-from equispike.graph.network import Network, Node, calibrated
+from equispike.graph.network import Network, Node, calibrated, not_spiking
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Neuron, Pad, Readout, Sparse, WinnerPool
-from equispike.graph.pooling import unwritable
 
 OPSET, IR_VERSION = 17, 8
 """Of 2022: what runtimes from then on read."""
@@ -142,7 +141,7 @@ class GraphWriter:
             score = self._put("Mul", self._put("Cast", *inputs, to=self.types.DOUBLE), scale)
             self._put("Add", "total", score, result="total.next")
         else:
-            raise unwritable(node)
+            raise ConversionError(not_spiking(node))
 
     def _conv(self, op: Conv, x: str, behind: Sequence[int], result: str | None = None) -> str:
         """A convolution with this much padding behind the features, and its own in front."""

@@ -1,7 +1,8 @@
 """Program: a model as a graph of ATen calls, in the form that is translated; ``torch.export`` gives it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from equispike.errors import ConversionError
-from equispike.functional.inputs import Shape
+from equispike.functional.inputs import Place, Shape, layout
 from equispike.graph.network import Network
+from equispike.graph.ops import Flatten, Input, Op, Pad
 
 
 class BatchSize:
@@ -91,3 +93,26 @@ def of(program: ExportedProgram) -> Program:
 def shapes_of(model: object) -> list[Shape]:
     """Features of each input of a program of ``torch.export``, without the batch; none of anything else."""
     return of(model).shapes if isinstance(model, ExportedProgram) else []
+
+
+def parts(shapes: Iterable[Shape]) -> tuple[Input, list[list[Op]]]:
+    """The input that holds them all, see ``functional.inputs``, and what gives each of them back, in order.
+
+    >>> entrance, (first, second) = parts([(3, 32, 32), (10,)])
+    >>> entrance.shape, first
+    ((4, 32, 32), [Pad(before=(0, 0, 0), after=(-1, 0, 0), between=())])
+    """
+    shapes = list(shapes)
+    if len(shapes) == 1:
+        return Input(shapes[0]), [[]]
+    joined, places = layout(shapes)
+    return Input(joined), [_part(shape, place, joined) for shape, place in zip(shapes, places, strict=True)]
+
+
+def _part(shape: Shape, place: Place, joined: Shape) -> list[Op]:
+    behind, space = joined[0] - place.first - place.channels, joined[1:]
+    before = (-place.first, *(0 for _ in space))
+    if len(shape) == len(joined):
+        return [Pad(before, (-behind, *(n - whole for n, whole in zip(shape[1:], space, strict=True))))]
+    vector = Pad((0,), (shape[0] - place.channels * math.prod(space),))
+    return [Pad(before, (-behind, *(0 for _ in space))), Flatten(), vector]

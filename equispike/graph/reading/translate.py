@@ -19,8 +19,7 @@ from equispike.graph.ops import Neuron, Op, Readout, map_tensors
 from equispike.graph.reading.aten import HARMLESS, RESHAPES, RISING, SOFTMAXES, SPLITS, TRANSLATIONS, remedy, reshape
 from equispike.graph.reading.clips import COMPARISONS
 from equispike.graph.reading.moves import MIXES, MOVES
-from equispike.graph.reading.parts import parts
-from equispike.graph.reading.program import BATCH_SIZE, Program
+from equispike.graph.reading.program import BATCH_SIZE, Program, parts
 from equispike.graph.reading.values import Mask, Ops, Stacked, Step, Untranslatable, Value, aten, flat, laid
 from equispike.graph.reading.verdicts import Finding, verdict
 
