@@ -275,8 +275,7 @@ def _span(network: Network, node: Node, inputs: Sequence[_Span], timesteps: int)
         fine = math.log2(max(sizes)) if all(n & (n - 1) == 0 for n in sizes) else _ANY
         return _Span(max(sizes) * bound, grain), _Span(bound, grain + int(fine))
     if isinstance(op, Weights):
-        rows = op.weight.T if isinstance(op, Sparse) else op.weight.flatten(1)  # the weights of each output
-        most = rows.double().abs().sum(1) * bound
+        most = _rows(op).double().abs().sum(1) * bound
         bias = torch.zeros_like(most) if op.bias is None else op.bias.double().flatten()
         highest = (most + bias.abs().view(-1, len(most))).max()
         values = _Span(float(highest), max(_grain(op.weight) + grain, _grain(bias)))
@@ -287,6 +286,11 @@ def _span(network: Network, node: Node, inputs: Sequence[_Span], timesteps: int)
     elif isinstance(op, Readout):
         values = _Span(timesteps * bound * op.scale, grain + _grain(op.scale))
     return values, values
+
+
+def _rows(op: Weights) -> Tensor:
+    """The weights of each output, (outputs, weights)."""
+    return op.weight.T if isinstance(op, Sparse) else op.weight.flatten(1)
 
 
 def _potentials(op: Neuron, arriving: _Span, timesteps: int) -> _Span:

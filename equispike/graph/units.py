@@ -136,23 +136,7 @@ def fold_thresholds(network: Network) -> Network:
     Raises:
         ConversionError: the network is not calibrated, or a layer with thresholds per channel has a ceiling.
     """
-    nodes: list[Node] = []
-    for node in network.nodes:
-        op = node.op
-        if isinstance(op, Neuron):
-            threshold = calibrated(node.name, op)[0].flatten()
-            largest = threshold.max()
-            if bool((threshold != largest).any()):
-                _one(node.name, None if op.ceiling is None else op.ceiling / threshold)
-                scale = largest / threshold
-                nodes.append(
-                    Node(network.free(f"{node.name}.threshold"), Affine(scale, torch.zeros_like(scale)), node.inputs)
-                )
-                op = _in_channel_units(op, scale, network.shapes[node.name])
-                node = dataclasses.replace(node, inputs=(nodes[-1].name,))
-            node = dataclasses.replace(node, op=dataclasses.replace(op, threshold=largest))
-        nodes.append(node)
-    return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
+    return _with_thresholds(network, torch.max)
 
 
 def sum_pools(network: Network) -> Network:
@@ -189,7 +173,7 @@ def fold_drives(network: Network) -> Network:
             if len(node.op.drive) > 1:
                 raise ConversionError(f"{node.name}: its drive changes from step to step, and a bias does not")
             shift = node.op.drive[0]
-            nodes.append(Node(network.free(f"{node.name}.drive"), Affine(torch.ones_like(shift), shift), node.inputs))
+            nodes.append(_in_front(network, node, "drive", Affine(torch.ones_like(shift), shift)))
             node = Node(node.name, dataclasses.replace(node.op, drive=None), (nodes[-1].name,))
         nodes.append(node)
     return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
@@ -216,28 +200,37 @@ def normalise_weights(network: Network) -> Network:
     Raises:
         ConversionError: the network is not calibrated.
     """
-    network = fold_amplitudes(network)
+    return _with_thresholds(fold_amplitudes(network), torch.ones_like)
+
+
+def _with_thresholds(network: Network, wanted: Callable[[Tensor], Tensor]) -> Network:
+    """Other thresholds, spike for spike: what drives a channel is multiplied as its threshold is."""
     nodes: list[Node] = []
     for node in network.nodes:
         op = node.op
-        if isinstance(op, Neuron) and bool((calibrated(node.name, op)[0] != 1).any()):
+        if isinstance(op, Neuron):
             threshold = calibrated(node.name, op)[0]
-            scale = 1 / threshold.flatten().expand(network.shapes[node.name][0])
-            nodes.append(
-                Node(network.free(f"{node.name}.threshold"), Affine(scale, torch.zeros_like(scale)), node.inputs)
-            )
-            ceiling = None if op.ceiling is None else op.ceiling / threshold
-            op = _in_channel_units(op, scale, network.shapes[node.name])
-            op = dataclasses.replace(op, threshold=torch.ones_like(threshold), ceiling=_one(node.name, ceiling))
-            node = Node(node.name, op, (nodes[-1].name,))
+            other = wanted(threshold)
+            if bool((threshold != other).any()):
+                scale = (other / threshold).flatten().expand(network.shapes[node.name][0])
+                nodes.append(_in_front(network, node, "threshold", Affine(scale, torch.zeros_like(scale))))
+                node = dataclasses.replace(node, inputs=(nodes[-1].name,))
+                ceiling = None if op.ceiling is None else _one(node.name, op.ceiling / threshold * other)
+                op = dataclasses.replace(_in_channel_units(op, scale, network.shapes[node.name]), ceiling=ceiling)
+            node = dataclasses.replace(node, op=dataclasses.replace(op, threshold=other))
         nodes.append(node)
     return fold_affine(dataclasses.replace(network, nodes=tuple(nodes)))
 
 
-def _one(name: str, ceiling: Tensor | None) -> float | None:
+def _in_front(network: Network, node: Node, what: str, op: Affine) -> Node:
+    """A node that reads what this one reads."""
+    return Node(network.free(f"{node.name}.{what}"), op, node.inputs)
+
+
+def _one(name: str, ceiling: Tensor) -> float:
     """A ceiling that is one for the layer; ConversionError if thresholds per channel make it differ."""
-    if ceiling is None or bool((ceiling == ceiling.flatten()[0]).all()):
-        return None if ceiling is None else float(ceiling.flatten()[0])
+    if bool((ceiling == ceiling.flatten()[0]).all()):
+        return float(ceiling.flatten()[0])
     raise ConversionError(
         f"{name}: a clipped ReLU with a threshold per channel cannot have one for the layer. "
         "Calibrate with one threshold per layer"

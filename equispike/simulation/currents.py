@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Op, Pad
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Linear, Op, Pad, ungrouped
 from equispike.simulation.trains import Integers, as_integers, extent
 
 Ranges = tuple[tuple[int, int], ...]
@@ -141,7 +141,7 @@ def apply_weights(op: Conv | Linear, x: Spikes, shape: tuple[int, ...]) -> Curre
         return None
     kernel = weight.shape[2:]
     if groups > 1 and not depthwise:
-        weight = _ungrouped(weight, groups)
+        weight = ungrouped(weight, groups)
     weight = weight.permute(2, 3, 1, 0).flatten(0, 1)  # (kernel, channels, outputs)
     terms: list[Term] = []
     for view in x.views:
@@ -269,13 +269,3 @@ def _moved(x: Tensor, shift: int, size: int) -> Tensor:
     if first < last:
         moved[..., first:last] = x[..., first - shift : last - shift]
     return moved
-
-
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
-    """Weights of a convolution without groups that does the same: zeros between the groups."""
-    out, inputs = weight.shape[0] // groups, weight.shape[1]
-    whole = weight.new_zeros(weight.shape[0], inputs * groups, *weight.shape[2:])
-    for g in range(groups):
-        own = slice(g * out, (g + 1) * out)
-        whole[own, g * inputs : (g + 1) * inputs] = weight[own]
-    return whole
