@@ -42,7 +42,7 @@ def test_a_backend_that_was_chosen_stays_and_no_figure_stays_open() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("draw", [plots.accuracy, plots.spike_rate])
+@pytest.mark.parametrize("draw", [plots.accuracy_curves, plots.spike_rate_curves])
 def test_results_are_drawn_by_name_and_shown_by_themselves(draw: Any) -> None:
     figure = draw(evaluated())
     assert isinstance(figure, Figure)
@@ -53,7 +53,7 @@ def test_results_are_drawn_by_name_and_shown_by_themselves(draw: Any) -> None:
     assert alone.axes[0].get_legend() is None
     drawn = next(line for line in alone.axes[0].lines if len(line.get_xdata()) == 8)
     first = evaluated()["90.0"]
-    wanted = 100 * first.mean if draw is plots.accuracy else first.spike_rate[0]
+    wanted = 100 * first.mean if draw is plots.accuracy_curves else first.spike_rate[0]
     assert torch.equal(torch.tensor(drawn.get_ydata(), dtype=torch.float64), wanted)
 
 
@@ -63,8 +63,8 @@ def test_axes_that_are_given_are_drawn_into() -> None:
     torch.manual_seed(0)
     network = es.convert(nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 3)), torch.rand(9, 4))
     run = es.simulate(network, torch.rand(2, 4), 8, trains=["1"])
-    assert plots.accuracy(evaluated(), ax=left) is figure
-    assert plots.spike_rate(evaluated(), ax=middle) is figure
+    assert plots.accuracy_curves(evaluated(), ax=left) is figure
+    assert plots.spike_rate_curves(evaluated(), ax=middle) is figure
     assert plots.trains(run, "1", ax=right) is figure
     assert all(axes.lines for axes in (left, middle, right))
 
@@ -72,7 +72,7 @@ def test_axes_that_are_given_are_drawn_into() -> None:
 @pytest.mark.parametrize("wrong", [None, 3, {}, {"a": 1}, "x", [1]])
 def test_other_things_than_results_and_axes_are_refused(wrong: Any) -> None:
     with pytest.raises(es.SimulationError, match=r"Give what es.evaluate returned|give what es.evaluate returned"):
-        plots.accuracy(wrong)
+        plots.accuracy_curves(wrong)
     if wrong is not None:
         with pytest.raises(es.SimulationError, match="Give matplotlib axes"):
-            plots.accuracy(evaluated(), ax=wrong)
+            plots.accuracy_curves(evaluated(), ax=wrong)

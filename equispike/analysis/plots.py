@@ -44,7 +44,7 @@ class Curve:
     spike_rate: Sequence[float]
 
 
-def accuracy(results: "Evaluation | Mapping[str, Evaluation]", ax: Any = None) -> Figure:
+def accuracy_curves(results: "Evaluation | Mapping[str, Evaluation]", ax: Any = None) -> Figure:
     """Draw accuracy against time-steps, a line for each result, below the trained network's.
 
     Args:
@@ -60,8 +60,8 @@ def accuracy(results: "Evaluation | Mapping[str, Evaluation]", ax: Any = None) -
     return figure
 
 
-def spike_rate(results: "Evaluation | Mapping[str, Evaluation]", ax: Any = None) -> Figure:
-    """Draw the spike rate up to each time-step, a line for each result: see :func:`accuracy`."""
+def spike_rate_curves(results: "Evaluation | Mapping[str, Evaluation]", ax: Any = None) -> Figure:
+    """Draw the spike rate up to each time-step, a line for each result: see :func:`accuracy_curves`."""
     named = _named(results)
     figure, axes = _room(ax)
     _spike_rates(axes, [line_of(name, result) for name, result in named.items()])
