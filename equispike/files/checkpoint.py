@@ -24,37 +24,22 @@ from equispike.arguments import checked
 from equispike.errors import FileError
 from equispike.files.disk import DAMAGED, reading, write_bytes
 from equispike.functional.numeric import all_finite
+from equispike.graph import ops
 from equispike.graph.network import LARGEST, Network, Node
-from equispike.graph.ops import (
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Flatten,
-    Input,
-    Linear,
-    Neuron,
-    Op,
-    Pad,
-    Readout,
-    Sparse,
-    WinnerPool,
-)
 
 _VERSION = 1
-OPS: dict[str, type[Op]] = {
-    op.__name__: op
-    for op in (Input, Conv, Linear, Sparse, AvgPool, WinnerPool, Flatten, Pad, Add, Concat, Neuron, Readout)
-}
+TRAINED_ONLY = ops.MaxPool, ops.LeakyReLU, ops.Affine
+OPS: dict[str, type[ops.Op]] = {op.__name__: op for op in typing.get_args(ops.Op) if op not in TRAINED_ONLY}
+"""Operations of converted networks, by name."""
 POSITIVE: dict[type, tuple[str, ...]] = {
-    Input: ("scale", "amplitude", "step"),
-    Neuron: ("threshold", "amplitude", "ceiling", "levels"),
+    ops.Input: ("scale", "amplitude", "step"),
+    ops.Neuron: ("threshold", "amplitude", "ceiling", "levels"),
 }
 ADDED: dict[type, dict[str, object]] = {
-    Input: {"step": None},
-    Pad: {"between": []},
-    Neuron: {"drive": None, "spikes": "binary", "levels": None},
-    Readout: {"mix": None, "shift": None},
+    ops.Input: {"step": None},
+    ops.Pad: {"between": []},
+    ops.Neuron: {"drive": None, "spikes": "binary", "levels": None},
+    ops.Readout: {"mix": None, "shift": None},
 }
 """Fields that the first files of this version lack, and what they mean there."""
 PLACES = ("source",)

@@ -10,22 +10,9 @@ from torch import Tensor
 
 from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
+from equispike.graph import ops
 from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network, Node, calibrated, not_spiking
-from equispike.graph.ops import (
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Flatten,
-    Input,
-    Linear,
-    Neuron,
-    Pad,
-    Readout,
-    Sparse,
-    WinnerPool,
-)
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
 
@@ -88,7 +75,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     for node in network.nodes[1:]:
         number, inputs = numbers[node.name], [f"x{numbers[name]}" for name in node.inputs]
         shape = network.shapes[node.inputs[0]]
-        if isinstance(node.op, WinnerPool):
+        if isinstance(node.op, ops.WinnerPool):
             step.append(f"{_pool(node.op, number, inputs[0], node.name in moving)}  # {node.name!r}")
         else:
             step.append(f"{_line(node, number, inputs, shape, tensors)}  # {node.name!r}")
@@ -114,9 +101,9 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
 
 def _before(node: Node, number: int, tensors: dict[str, Tensor]) -> list[str]:
     """Values that are carried from step to step, before the first one."""
-    if isinstance(node.op, WinnerPool):
+    if isinstance(node.op, ops.WinnerPool):
         return [f"s{number}, m{number} = 0.0, 0.0"]
-    if not isinstance(node.op, Neuron):
+    if not isinstance(node.op, ops.Neuron):
         return []
     first = start(node.name, node.op)
     if isinstance(first, Tensor):
@@ -129,12 +116,12 @@ def changing(network: Network) -> set[str]:
     """Nodes whose values change from step to step with constant input: neurons, and what is computed from them."""
     moving: set[str] = set()
     for node in network.nodes[1:]:
-        if isinstance(node.op, Neuron | Readout) or not moving.isdisjoint(node.inputs):
+        if isinstance(node.op, ops.Neuron | ops.Readout) or not moving.isdisjoint(node.inputs):
             moving.add(node.name)
     return moving
 
 
-def _pool(op: WinnerPool, number: int, x: str, moving: bool) -> str:
+def _pool(op: ops.WinnerPool, number: int, x: str, moving: bool) -> str:
     """The maximum of what stays the same; of spikes, the growth of the largest sum."""
     pool = f"F.max_pool{len(op.kernel)}d"
     options = f"{op.kernel}, {op.stride}, {op.padding}, {op.dilation}, {op.ceil_mode}"
@@ -148,12 +135,12 @@ def _pool(op: WinnerPool, number: int, x: str, moving: bool) -> str:
 
 
 def _entrance(network: Network) -> str:
-    op: Input = network.input
+    op: ops.Input = network.input
     grid = "" if op.step is None else f".div({op.step!r}).round().mul({op.step!r}).clamp({-op.scale!r}, {op.scale!r})"
     return f"images.to({network.dtype}){grid}.mul({op.amplitude / op.scale!r})"
 
 
-def start(name: str, op: Neuron) -> float | Tensor:
+def start(name: str, op: ops.Neuron) -> float | Tensor:
     """Potential of a neuron layer before the first step: a fraction of the threshold, or one per channel.
 
     Raises:
@@ -167,7 +154,7 @@ def start(name: str, op: Neuron) -> float | Tensor:
     return op.v_init
 
 
-def rows(op: Neuron, shape: tuple[int, ...]) -> Tensor | None:
+def rows(op: ops.Neuron, shape: tuple[int, ...]) -> Tensor | None:
     """The drive of a layer of this shape, step by step, so that it can be added: (S, C, 1, ...)."""
     return None if op.drive is None else op.drive.view(*op.drive.shape, *(1,) * (len(shape) - 1))
 
@@ -182,22 +169,22 @@ def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], te
         tensors[f"{name}{number}"] = tensor
         return f"self.{name}{number}"
 
-    if isinstance(op, Conv | Linear):
+    if isinstance(op, ops.Conv | ops.Linear):
         weights = f"{x}, {kept('weight', op.weight)}, {kept('bias', op.bias)}"
-        if isinstance(op, Linear):
+        if isinstance(op, ops.Linear):
             return f"x{number} = F.linear({weights})"
         options = f"{op.stride}, {op.padding}, {op.dilation}, {op.groups}"
         return f"x{number} = F.conv{op.weight.ndim - 2}d({weights}, {options})"
-    if isinstance(op, AvgPool):
+    if isinstance(op, ops.AvgPool):
         options = f"{op.kernel}, {op.stride}, {op.padding}, {op.ceil_mode}, {op.count_include_pad}"
         return f"x{number} = F.avg_pool{len(op.kernel)}d({x}, {options})"
-    if isinstance(op, Flatten):
+    if isinstance(op, ops.Flatten):
         return f"x{number} = {x}.flatten(1)"
-    if isinstance(op, Sparse):
+    if isinstance(op, ops.Sparse):
         parts = f"b[:, :, s] * w for s, w in zip({kept('source', op.source)}, {kept('weight', op.weight)}, strict=True)"
         bias = "" if op.bias is None else f" + {kept('bias', op.bias)}"
         return f"b = {x}.reshape(len({x}), -1, {op.size})\nx{number} = sum({parts}).reshape(-1, *{op.shape}){bias}"
-    if isinstance(op, Pad):
+    if isinstance(op, ops.Pad):
         axes = reversed(list(zip(op.before, op.after, strict=True)))
         amounts, spread = [n for ends in axes for n in ends], ""
         if any(op.between):
@@ -205,16 +192,16 @@ def _line(node: Node, number: int, inputs: list[str], shape: tuple[int, ...], te
             places = ", ".join(f"::{zeros + 1}" for zeros in op.between)
             spread = f"s{number} = {x}.new_zeros(len({x}), *{sizes})\ns{number}[:, {places}] = {x}\n"
         return f"{spread}x{number} = F.pad({f's{number}' if spread else x}, {amounts})"
-    if isinstance(op, Add | Concat):
+    if isinstance(op, ops.Add | ops.Concat):
         terms = [x if c == 1.0 else f"{x} * {c!r}" for x, c in zip(inputs, op.coefficients, strict=True)]
         return (
             f"x{number} = {' + '.join(terms)}"
-            if isinstance(op, Add)
+            if isinstance(op, ops.Add)
             else f"x{number} = torch.cat([{', '.join(terms)}], 1)"
         )
-    if isinstance(op, Readout):
+    if isinstance(op, ops.Readout):
         return f"total = total + {x}.double() * {op.scale!r}"
-    if not isinstance(op, Neuron):
+    if not isinstance(op, ops.Neuron):
         raise ConversionError(not_spiking(node))
     threshold, amplitude = calibrated(node.name, op)
     theta, u = kept("threshold", threshold), f"v{number}"
