@@ -149,24 +149,17 @@ def _quotient(x: Tensor, y: Tensor) -> Tensor:
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
 
-def _total(*terms: Tensor) -> Tensor:
-    return reduce(torch.add, terms)
-
-
-def _largest(*terms: Tensor) -> Tensor:
-    return reduce(torch.maximum, terms)
-
-
-def _least(*terms: Tensor) -> Tensor:
-    return reduce(torch.minimum, terms)
+def _over(combine: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """An operation on two tensors as one on several."""
+    return lambda *terms: reduce(combine, terms)
 
 
 ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": _quotient, "Pow": torch.pow, "Neg": torch.neg,
     "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal, "Exp": torch.exp, "Log": torch.log, "Abs": torch.abs,
     "Floor": torch.floor, "Ceil": torch.ceil, "Equal": torch.eq, "Greater": torch.gt, "Less": torch.lt,
-    "Not": torch.logical_not, "And": torch.logical_and, "Or": torch.logical_or, "Where": torch.where, "Sum": _total,
-    "Max": _largest, "Min": _least, "Relu": torch.relu,
+    "Not": torch.logical_not, "And": torch.logical_and, "Or": torch.logical_or, "Where": torch.where,
+    "Sum": _over(torch.add), "Max": _over(torch.maximum), "Min": _over(torch.minimum), "Relu": torch.relu,
 }  # fmt: skip
 
 FOLDED: dict[str, Callable[..., Tensor]] = {

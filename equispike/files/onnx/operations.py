@@ -10,7 +10,7 @@ import numpy as np
 
 from equispike.files.onnx import moves
 from equispike.files.onnx.arguments import Attributes, axis_of, behind, constant_of, translated, whole_numbers
-from equispike.graph.ops import Add, AvgPool, Linear, MaxPool, Op, Pad
+from equispike.graph.ops import Add, Linear, MaxPool, Op, Pad
 from equispike.graph.reading.aten import TRANSLATIONS
 from equispike.graph.reading.values import Untranslatable, Value, aten
 
@@ -136,13 +136,7 @@ def _global_max(attributes: Attributes, x: Value) -> list[Op]:
 def _sum_over(attributes: Attributes, x: Value, axes: Any = None) -> list[Op]:
     chosen = attributes.get("axes") if axes is None else axes
     over = sorted(axis_of(x, n) for n in whole_numbers(chosen)) if chosen is not None else []
-    keep = bool(attributes.get("keepdims", 1))
-    if aten.sum.dim_IntList in TRANSLATIONS:
-        return TRANSLATIONS[aten.sum.dim_IntList](x, over, keep)
-    space = x.shape[1:]
-    if not keep or not space or over != list(range(2, len(x.shape) + 1)):
-        raise Untranslatable("only the sum over all of space converts. Sum over these dimensions, and keep them")
-    return [AvgPool(space, space, (0,) * len(space)).sums(x.shape[0])]
+    return TRANSLATIONS[aten.sum.dim_IntList](x, over, bool(attributes.get("keepdims", 1)))
 
 
 def _transpose_conv(attributes: Attributes, x: Value, weight: Any, bias: Any = None) -> list[Op]:
@@ -179,20 +173,19 @@ def _sum(attributes: Attributes, *terms: Any) -> list[Op]:
     return added
 
 
-def _max(attributes: Attributes, *terms: Any) -> list[Op]:
-    constants = [x for x in terms if not isinstance(x, Value)]
-    values = [x for x in terms if isinstance(x, Value)]
-    if len(values) == 1 and all(bool((x == x.flatten()[0]).all()) for x in constants):
-        return TRANSLATIONS[aten.clamp.default](values[0], max(float(x.flatten()[0]) for x in constants))
-    return translated(aten.maximum.default, *terms)
+def _extreme(target: Any, pick: Callable[..., float], side: int) -> Callable[..., list[Op]]:
+    """The largest or smallest of several: of one value and numbers a clamp, at its lower (0) or upper (1) end."""
 
+    def translate(attributes: Attributes, *terms: Any) -> list[Op]:
+        constants = [x for x in terms if not isinstance(x, Value)]
+        values = [x for x in terms if isinstance(x, Value)]
+        if len(values) == 1 and all(bool((x == x.flatten()[0]).all()) for x in constants):
+            ends: list[float | None] = [None, None]
+            ends[side] = pick(float(x.flatten()[0]) for x in constants)
+            return TRANSLATIONS[aten.clamp.default](values[0], *ends)
+        return translated(target, *terms)
 
-def _min(attributes: Attributes, *terms: Any) -> list[Op]:
-    constants = [x for x in terms if not isinstance(x, Value)]
-    values = [x for x in terms if isinstance(x, Value)]
-    if len(values) == 1 and all(bool((x == x.flatten()[0]).all()) for x in constants):
-        return translated(aten.clamp.default, values[0], None, min(float(x.flatten()[0]) for x in constants))
-    return translated(aten.minimum.default, *terms)
+    return translate
 
 
 def _dropout(attributes: Attributes, x: Value, ratio: Any = None, training: Any = None) -> list[Op]:
@@ -280,8 +273,8 @@ OPERATIONS: dict[str, Callable[..., list[Op]]] = {
     "Resize": moves.resize,
     "Upsample": moves.resize,
     "Sum": _sum,
-    "Max": _max,
-    "Min": _min,
+    "Max": _extreme(aten.maximum.default, max, 0),
+    "Min": _extreme(aten.minimum.default, min, 1),
     "Cast": _nothing,
     "Add": _as(aten.add.Tensor),
     "Sub": _as(aten.sub.Tensor),

@@ -15,7 +15,7 @@ from equispike.files.onnx.constants import CONSTANTS, fold
 from equispike.files.onnx.operations import AT_THE_END, OPERATIONS, RESHAPING, SPLITTING, shape_of_reshape
 from equispike.graph.fold import tidy
 from equispike.graph.linear import reshaped
-from equispike.graph.network import LARGEST, Network, Node, shape_of
+from equispike.graph.network import LARGEST, Network, Node, free, shape_of
 from equispike.graph.ops import Neuron, Op, Readout
 from equispike.graph.reading.aten import reshape
 from equispike.graph.reading.program import check_output, parts
@@ -162,12 +162,7 @@ class GraphReader:
         return Value(name, shape, positive=isinstance(op, Neuron))
 
     def _free(self, layer: str) -> str:
-        taken = {node.name for node in self.nodes} | {"readout"}
-        name, count = layer, 1
-        while name in taken:
-            count += 1
-            name = f"{layer}:{count}"
-        return name
+        return free(layer, {*self.shapes, "readout"})
 
 
 def _needed(nodes: Any, output: str) -> dict[int, Any]:
