@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -34,6 +34,7 @@ from equispike.simulation.task import (
     check_coder,
     check_room,
     empty_record,
+    enter,
     entered,
     join,
     neuron_layers,
@@ -63,38 +64,30 @@ def _listed(values: Tensor) -> list[Any]:
     return cast("Any", values).tolist()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Run:
-    """A simulation of B images over T steps.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Run(Record):
+    """A simulation of B images over T steps: what happened, and how.
+
+    Divided by the step's number, ``readout`` estimates the trained network's output. Of a network with other outputs
+    than class scores it is (T, B, *outputs), see ``analysis.values``.
 
     Attributes:
         task: what was run: network, images, their numbers, coder and seed.
-        readout: cumulative class score after each step, (T, B, classes); divided by the step's number it estimates the
-            trained network's output. Of a network with other outputs (T, B, *outputs), see ``analysis.values``.
-        counts: spikes of each neuron over all steps, by layer, (B, *features), int32; negative ones count as well.
-        spikes: spikes of each layer in each step, by layer, (T, B), int32; likewise.
-        neurons: number of neurons, by layer.
         steps: that each image was run for, (B,), int64: all T, unless ``stop`` ended it before.
         seconds: duration of the simulation.
         mismatch: share of neurons whose count differs from the specification's (``stepwise``), over the images that
             ``verify`` asked for; None if it asked for none.
-        trains: which neurons spike in each step, by layer, (T, B, *features), bool, of signed layers 1 or -1, int8; of
-            the layers asked for.
-        potentials: of each neuron after each step, by layer, (T, B, *features); of the layers asked for.
-        negative: of ``counts``, the negative spikes of layers whose neurons are signed, (B, *features), int32.
     """
 
     task: Task
-    readout: Tensor
-    counts: Mapping[str, Tensor]
-    spikes: Mapping[str, Tensor]
-    neurons: Mapping[str, int]
     steps: Tensor
     seconds: float
     mismatch: float | None = None
-    trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    negative: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @cached_property
+    def neurons(self) -> Mapping[str, int]:
+        """Number of neurons, by layer."""
+        return {name: math.prod(self.task.network.shapes[name]) for name in self.task.network.neurons}
 
     def __repr__(self) -> str:
         spikes = sum(int(layer.sum()) for layer in self.spikes.values()) / self.images
@@ -199,15 +192,46 @@ def simulate(
         SimulationError: wrong shapes, values, indices or arguments.
         ConversionError: the network has no thresholds.
     """
-    coder = Constant() if coder is None else coder
     check_arguments(network, timesteps, engine, batch_size, memory)
-    batch_size, memory = batch_size or default_batch(network), memory or default_memory(network)
     if verify < 0:
         raise SimulationError(f"verify: {verify} is less than 0. Give a number of images")
     if stop is not None and len(network.shapes[network.nodes[-1].name]) > 1:
         raise SimulationError("stop: an image has one answer only where the outputs are a vector of class scores")
     if network.device.type == "cpu":
         network = network.widened()
+    task = _task(network, images, timesteps, coder, seed, indices, trains, potentials)
+    size, room = batch_size or default_batch(network), memory or default_memory(network)
+
+    def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
+        if stop is not None:
+            return until_settled(engine, part, room, stop)
+        return record_of(run(engine, part, room), part), torch.full_like(part.indices, timesteps)
+
+    chosen, batches = ENGINES[engine] if engine != "auto" else automatic(network), task.in_batches(size)
+    began = time.perf_counter()
+    with torch.no_grad(), full_precision(network.device):
+        done = (finished(chosen, part) for part in track(batches, "simulating", len(batches), alone=True))
+        records, steps = zip(*done, strict=True)
+        record = join(records)
+        if task.images.is_cuda:  # what was asked for is done only now
+            torch.cuda.synchronize(task.images.device)
+        seconds = time.perf_counter() - began
+        mismatch = _mismatch(record, finished(ENGINES["stepwise"], task.of(slice(verify)))[0]) if verify else None
+    return Run(task=task, **vars(record), steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
+
+
+def _task(
+    network: Network,
+    images: Images,
+    timesteps: int,
+    coder: Coder | None,
+    seed: int,
+    indices: Tensor | None,
+    trains: Collection[str] = (),
+    potentials: Collection[str] = (),
+) -> Task:
+    """The task that these arguments of ``simulate`` make. SimulationError if they do not go together."""
+    coder = Constant() if coder is None else coder
     images = entered(network, images, coder, timesteps)
     if not len(images):
         raise SimulationError("images: there are none. Give at least one")
@@ -216,33 +240,11 @@ def simulate(
         raise SimulationError(f"indices: shape {tuple(indices.shape)} for {len(images)} images. Give one per image")
     if indices.is_floating_point():
         raise SimulationError(f"indices of type {indices.dtype}: give integers")
-    indices = indices.to(images.device, torch.int64)
-    size = min(batch_size, len(images))
-    chosen = ENGINES[engine] if engine != "auto" else automatic(network)
-
     kept = neuron_layers(network, "trains", trains), neuron_layers(network, "potentials", potentials)
-    task = Task(network, images, indices, timesteps, coder, seed, *kept)
+    task = Task(network, images, indices.to(images.device, torch.int64), timesteps, coder, seed, *kept)
     check_room(task)
     check_coder(task)
-
-    def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
-        if stop is not None:
-            return until_settled(engine, part, memory, stop)
-        return record_of(run(engine, part, memory), part), torch.full_like(part.indices, timesteps)
-
-    began = time.perf_counter()
-    with torch.no_grad(), full_precision(network.device):
-        starts = range(0, len(images), size)
-        batches = (task.of(slice(at, at + size)) for at in starts) if len(starts) > 1 else (task,)
-        batches = track(batches, "simulating", len(starts), alone=True)
-        records, steps = zip(*(finished(chosen, part) for part in batches), strict=True)
-        record = join(records)
-        if images.is_cuda:  # what was asked for is done only now
-            torch.cuda.synchronize(images.device)
-        seconds = time.perf_counter() - began
-        mismatch = _mismatch(record, finished(ENGINES["stepwise"], task.of(slice(verify)))[0]) if verify else None
-    neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    return Run(task, **vars(record), neurons=neurons, steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
+    return task
 
 
 def check_arguments(
@@ -365,22 +367,17 @@ def stages(
     if not steps or any(a >= b for a, b in pairwise(steps)):
         raise SimulationError(f"steps: {list(steps)} do not increase. Give at least one number of steps, in order")
     check_arguments(network, steps[0], "auto")
-    coder = Constant() if coder is None else coder
-    images = entered(network, images, coder, steps[-1])
-    indices = torch.arange(len(images)) if indices is None else indices
-    indices = indices.to(images.device, torch.int64)
-    neurons = {name: math.prod(network.shapes[name]) for name in network.neurons}
-    task = Task(network, images, indices, steps[-1], coder, seed)
-    engine, whole, seconds = automatic(network), empty_record(task, len(images)), 0.0
-    start, everyone = None, torch.arange(len(images), device=images.device)
+    task = _task(network, images, steps[-1], coder, seed, indices)
+    engine, whole, seconds = automatic(network), empty_record(task, len(task.images)), 0.0
+    start, everyone = None, torch.arange(len(task.images), device=task.images.device)
     for done, end in zip((0, *steps), steps):
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
             batch = run(engine, task.until(end), default_memory(network), start)
-            whole.enter(record_of(batch, task, done), done, everyone)
+            enter(whole, record_of(batch, task, done), done, everyone)
             start = batch.moment()
         seconds += time.perf_counter() - began
         counts, negative = ({n: own.clone() for n, own in x.items()} for x in (whole.counts, whole.negative))
         spikes = {name: layer[:end].clone() for name, layer in whole.spikes.items()}
         seen = Record(whole.readout[:end].clone(), counts, spikes, negative=negative)
-        yield Run(task.until(end), **vars(seen), neurons=neurons, steps=torch.full_like(indices, end), seconds=seconds)
+        yield Run(task=task.until(end), **vars(seen), steps=torch.full_like(task.indices, end), seconds=seconds)

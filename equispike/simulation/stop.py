@@ -16,7 +16,7 @@ from equispike.functional.coding import predict
 from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Input, Linear, Neuron, Readout, WinnerPool, map_tensors
 from equispike.graph.walk import reweighted
-from equispike.simulation.task import Engine, Record, Task, empty_record, record_of, run
+from equispike.simulation.task import Engine, Record, Task, empty_record, enter, record_of, run
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -109,7 +109,7 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)
         batch = run(engine, task.of(running).until(end), memory, start)
-        record.enter(record_of(batch, task, done), done, running)
+        enter(record, record_of(batch, task, done), done, running)
         steps[running] = end
         going = ~stop.settled(task.network, record.readout[:end, running], timesteps)[-1]
         running, start = running[going], batch.moment().of(going)

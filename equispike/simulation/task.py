@@ -56,6 +56,11 @@ class Task:
         """The same of some of the images: a mask (B,) or their places."""
         return replace(self, images=self.images[chosen], indices=self.indices[chosen])
 
+    def in_batches(self, size: int) -> "list[Task]":
+        """The same in parts of at most so many images."""
+        starts = range(0, len(self.images), size)
+        return [self.of(slice(start, start + size)) for start in starts] if len(starts) > 1 else [self]
+
     def until(self, timesteps: int) -> "Task":
         """The same up to another step."""
         return replace(self, timesteps=timesteps)
@@ -113,20 +118,6 @@ class Record:
     trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     potentials: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     negative: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    def enter(self, part: "Record", first: int, images: Tensor) -> None:
-        """Add what these images, (n,), did behind so many steps; their scores and potentials stay from there on."""
-        end = first + len(part.readout)
-        for mine, other in ((self.counts, part.counts), (self.negative, part.negative)):
-            for name, own in other.items():
-                mine[name][images] += own
-        for mine, other in ((self.spikes, part.spikes), (self.trains, part.trains), (self.potentials, part.potentials)):
-            for name, own in other.items():
-                mine[name][first:end, images] = own
-        self.readout[first:end, images] = part.readout
-        self.readout[end:, images] = part.readout[-1:]
-        for name, own in part.potentials.items():
-            self.potentials[name][end:, images] = own[-1:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,6 +292,21 @@ def empty_record(task: Task, images: int) -> Record:
         task.every_step(task.potentials, task.timesteps, network.dtype),
         {name: zeros(images, *shapes[name]) for name, op in network.neurons.items() if op.signed},
     )
+
+
+def enter(whole: Record, part: Record, first: int, images: Tensor) -> None:
+    """Add what these images, (n,), did behind so many steps; their scores and potentials stay from there on."""
+    end = first + len(part.readout)
+    for mine, other in ((whole.counts, part.counts), (whole.negative, part.negative)):
+        for name, own in other.items():
+            mine[name][images] += own
+    for mine, other in ((whole.spikes, part.spikes), (whole.trains, part.trains), (whole.potentials, part.potentials)):
+        for name, own in other.items():
+            mine[name][first:end, images] = own
+    whole.readout[first:end, images] = part.readout
+    whole.readout[end:, images] = part.readout[-1:]
+    for name, own in part.potentials.items():
+        whole.potentials[name][end:, images] = own[-1:]
 
 
 def join(records: Sequence[Record]) -> Record:
