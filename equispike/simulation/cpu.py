@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equispike.graph.network import Network
 from equispike.simulation.currents import Current, integers, most_at_once
-from equispike.simulation.state import SIGNS, ByLayer, Driven, PlannedBatch, Shapes, by_layer, by_step, extents
+from equispike.simulation.state import SIGNS, ByLayer, Driven, Neurons, PlannedBatch, Shapes, by_layer, extents
 from equispike.simulation.trains import (
     ISA,
     MOST_DIGITS,
@@ -175,7 +175,7 @@ class CpuLayer:
         return [state.trains[name] for name in self.trains], base
 
 
-class CpuNeurons:
+class CpuNeurons(Neurons):
     """All neurons that run, in memory of the core.
 
     Attributes:
@@ -186,29 +186,22 @@ class CpuNeurons:
 
     def __init__(self, network: Network, shapes: Shapes, images: int, steps: int) -> None:
         assert core is not None
-        self.shapes, self.images = shapes, images
-        self.place = {name: n for n, name in enumerate(shapes)}
-        self.wide = network.dtype == torch.float64
         kind = core.Neurons32 if network.dtype == torch.float32 else core.Neurons64
         self.signed = [name for name in shapes if network.neurons[name].signed]
         self.own = kind(images, steps, extents(shapes), bool(self.signed))
+        super().__init__(shapes, images, self.own.v, self.own.counts, torch.as_tensor(self.own.fired))
+        self.place = {name: n for n, name in enumerate(shapes)}
+        self.dtype = network.dtype
         self.before: dict[str, Tensor] = {}
 
     def begin(self, sent: Mapping[str, Tensor]) -> None:
-        """Signed layers go on from what they have sent."""
         for name in self.signed:
             by_layer(self.own.counts, self.images, self.shapes)[name].copy_(sent[name])
             self.before[name] = sent[name].to(torch.int32)
 
     @property
-    def v(self) -> Mapping[str, Tensor]:
-        """See ``state.Neurons``."""
-        return by_layer(self.own.v, self.images, self.shapes)
-
-    @property
     def counts(self) -> Mapping[str, Tensor]:
-        """See ``state.Neurons``."""
-        net = by_layer(self.own.counts, self.images, self.shapes, torch.int32)
+        net = super().counts
         return ByLayer(self.shapes, lambda name: self._count(net[name], name)) if self.signed else net
 
     def _count(self, net: Tensor, name: str) -> Tensor:
@@ -218,20 +211,13 @@ class CpuNeurons:
 
     @property
     def negative(self) -> dict[str, Tensor]:
-        """See ``state.Neurons``."""
         taken = by_layer(self.own.taken, self.images, self.shapes, torch.int32)
         return {name: taken[name] for name in self.signed}
 
     @property
     def sent(self) -> dict[str, Tensor]:
-        """See ``state.Neurons``."""
-        net = by_layer(self.own.counts, self.images, self.shapes, torch.float64 if self.wide else torch.float32)
+        net = by_layer(self.own.counts, self.images, self.shapes, self.dtype)
         return {name: net[name] for name in self.signed}
-
-    @property
-    def fired(self) -> Mapping[str, Tensor]:
-        """See ``state.Neurons``."""
-        return by_step(torch.as_tensor(self.own.fired), self.shapes)
 
     def rates_in(self, steps: slice) -> dict[str, float]:
         """Spikes per neuron and step by train; of signed layers all in the train of the positive ones."""

@@ -53,39 +53,6 @@ def trains_of(name: str, op: Neuron) -> tuple[str, ...]:
     return tuple(name + sign for sign in SIGNS) if op.signed else (name,)
 
 
-class Neurons(Protocol):
-    """All neurons that run, laid out as the machine likes."""
-
-    @property
-    def v(self) -> Mapping[str, Tensor]:
-        """Potentials by layer, (B, *features), views."""
-        ...
-
-    @property
-    def counts(self) -> Mapping[str, Tensor]:
-        """Spikes since the run began by layer, (B, *features), int32; negative ones count as well."""
-        ...
-
-    @property
-    def negative(self) -> Mapping[str, Tensor]:
-        """The negative ones of these, of signed layers."""
-        ...
-
-    @property
-    def sent(self) -> Mapping[str, Tensor]:
-        """Spikes of signed layers since the first step, less the negative ones, of the network's type."""
-        ...
-
-    def begin(self, sent: Mapping[str, Tensor]) -> None:
-        """Signed layers go on from what they have sent."""
-        ...
-
-    @property
-    def fired(self) -> Mapping[str, Tensor]:
-        """Spikes by layer in each step, (T, B), int32, views."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class ByLayer(Mapping[str, Tensor]):
     """Tensors by layer, made when they are looked at: all of a small network's would take as long as its spikes."""
@@ -126,9 +93,46 @@ def _features(numbers: Any, images: int, shapes: Shapes, dtype: torch.dtype | No
     raise KeyError(name)
 
 
-def by_step(fired: Tensor, shapes: Shapes) -> dict[str, Tensor]:
-    """Spikes in each step, (T, B), of layers whose spikes by image and step are (layers, B, T); views."""
-    return dict(zip(shapes, fired.transpose(1, 2).unbind()))
+class Neurons:
+    """All neurons that run, layer after layer in the machine's memory; none of them signed, unless a machine says so.
+
+    Args:
+        shapes, images: features of each layer, and the size of the batch.
+        v, counts: potentials, and spikes since the run began, of each layer (B, positions, channels in whole slabs).
+        fired: spikes by layer, image and step.
+    """
+
+    def __init__(self, shapes: Shapes, images: int, v: Any, counts: Any, fired: Tensor) -> None:
+        self.shapes, self.images = shapes, images
+        self._v, self._counts, self._fired = v, counts, fired
+
+    def begin(self, sent: Mapping[str, Tensor]) -> None:
+        """Signed layers go on from what they have sent."""
+
+    @property
+    def v(self) -> Mapping[str, Tensor]:
+        """Potentials by layer, (B, *features), views."""
+        return by_layer(self._v, self.images, self.shapes)
+
+    @property
+    def counts(self) -> Mapping[str, Tensor]:
+        """Spikes since the run began by layer, (B, *features), int32; negative ones count as well."""
+        return by_layer(self._counts, self.images, self.shapes, torch.int32)
+
+    @property
+    def negative(self) -> Mapping[str, Tensor]:
+        """The negative ones of these, of signed layers."""
+        return {}
+
+    @property
+    def sent(self) -> Mapping[str, Tensor]:
+        """Spikes of signed layers since the first step, less the negative ones, of the network's type."""
+        return {}
+
+    @property
+    def fired(self) -> Mapping[str, Tensor]:
+        """Spikes by layer in each step, (T, B), int32, views."""
+        return dict(zip(self.shapes, self._fired.transpose(1, 2).unbind()))
 
 
 class Based(Protocol):

@@ -5,7 +5,6 @@ the same, so a network spikes on a GPU as it does on a CPU. Trains are bytes, (T
 filled up to a multiple of 16.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -20,7 +19,7 @@ from equispike.graph.network import Network
 from equispike.simulation import plan
 from equispike.simulation.currents import Current, integers, most_at_once
 from equispike.simulation.gpu.tables import Gather, Tiles, gather_of, taps_of
-from equispike.simulation.state import SIGNS, Driven, PlannedBatch, Shapes, by_layer, by_step, extents
+from equispike.simulation.state import SIGNS, Driven, Neurons, PlannedBatch, Shapes, extents
 from equispike.simulation.trains import MOST_DIGITS, extent, from_bits, padded, to_bits, train_bytes, widen
 
 kernels: Any = import_module("equispike.simulation.gpu.kernels")  # Triton's language has no types
@@ -160,53 +159,24 @@ def processors(device: torch.device) -> int:
     return cast("Any", torch.cuda).get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-class GpuNeurons:
+class GpuNeurons(Neurons):
     """All neurons that run.
 
     Attributes:
-        potentials, spikes: V, and the spikes so far, of one layer after the other.
         parts: of each layer its own potentials and spikes, (B, positions, channels), and spikes by image and step.
     """
 
     def __init__(self, network: Network, shapes: Shapes, images: int, steps: int) -> None:
-        self.shapes, self.images = shapes, images
         found = [(images, *own) for own in extents(shapes)]
         sizes = [prod(own) for own in found]
-        self.potentials = torch.zeros(sum(sizes), dtype=network.dtype, device=network.device)
-        self.spikes = torch.zeros_like(self.potentials, dtype=torch.int32)
-        self.tallies = self.spikes.new_zeros(len(shapes), images, steps)
+        potentials = torch.zeros(sum(sizes), dtype=network.dtype, device=network.device)
+        counts = torch.zeros_like(potentials, dtype=torch.int32)
+        tallies = counts.new_zeros(len(shapes), images, steps)
+        super().__init__(shapes, images, potentials, counts, tallies)
         self.parts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        for name, own, size, end, tally in zip(shapes, found, sizes, accumulate(sizes), self.tallies):
-            v, spikes = (x[end - size : end].view(own) for x in (self.potentials, self.spikes))
+        for name, own, size, end, tally in zip(shapes, found, sizes, accumulate(sizes), tallies):
+            v, spikes = (x[end - size : end].view(own) for x in (potentials, counts))
             self.parts[name] = v, spikes, tally
-
-    @property
-    def v(self) -> Mapping[str, Tensor]:
-        """See ``state.Neurons``."""
-        return by_layer(self.potentials, self.images, self.shapes)
-
-    @property
-    def counts(self) -> Mapping[str, Tensor]:
-        """See ``state.Neurons``."""
-        return by_layer(self.spikes, self.images, self.shapes)
-
-    @property
-    def fired(self) -> Mapping[str, Tensor]:
-        """See ``state.Neurons``."""
-        return by_step(self.tallies, self.shapes)
-
-    @property
-    def negative(self) -> dict[str, Tensor]:
-        """Nothing: no neurons are signed."""
-        return {}
-
-    @property
-    def sent(self) -> dict[str, Tensor]:
-        """Nothing: no neurons are signed."""
-        return {}
-
-    def begin(self, sent: Mapping[str, Tensor]) -> None:
-        """Nothing to begin with."""
 
 
 @dataclass(frozen=True)
