@@ -111,33 +111,15 @@ def convert(
     entered = _enter(model, batches, method, reset, readout, lossy, output)
     if timesteps is not None:
         entered, correct = _chosen(entered, timesteps, 0.5 if v_init is None else v_init, spikes, method)
-    spiking = entered.measured().spiking(v_init, spikes)
+    spiking = entered.spiking(entered.measured(), v_init, spikes)
     return corrected(spiking, entered.held, correct)
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
-    """A network that is ready for thresholds, the thresholds, V(0) unless one is given, and what provenance says."""
-
-    network: Network
-    thresholds: Thresholds
-    method: Method
-    reset: Reset
-    start: float
-    told: Mapping[str, object]
-
-    def spiking(self, v_init: float | str | None, spikes: SpikeKind) -> Network:
-        told = {"method": as_data(self.method), "scale": self.thresholds.scale, "reset": self.reset, **self.told}
-        if self.thresholds.told:
-            told["chosen"] = as_data(self.thresholds.told)
-        network = with_thresholds(self.network, self.thresholds, self.reset)
-        network = dataclasses.replace(network, provenance={**network.provenance, **told})
-        return with_spikes(with_v_init(network, self.start if v_init is None else v_init), spikes)
-
-
-@dataclass(frozen=True, eq=False)
 class _Entered:
-    """A network that is ready for a method, the images that it is calibrated with, and V(0) unless one is given."""
+    """A network that is ready for a method, the images that it is calibrated with, V(0) unless one is given, and what
+    provenance says of them.
+    """
 
     network: Network
     held: list[Batch]
@@ -146,9 +128,17 @@ class _Entered:
     start: float
     told: Mapping[str, object]
 
-    def measured(self) -> _Measured:
-        thresholds = self.method(self.network, self.held)
-        return _Measured(self.network, thresholds, self.method, self.reset, self.start, self.told)
+    def measured(self) -> Thresholds:
+        return self.method(self.network, self.held)
+
+    def spiking(self, thresholds: Thresholds, v_init: float | str | None, spikes: SpikeKind) -> Network:
+        """The network with these thresholds, which its method measured."""
+        told = {"method": as_data(self.method), "scale": thresholds.scale, "reset": self.reset, **self.told}
+        if thresholds.told:
+            told["chosen"] = as_data(thresholds.told)
+        network = with_thresholds(self.network, thresholds, self.reset)
+        network = dataclasses.replace(network, provenance={**network.provenance, **told})
+        return with_spikes(with_v_init(network, self.start if v_init is None else v_init), spikes)
 
 
 def _chosen(
@@ -228,7 +218,7 @@ class Converter:
         self, model: Model, batches: Batches | Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None
     ) -> None:
         self._model, self._batches, self._lossy, self._output = model, batches, tuple(lossy), output
-        self._measured: dict[str, _Measured] = {}
+        self._measured: dict[str, tuple[_Entered, Thresholds]] = {}
 
     def __call__(
         self,
@@ -248,11 +238,11 @@ class Converter:
         key = f"{base!r}, {reset}, {readout}"
         if key not in self._measured:
             entered = _enter(self._model, self._held, base, reset, readout, self._lossy, self._output)
-            self._measured[key] = entered.measured()
-        found = self._measured[key]
+            self._measured[key] = entered, entered.measured()
+        entered, thresholds = self._measured[key]
         if after is not None and after.scale is not None:
-            found = dataclasses.replace(found, thresholds=scaled(found.thresholds, after.scale), method=after)
-        return corrected(found.spiking(v_init, spikes), self._held, correct)
+            entered, thresholds = dataclasses.replace(entered, method=after), scaled(thresholds, after.scale)
+        return corrected(entered.spiking(thresholds, v_init, spikes), self._held, correct)
 
     @cached_property
     def _held(self) -> list[Batch]:
