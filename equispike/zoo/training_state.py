@@ -3,7 +3,7 @@
 # (some of torch's own signatures lack types)
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +70,8 @@ class TrainingState:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         description = {**self.identity, "history": [asdict(e) for e in self.history], "best": self.best.number}
         # the log first: if the end comes between the two, the epoch is repeated and so is its line
-        write_history(log_path(path), self.history)
+        lines = (json.dumps(asdict(epoch)) + "\n" for epoch in self.history)
+        write_bytes(path.with_suffix(".jsonl"), "".join(lines).encode())
         write_tensors(path, "equispike.training", description, tensors)
 
     def restore(self, path: Path) -> None:
@@ -106,27 +107,6 @@ class TrainingState:
         for parameter in self._parameters():
             buffer: Tensor | None = self.optimizer.state[parameter].get("momentum_buffer")
             yield torch.zeros_like(parameter) if buffer is None else buffer
-
-
-def log_path(checkpoint: Path) -> Path:
-    """Where the history is written, beside the checkpoint."""
-    return checkpoint.with_suffix(".jsonl")
-
-
-def write_history(path: Path, history: Sequence[Epoch]) -> None:
-    """One line of JSON per epoch, with the fields of :class:`Epoch`."""
-    write_bytes(path, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history).encode())
-
-
-def read_history(path: Path) -> tuple[Epoch, ...]:
-    """The epochs that a training wrote. FileError if the file is missing or holds anything else."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return tuple(Epoch(**json.loads(line)) for line in lines)
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise FileError(f"{path}: is not the log of a training: {error}") from error
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
