@@ -3,17 +3,16 @@
 Writes docs/tables/architectures.md. Needs torchvision and timm: nox -s architectures
 """
 
-import argparse
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.tables import write_table
+from benchmarks import tables
 from equispike.errors import ConversionError
 from equispike.graph.exact import fold_affine
 from equispike.graph.fold import early_max_pools
@@ -186,30 +185,30 @@ def row(name: str, size: int, expected: str) -> tuple[tuple[str, ...], str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "architectures")
     parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
-    parser.add_argument("--out", type=Path, default=Path("docs/tables/architectures.md"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     without_gpu_operators()
-    lines: list[tuple[str, ...]] = [HEADER]
     surprises: list[str] = []
-    for name in arguments.only:
-        size, expected = ARCHITECTURES[name]
-        try:
-            line, surprise = row(name, size, expected)
-        except ConversionError as error:
-            line, surprise = (name, f"{size} x {size}", "not read", "", "", ""), str(error)
-        lines.append(line)
-        surprises += [f"{name}: expected '{expected}', found: {surprise}"] if surprise else []
-        print(" | ".join(line), surprise, flush=True)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name in arguments.only:
+            size, expected = ARCHITECTURES[name]
+            try:
+                line, surprise = row(name, size, expected)
+            except ConversionError as error:
+                line, surprise = (name, f"{size} x {size}", "not read", "", "", ""), str(error)
+            surprises.extend([f"{name}: expected '{expected}', found: {surprise}"] if surprise else [])
+            yield line
+
     conditions = (
         f"Written by `benchmarks/architectures.py`: {len(arguments.only)} architectures, random weights and batch norm "
         "statistics (seed 0), 2 random images in float32. The error is the largest difference of a score between the "
         "model and the network read from it, before and after its passes, over the largest score. Seconds "
         f"of one thread: one run, CPU, torch {torch.__version__}. Refused operations are counted out of all."
     )
-    write_table(arguments.out, conditions, lines, words=3)
+    tables.write_table(arguments.out, conditions, HEADER, rows(), words=3)
     if surprises:
         raise SystemExit("\n".join(surprises))
 

@@ -4,20 +4,19 @@ Each is trained as RECIPE says, converted with 256 training images and simulated
 soft reset. Writes docs/tables/blocks.md.
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.tables import write_table
+from benchmarks import tables
 from equispike.analysis.accuracy import evaluate, latency
 from equispike.calibrate.data_norm import DataNorm
 from equispike.checking import check
 from equispike.conversion import convert
 from equispike.zoo.data import load
+from equispike.zoo.data.parts import Dataset
 from equispike.zoo.models import Residual
 from equispike.zoo.recipes import RECIPES
 from equispike.zoo.train import train
@@ -65,31 +64,32 @@ def network(name: str) -> nn.Module:
     return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
+def row(name: str, splits: Dataset, images: int, seed: int) -> tuple[str, ...]:
+    torch.manual_seed(seed)
+    model = train(network(name), splits.train, splits.validation, RECIPE, seed).model
+    spiking = convert(model, splits.train.take(256).batches(64), DataNorm(99.9))
+    found = evaluate(spiking, splits.test.take(images).batches(100), 256)
+    at = (f"{100 * float(found.mean[t - 1]):.2f}" for t in (32, 64, 128, 256))
+    reached = str(latency(found.mean, found.trained - 0.01) or "never")
+    predicted = str(check(model, splits.train.take(64).floats()).timesteps)
+    return name, str(len(spiking.neurons)), f"{100 * found.trained:.2f}", *at, reached, predicted
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "blocks")
     parser.add_argument("--images", type=int, default=1000, help="of the test part")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/tables/blocks.md"))
     arguments = parser.parse_args()
     splits = load("mnist")
-    lines: list[tuple[str, ...]] = [HEADER]
-    for name in ("residual", "dense", "depthwise"):
-        torch.manual_seed(arguments.seed)
-        model = train(network(name), splits.train, splits.validation, RECIPE, arguments.seed).model
-        spiking = convert(model, splits.train.take(256).batches(64), DataNorm(99.9))
-        found = evaluate(spiking, splits.test.take(arguments.images).batches(100), 256)
-        at = (f"{100 * float(found.mean[t - 1]):.2f}" for t in (32, 64, 128, 256))
-        reached = str(latency(found.mean, found.trained - 0.01) or "never")
-        predicted = str(check(model, splits.train.take(64).floats()).timesteps)
-        lines.append((name, str(len(spiking.neurons)), f"{100 * found.trained:.2f}", *at, reached, predicted))
-        print(" | ".join(lines[-1]), flush=True)
     conditions = (
         f"Written by `benchmarks/blocks.py`: accuracy in % on {arguments.images:,} test images of MNIST after T steps; "
         f"trained on {len(splits.train):,} images (seed {arguments.seed}, one run) with `{RECIPE}`, `DataNorm(99.9)` "
         "with 256 training images, constant input, soft reset; the predicted T is that of `check` with 64 training "
         f"images. CPU, torch {torch.__version__}."
     )
-    write_table(arguments.out, conditions, lines)
+    names = "residual", "dense", "depthwise"
+    rows = (row(name, splits, arguments.images, arguments.seed) for name in names)
+    tables.write_table(arguments.out, conditions, HEADER, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""This package's conversion beside SpikingJelly's: the same model, calibration images, percentile, test images, steps.
-
-SpikingJelly is no dependency of this package: ``nox -s compare`` makes an environment with it.
-"""
+"""This package's conversion beside SpikingJelly's: same model, calibration images, percentile, test images, steps."""
 
 import copy
 import io
@@ -51,10 +48,6 @@ class Side:
     converting: float
     simulating: float
 
-    def to_json(self) -> dict[str, Any]:
-        """The same, JSON-able."""
-        return {**vars(self), "accuracy": [float(share) for share in self.accuracy]}
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -75,10 +68,6 @@ class Comparison:
     theirs: Side
     neurons: int
     differing: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The same, JSON-able."""
-        return {**vars(self), "ours": self.ours.to_json(), "theirs": self.theirs.to_json()}
 
 
 def compare(

@@ -18,7 +18,7 @@ from benchmarks import options
 
 def main() -> None:
     """Measure, and print a line for each and one of JSON."""
-    parser = options.parser(__doc__, batch=16, timesteps=32, repeats=15)
+    parser = options.parser(__doc__, batch=16, timesteps=32, repeats=15, threads=1)
     parser.add_argument("--engine", default="auto")
     arguments = parser.parse_args()
     options.keep_what_is_freed()
@@ -30,7 +30,6 @@ def main() -> None:
     from equispike.graph.network import Network
     from equispike.graph.ops import Neuron
 
-    torch.set_num_threads(1)
     plain, images, source = asked_for(arguments)
 
     def changed(change: Callable[[str, Neuron], Neuron]) -> Network:

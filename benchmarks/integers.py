@@ -6,13 +6,12 @@ A network rounded by `quantize` runs in turns with its weights added up in 32 bi
     python -m benchmarks.integers --network vgg16 --threads 1
 """
 
-import argparse
 import json
 
 import torch
 
-from benchmarks import timing
-from benchmarks.networks import NETWORKS, network_and_images
+from benchmarks import options, timing
+from benchmarks.networks import asked_for
 from equispike.graph.network import Network
 from equispike.simulation import cpu
 
@@ -30,20 +29,13 @@ def in_32_bits(network: Network) -> Network:
 
 def main() -> None:
     """Measure, and print a table and one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=list(NETWORKS), default="cnn7")
-    parser.add_argument("--weights", help="trained model of that network, a file from 'equispike train'")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--timesteps", type=int, default=64)
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 12])
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
+    parser = options.parser(__doc__, repeats=11)
+    parser.add_argument("--each", type=int, nargs="+", default=[8, 12], help="bits to round to, one after the other")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     steps, faster, known = arguments.timesteps, dict[int, dict[str, float]](), dict[str, object]()
-    for bits in arguments.bits:
-        network, images, source = network_and_images(arguments.network, arguments.batch, 3.5, arguments.weights, bits)
+    for bits in arguments.each:
+        arguments.bits = bits
+        network, images, source = asked_for(arguments)
         chosen = {
             "32 bits": timing.ours(in_32_bits(network), images, steps, "events"),
             "16 bits": timing.ours(network, images, steps, "events"),

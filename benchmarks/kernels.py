@@ -17,19 +17,14 @@ from benchmarks import options
 def main() -> None:
     """Measure, and print one line for people and one of JSON."""
     parser = options.parser(__doc__, repeats=101)
-    parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
     arguments = parser.parse_args()
     options.keep_what_is_freed()
-
-    import torch
 
     from benchmarks import timing
     from benchmarks.networks import asked_for
     from equispike.simulation.cpu import CpuLayer as Layer
     from equispike.simulation.run import simulate
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     network, images, source = asked_for(arguments)
     plain = Layer.run
     inside = 0.0

@@ -4,14 +4,12 @@ Both of its pools stand behind neurons, so the first can move in front of them. 
 pools stands beside it. Writes docs/tables/max_pools.md.
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarks.tables import write_table
+from benchmarks import tables
 from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.data_norm import DataNorm
 from equispike.conversion import convert
@@ -20,6 +18,7 @@ from equispike.graph.lossy import max_pool_to_avg, max_pool_to_winner
 from equispike.graph.network import Network
 from equispike.graph.reading.trace import trace
 from equispike.zoo.data import load
+from equispike.zoo.data.parts import Dataset
 from equispike.zoo.recipes import RECIPES
 from equispike.zoo.train import train
 
@@ -48,35 +47,35 @@ def ways(network: Network) -> dict[tuple[str, str], Network]:
     }
 
 
+def row(names: tuple[str, str], network: Network, splits: Dataset, images: int) -> tuple[str, ...]:
+    spiking = convert(network, splits.train.take(256).batches(64), DataNorm(99.9))
+    found = evaluate(spiking, splits.test.take(images).batches(100), max(STEPS))
+    at = (f"{100 * float(found.mean[t - 1]):.2f}" for t in STEPS)
+    return *names, f"{100 * found.trained:.2f}", *at, f"{float(found.spike_rate[0, -1]):.2f} %"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "max_pools")
     parser.add_argument("--images", type=int, default=2000, help="of the test part")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/tables/max_pools.md"))
     arguments = parser.parse_args()
     recipe = replace(RECIPES["mnist"], epochs=arguments.epochs)
     splits = load("mnist")
-    example = splits.train.take(2).floats()
     traced: list[Network] = []
     for pool in (nn.MaxPool2d, nn.AvgPool2d):
         torch.manual_seed(arguments.seed)
         trained = train(model(pool), splits.train, splits.validation, recipe, arguments.seed).model
-        traced.append(trace(trained, example))
-    lines: list[tuple[str, ...]] = [HEADER]
-    for (first, second), network in {**ways(traced[0]), ("trained with averages", ""): traced[1]}.items():
-        spiking = convert(network, splits.train.take(256).batches(64), DataNorm(99.9))
-        found = evaluate(spiking, splits.test.take(arguments.images).batches(100), max(STEPS))
-        at = (f"{100 * float(found.mean[t - 1]):.2f}" for t in STEPS)
-        lines.append((first, second, f"{100 * found.trained:.2f}", *at, f"{float(found.spike_rate[0, -1]):.2f} %"))
-        print(" | ".join(lines[-1]), flush=True)
+        traced.append(trace(trained, splits.train.take(2).floats()))
     conditions = (
         f"Written by `benchmarks/max_pools.py`: accuracy in % on {arguments.images:,} test images of MNIST after T "
         "steps, and in front of it that of the network with its pools replaced, before it spikes; trained on "
         f"{len(splits.train):,} images (seed {arguments.seed}, one run) with `{recipe}`, `DataNorm(99.9)` with 256 "
         f"training images, constant input, soft reset. CPU, torch {torch.__version__}."
     )
-    write_table(arguments.out, conditions, lines, words=2)
+    tried = {**ways(traced[0]), ("trained with averages", ""): traced[1]}
+    rows = (row(names, network, splits, arguments.images) for names, network in tried.items())
+    tables.write_table(arguments.out, conditions, HEADER, rows, words=2)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def network_and_images(
 
 
 def asked_for(arguments: Namespace) -> tuple[Network, Tensor, str]:
-    """The same, as the options of ``options.parser`` say."""
+    """The same, as the options of ``options.parser`` say, which also set the number of threads."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     given = arguments.network, arguments.batch, arguments.rate, arguments.weights, arguments.bits
     return network_and_images(*given)

@@ -25,6 +25,7 @@ def parser(description: str | None, **defaults: object) -> ArgumentParser:
     made.add_argument("--timesteps", type=int, default=64)
     made.add_argument("--rate", type=float, default=3.5, help="spike rate of each layer, in percent; 0: as converted")
     made.add_argument("--bits", type=int, help="round weights and thresholds to integers of so many bits first")
+    made.add_argument("--threads", type=int, default=0, help="default: torch's own number")
     made.add_argument("--repeats", type=int, default=5, help="turns of each, or runs where nobody takes turns")
     made.set_defaults(**defaults)
     return made

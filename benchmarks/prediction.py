@@ -3,12 +3,9 @@
 Trained models, by name or file. Writes docs/tables/prediction.md.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
-from benchmarks.tables import write_table
+from benchmarks import tables
 from equispike.analysis.accuracy import evaluate, latency
 from equispike.checking import check
 from equispike.conversion import convert
@@ -32,23 +29,19 @@ def row(name: str, images: int, timesteps: int) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tables.parser(__doc__, "prediction")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--images", type=int, default=1000, help="of the validation part")
     parser.add_argument("--timesteps", type=int, default=512)
-    parser.add_argument("--out", type=Path, default=Path("docs/tables/prediction.md"))
     arguments = parser.parse_args()
-    lines: list[tuple[str, ...]] = [HEADER]
-    for name in arguments.models:
-        lines.append(row(name, arguments.images, arguments.timesteps))
-        print(" | ".join(lines[-1]), flush=True)
     conditions = (
         f"Written by `benchmarks/prediction.py`. Predicted T, from 64 training images or noise; needed T: the "
         f"first after which accuracy stays within 1 point of the trained network's, on {arguments.images:,} validation "
         f"images, up to T = {arguments.timesteps}; default method, 256 calibration images, constant input, soft reset, "
         f"one run, CPU, torch {torch.__version__}."
     )
-    write_table(arguments.out, conditions, lines)
+    rows = (row(name, arguments.images, arguments.timesteps) for name in arguments.models)
+    tables.write_table(arguments.out, conditions, HEADER, rows)
 
 
 if __name__ == "__main__":

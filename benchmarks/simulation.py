@@ -14,19 +14,14 @@ from benchmarks import options
 def main() -> None:
     """Measure, and print a table and one line of JSON."""
     parser = options.parser(__doc__)
-    parser.add_argument("--threads", type=int, default=0, help="default: torch's own number")
     parser.add_argument("--tolerance", type=float, default=0.01, help="share by which a layer's spikes may differ")
     parser.add_argument("--only", nargs="*", help="names of contenders; the first is the reference for the spikes")
     arguments = parser.parse_args()
     options.keep_what_is_freed()
 
-    import torch
-
     from benchmarks import peers, timing
     from benchmarks.networks import asked_for
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     network, images, source = asked_for(arguments)
     steps = arguments.timesteps
     everyone = {**timing.contenders(network, images, steps), **peers.contenders(network, images, steps)}
