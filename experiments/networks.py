@@ -54,21 +54,10 @@ def find(source: str, data: str | None = None, folder: Path | None = None) -> Tr
     except es.FileError as error:
         if source not in MODELS:
             raise
-        raise es.EquispikeError(f"{source}: has no trained weights here. {advice(source)}") from error
+        remedy = f"then add --network {source}.safetensors. Or put another network in its place with --network"
+        raise es.EquispikeError(f"{error}; {remedy}") from error
     data = data or str(card["data"]).partition("/")[0]
     return Trained(str(card["name"]), model, read_data(data, folder, bool(card.get("normalised"))), card)
-
-
-def advice(name: str) -> str:
-    """The way to come by a network of the zoo."""
-    data = "mnist" if name.startswith("mnist") else name.rpartition("-")[2]
-    recipe = ("ding-" if "rnl" in name or "preact" in name else "sengupta-") + data.rstrip("10")
-    recipe = "mnist" if data == "mnist" else recipe
-    folder = " --data-folder FOLDER" if data == "imagenet" else ""
-    return (
-        f"Train it: equispike train --model {name} --data {data} --recipe {recipe}{folder} --out {name}.safetensors; "
-        f"then add --network {name}.safetensors. Or put another network in its place with --network"
-    )
 
 
 def _strangers(name: str, path: str, folder: Path | None) -> Trained:
