@@ -2,20 +2,19 @@
 
 import gzip
 import hashlib
-import os
-import shutil
-import sys
+import io
 import tarfile
-import time
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import cast
 
-from equispike.errors import DataError
+from equispike.errors import DataError, FileError
+from equispike.files.disk import write_bytes
+from equispike.progress import track
 
 TIMEOUT = 30.0  # seconds without a byte
 MAX_ARCHIVE = 256 * 2**20  # bytes; the largest archive, CIFAR-10, has 170 MB
@@ -87,13 +86,11 @@ def ensure(name: str, folder: Path, source: Mirror | None = None) -> None:
         if all((target / member).is_file() for member in archive.members):
             continue
         address = source.base + archive.name
-        packed = target / archive.name
         try:
             target.mkdir(parents=True, exist_ok=True)
-            _fetch(address, packed, archive.md5)
-            _unpack(packed, source.folder, archive.members)
-            packed.unlink()
-        except (OSError, HTTPException, tarfile.TarError, EOFError, zlib.error) as error:
+            for member, content in _unpacked(_fetch(address, archive), source.folder, archive):
+                write_bytes(target / member, content)
+        except (OSError, FileError, HTTPException, tarfile.TarError, EOFError, zlib.error) as error:
             reason = getattr(error, "reason", None) or error
             raise DataError(
                 f"{name}: {address} cannot be downloaded to {target} ({reason})."
@@ -102,65 +99,37 @@ def ensure(name: str, folder: Path, source: Mirror | None = None) -> None:
             ) from error
 
 
-def _fetch(address: str, path: Path, md5: str) -> None:
-    """Download `address` to `path`, which appears only once its digest is right."""
+def _fetch(address: str, archive: Archive) -> bytes:
+    """The archive at an address. OSError if it is not the official one."""
     request = urllib.request.Request(address, headers={"User-Agent": "equispike"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         announced = int(response.headers.get("Content-Length") or 0)
-        digest = hashlib.md5(usedforsecurity=False)
-        start = time.monotonic()
-
-        def copy(out: IO[bytes]) -> None:
-            received = 0
-            while chunk := response.read(CHUNK):
-                received += len(chunk)
-                if received > MAX_ARCHIVE:
-                    raise OSError(f"more than {MAX_ARCHIVE:,} bytes, so it is not the official archive")
-                digest.update(chunk)
-                out.write(chunk)
-                _show(path.name, received, announced, start)
-            if received < announced:
-                raise OSError(f"truncated: {received:,} of {announced:,} bytes came")
-            if digest.hexdigest() != md5:
-                raise OSError(f"its MD5 is {digest.hexdigest()}, not {md5}: altered, or not the official archive")
-
-        _write_atomically(path, copy)
+        data = bytearray()
+        chunks = iter(lambda: cast("bytes", response.read(CHUNK)), b"")
+        for chunk in track(chunks, f"downloading {archive.name}", -(-announced // CHUNK)):
+            data += chunk
+            if len(data) > MAX_ARCHIVE:
+                raise OSError(f"more than {MAX_ARCHIVE:,} bytes, so it is not the official archive")
+    if len(data) < announced:
+        raise OSError(f"truncated: {len(data):,} of {announced:,} bytes came")
+    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if digest != archive.md5:
+        raise OSError(f"its MD5 is {digest}, not {archive.md5}: altered, or not the official archive")
+    return bytes(data)
 
 
-def _unpack(packed: Path, folder: str, members: tuple[str, ...]) -> None:
-    """Take the known members out of a .gz or .tar.gz, whatever else it holds, to the folder it lies in."""
-    if not packed.name.endswith(".tar.gz"):
-        with gzip.open(packed) as content:
-            _write_atomically(packed.with_suffix(""), lambda out: shutil.copyfileobj(content, out))
+def _unpacked(packed: bytes, folder: str, archive: Archive) -> Iterator[tuple[str, bytes]]:
+    """Yield the known members of a .gz or .tar.gz, whatever else it holds."""
+    if not archive.name.endswith(".tar.gz"):
+        yield archive.members[0], gzip.decompress(packed)
         return
-    with tarfile.open(packed, "r:gz") as tar:
-        for member in members:
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
+        for member in archive.members:
             try:
                 info = tar.getmember(f"{folder}/{member}")
             except KeyError:
-                raise OSError(f"{packed.name} holds no {folder}/{member}") from None
+                raise OSError(f"{archive.name} holds no {folder}/{member}") from None
             content = tar.extractfile(info) if info.isfile() else None
             if content is None:
-                raise OSError(f"{folder}/{member} in {packed.name} is not a plain file")
-            _write_atomically(packed.parent / member, lambda out, c=content: shutil.copyfileobj(c, out))
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write beside `path` and rename, so that a file under its final name is whole. Parallel downloads do not meet."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as out:
-            write(out)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _show(name: str, received: int, announced: int, start: float) -> None:
-    """One line on standard error that is written over, on a terminal only."""
-    if not sys.stderr.isatty():
-        return
-    rate = received / max(time.monotonic() - start, 1e-3)
-    total = f" of {announced / 1e6:.0f}" if announced else ""
-    end = "\n" if received == announced else ""
-    print(f"\r{name}: {received / 1e6:.0f}{total} MB, {rate / 1e6:.1f} MB/s ", end=end, file=sys.stderr, flush=True)
+                raise OSError(f"{folder}/{member} in {archive.name} is not a plain file")
+            yield member, content.read()
