@@ -15,8 +15,8 @@ from equispike.functional.coding import Coder, Constant, by_image
 from equispike.functional.rate import omega
 from equispike.graph.network import Network, calibrated, values_of
 from equispike.progress import track
-from equispike.simulation.run import Run, check_arguments, default_batch, watch_all
-from equispike.simulation.task import Task, entered, joined_by
+from equispike.simulation.run import Run, check_arguments, default_batch, task_of, watch_all
+from equispike.simulation.task import Task, joined_by
 
 
 class FitRow(NamedTuple):
@@ -128,10 +128,9 @@ def rate_fit(
         coder = by_image(coder)
         for batch in track(found, "comparing rates", length_hint(batches)):
             for part in torch.split(batch.images, batch_size):
-                images = entered(network, part, coder, timesteps)
-                indices = torch.arange(total, total + len(images), device=images.device)
-                _compare(Task(network, images, indices, timesteps, coder, seed), memory, sums)
-                total += len(images)
+                indices = torch.arange(total, total + len(part))
+                _compare(task_of(network, part, timesteps, coder, seed, indices), memory, sums)
+                total += len(part)
     return RateFit(
         {name: s.k / s.images for name, s in sums.items()},
         {name: s.within / s.images for name, s in sums.items()},

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equispike.functional.coding import Coder, Constant
+from equispike.functional.coding import Coder
 from equispike.functional.inputs import Images
 from equispike.graph.network import Network, calibrated
-from equispike.simulation.run import check_arguments, watch_all
-from equispike.simulation.task import Task, entered
+from equispike.simulation.run import check_arguments, task_of, watch_all
 
 
 class Range(NamedTuple):
@@ -66,10 +65,11 @@ def operating_range(
     ('1', 1.0)
     """
     check_arguments(network, timesteps, "auto")
-    coder = Constant() if coder is None else coder
-    images = entered(network, images, coder, timesteps)
+    task = task_of(network, images, timesteps, coder, seed)
     sources = {name: network[name].inputs[0] for name in network.neurons}
-    found = {name: _Currents(images.new_zeros(len(images), *network.shapes[name])) for name in network.neurons}
+    found = {
+        name: _Currents(task.images.new_zeros(len(task.images), *network.shapes[name])) for name in network.neurons
+    }
 
     def visit(name: str, value: Tensor) -> None:
         for neurons, source in sources.items():
@@ -77,8 +77,7 @@ def operating_range(
                 found[neurons].add(value)
 
     with torch.no_grad():
-        indices = torch.arange(len(images), device=images.device)
-        watch_all(Task(network, images, indices, timesteps, coder, seed), visit)
+        watch_all(task, visit)
     rows = [found[name].row(name, calibrated(name, op)[0]) for name, op in network.neurons.items()]
     return [row for row in rows if row is not None]
 

@@ -4,7 +4,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
@@ -142,14 +143,26 @@ def _fit_levels(model: nn.Module, images: Tensor) -> None:
         layer.p.data.copy_(p)
         return float((layer.forward(x) - wanted).square().mean(dtype=torch.float64))
 
+    with in_eval_mode(model, fit, [layer for _, layer in rate_norms(model)]):
+        model(images)
+
+
+@contextmanager
+def in_eval_mode(
+    model: nn.Module, before: Callable[..., None] | None = None, layers: Iterable[nn.Module] = ()
+) -> Generator[None]:
+    """Eval mode without gradients while this lasts, in place; with a hook in front of some layers."""
     modes = {module: module.training for module in model.modules()}
-    hooks = [layer.register_forward_pre_hook(fit) for _, layer in rate_norms(model)]
-    with torch.no_grad():
-        model.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    for module, mode in modes.items():
-        module.training = mode
+    hooks = [layer.register_forward_pre_hook(before) for layer in layers if before is not None]
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def rate_norms(model: nn.Module) -> list[tuple[str, RateNorm]]:
@@ -177,7 +190,6 @@ def measure_maxima(model: nn.Module, batches: Batches) -> None:
     Raises:
         DataError: there are no images (any more), or unusable ones.
     """
-    modes = {module: module.training for module in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     done: list[nn.Module] = []
     seen: dict[nn.Module, Tensor] = {}
@@ -186,23 +198,15 @@ def measure_maxima(model: nn.Module, batches: Batches) -> None:
         largest = inputs[0].amax()
         seen[layer] = torch.maximum(seen[layer], largest) if layer in seen else largest
 
-    layers = [(path, layer) for path, layer in rate_norms(model) if layer.levels is None]
-    hooks = [layer.register_forward_pre_hook(look) for _, layer in layers]
-    try:
-        with torch.no_grad():
-            model.eval()
-            for _ in layers:
-                seen.clear()
-                for batch in read(batches):
-                    model(*(x.to(device) for x in batch.inputs))
-                for layer in [layer for layer in seen if layer not in done][:1]:
-                    cast("RateNorm", layer).running_max.copy_(seen[layer].clamp(min=0))
-                    done.append(layer)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    layers = [layer for _, layer in rate_norms(model) if layer.levels is None]
+    with in_eval_mode(model, look, layers):
+        for _ in layers:
+            seen.clear()
+            for batch in read(batches):
+                model(*(x.to(device) for x in batch.inputs))
+            for layer in [layer for layer in seen if layer not in done][:1]:
+                cast("RateNorm", layer).running_max.copy_(seen[layer].clamp(min=0))
+                done.append(layer)
 
 
 class _Tracer(fx.Tracer):

@@ -199,7 +199,7 @@ def simulate(
         raise SimulationError("stop: an image has one answer only where the outputs are a vector of class scores")
     if network.device.type == "cpu":
         network = network.widened()
-    task = _task(network, images, timesteps, coder, seed, indices, trains, potentials)
+    task = task_of(network, images, timesteps, coder, seed, indices, trains, potentials)
     size, room = batch_size or default_batch(network), memory or default_memory(network)
 
     def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
@@ -220,13 +220,13 @@ def simulate(
     return Run(task=task, **vars(record), steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
 
 
-def _task(
+def task_of(
     network: Network,
     images: Images,
     timesteps: int,
-    coder: Coder | None,
-    seed: int,
-    indices: Tensor | None,
+    coder: Coder | None = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
     trains: Collection[str] = (),
     potentials: Collection[str] = (),
 ) -> Task:
@@ -367,7 +367,7 @@ def stages(
     if not steps or any(a >= b for a, b in pairwise(steps)):
         raise SimulationError(f"steps: {list(steps)} do not increase. Give at least one number of steps, in order")
     check_arguments(network, steps[0], "auto")
-    task = _task(network, images, steps[-1], coder, seed, indices)
+    task = task_of(network, images, steps[-1], coder, seed, indices)
     engine, whole, seconds = automatic(network), empty_record(task, len(task.images)), 0.0
     start, everyone = None, torch.arange(len(task.images), device=task.images.device)
     for done, end in zip((0, *steps), steps):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from equispike.errors import DataError, EquispikeError, FileError, one_line
 from equispike.functional.numeric import all_finite
 from equispike.functional.rate import rate_inference
-from equispike.nn import restart_maxima
+from equispike.nn.replace import in_eval_mode, restart_maxima
 from equispike.zoo.data import Dataset, Part
 from equispike.zoo.parallel import from_first, rank, share_buffers, total, world, wrapped
 from equispike.zoo.rate_inference import learning_p, learnt_p, rates_of
@@ -146,16 +146,10 @@ def accuracy_of(model: nn.Module, images: Part, batch: int = 500) -> float:
     if not len(images):
         raise DataError(f"{images.name}: no images to measure an accuracy on")
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            mine = images[torch.arange(rank(), len(images), world())] if world() > 1 else images
-            hits = sum(_hits(model(x.to(device)), labels.to(device)) for x, labels in mine.batches(batch))
-            return total([hits], device)[0] / len(images)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with in_eval_mode(model), torch.inference_mode():
+        mine = images[torch.arange(rank(), len(images), world())] if world() > 1 else images
+        hits = sum(_hits(model(x.to(device)), labels.to(device)) for x, labels in mine.batches(batch))
+        return total([hits], device)[0] / len(images)
 
 
 def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
