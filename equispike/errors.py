@@ -9,6 +9,11 @@ from typing import Any
 class EquispikeError(ValueError):
     """Bad input of any kind. The command line prints it as one line and exits with code 2."""
 
+    def __str__(self) -> str:
+        """The text on one line, whatever names and values of files stand in it."""
+        text = super().__str__()
+        return text if text.isprintable() else one_line(text, None)
+
 
 class ConversionError(EquispikeError):
     """The model holds something that cannot be expressed with integrate-and-fire neurons."""

@@ -503,6 +503,8 @@ def test_damaged_models_are_noticed(tmp_path: Path, data: Any) -> None:
         ({"name": ["mnist-cnn"], "card": {}}, {}),
         ({"card": {}}, {}),
         ({"name": "mnist-cnn"}, build("mnist-cnn").state_dict()),
+        ({"name": "mnist-cnn", "card": [1]}, build("mnist-cnn").state_dict()),
+        ({"name": "mnist-cnn", "card": {"levels": []}}, build("mnist-cnn").state_dict()),
     ],
 )
 def test_models_that_do_not_fit_their_name_are_refused(tmp_path: Path, description: Any, tensors: Any) -> None:

@@ -274,3 +274,23 @@ def test_unit_spikes_go_through() -> None:
     assert torch.equal(folded(x), network(x))
     a, b = (es.simulate(net, x, 9, engine="stepwise") for net in (network, folded))
     assert all(torch.equal(a.counts[name], b.counts[name]) for name in a.counts)
+
+
+ONE = [lambda y: y[:, 1], lambda y: y[:, 0] - y[:, 1], lambda y: y.sum(1), lambda y: y.mean(-1)]
+
+
+@pytest.mark.parametrize("end", ONE)
+def test_one_number_for_each_image_converts(end: Callable[[Tensor], Tensor]) -> None:
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return end(self.body(x))
+
+    model, x = Ends().eval(), torch.rand(4, 6)
+    network = es.trace(model, x)
+    assert network.shapes["readout"] == (1,)
+    assert torch.allclose(network(x).flatten(), model(x), atol=1e-6)
+    assert es.simulate(es.convert(model, x), x, 4).predictions.shape == (4, 4)

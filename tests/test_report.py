@@ -113,6 +113,13 @@ def test_what_is_no_run_file_is_refused_by_name(made: Path, tmp_path: Path) -> N
         "hollow": (json.dumps({"format": "equispike.results", "version": 1}), "does not hold the results"),
         "none": (json.dumps(json.loads(text) | {"runs": []}), "holds no runs"),
         "odd": (json.dumps(json.loads(text) | {"runs": [{"steps": "x"}]}), "does not hold the results"),
+        "number": (json.dumps(json.loads(text) | {"network": 3}), "does not hold the results"),
+        "surrogate": (json.dumps(json.loads(text) | {"network": "\ud800"}), "does not hold the results"),
+        "constant": (json.dumps(json.loads(text) | {"classes": float("nan")}), "is not JSON, or is cut off: NaN"),
+        "endless": (
+            json.dumps(json.loads(text) | {"date": 7}).replace('date": 7', 'date": 1e999'),
+            "does not hold the results",
+        ),
     }
     out = tmp_path / "report.html"
     for name, (content, reason) in bad.items():

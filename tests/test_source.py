@@ -106,6 +106,19 @@ def test_torchs_files_are_called_what_they_are_and_run_nothing() -> None:
     assert not Path("hacked").exists()
 
 
+def test_a_zip_file_of_a_version_to_come_is_refused() -> None:
+    torch.save(weights(), "w.pth")
+    data = Path("w.pth").read_bytes()
+    place = data.rindex(b"PK\x01\x02") + 6
+    Path("w.pth").write_bytes(data[:place] + b"\xff" + data[place + 1 :])
+    with pytest.raises(FileError, match="not a readable safetensors file"):
+        read_model("mine:net@w.pth")
+
+
+def test_errors_are_one_line_whatever_stands_in_a_file() -> None:
+    assert str(FileError("a\x1b[31m\nb\x00c")) == "a [31m b c"
+
+
 def test_a_packaged_name_means_the_packaged_network(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mnist-cnn").write_bytes(b"a file that took the name")
     assert not is_network("mnist-cnn")

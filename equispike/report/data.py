@@ -3,7 +3,8 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 
 from equispike.analysis.accuracy import latency
 from equispike.analysis.energy import energy_until, pareto
-from equispike.errors import FileError
+from equispike.errors import EquispikeError, FileError, one_line
 from equispike.provenance import in_words
 from equispike.report.read import Document
 
@@ -35,13 +36,27 @@ def page_data(documents: Sequence[tuple[Document, Path]]) -> Page:
     """
     runs: list[dict[str, Any]] = []
     for document, path in documents:
-        try:
+        with trusting(path):
             runs += [_run(document, run) for run in document["runs"]]
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise FileError(f"{path}: does not hold the results that it should: {reason}. Run it again") from error
     if not runs:
         raise FileError(f"{documents[0][1]}: holds no runs. Run the evaluation again")
+    with trusting(documents[0][1] if len(documents) == 1 else "runs"):
+        return _page(runs, documents)
+
+
+@contextmanager
+def trusting(path: Path | str) -> Generator[None]:
+    """Name the file, in one line, where values in it are not what an evaluation writes."""
+    try:
+        yield
+    except EquispikeError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise FileError(f"{path}: does not hold the results that it should: {reason}. Run it again") from error
+
+
+def _page(runs: list[dict[str, Any]], documents: Sequence[tuple[Document, Path]]) -> Page:
     _label(runs)
     costs = runs[0].pop("costs")
     for run in runs[1:]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equispike.files.disk import write_bytes
-from equispike.report.data import Page, page_data
+from equispike.report.data import Page, page_data, trusting
 from equispike.report.read import read_runs
 
 LARGEST_PAGE = 2_000_000
@@ -28,7 +28,8 @@ def write_report(runs: Sequence[Path], out: Path) -> int:
         FileError: a file cannot be used, or the page cannot be written.
     """
     data = page_data(read_runs(runs))
-    page = render(data)
+    with trusting(runs[0] if len(runs) == 1 else "runs"):
+        page = render(data)
     for run in reversed(data["runs"]):
         if len(page) <= LARGEST_PAGE:
             break

@@ -45,10 +45,14 @@ def _read(path: Path) -> object:
     if not text.strip():
         raise FileError(f"{path}: is empty. Run the evaluation again")
     try:
-        content: object = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        content: object = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path}: is not JSON, or is cut off: {error}. {REMEDY}") from error
     return content
+
+
+def _refused(word: str) -> object:
+    raise ValueError(f"{word} is no number")
 
 
 def _checked(content: object, path: Path) -> Document:

@@ -137,7 +137,7 @@ def torch_file(path: str | os.PathLike[str]) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # the third: of a version to come
         return None
     if "data.pkl" not in names:
         return None
@@ -231,6 +231,6 @@ def load_model(source: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
         model = model if levels is None else with_levels(model, int(levels))
         model.load_state_dict(_unpacked(tensors))
         return model.eval(), {**cast("dict[str, Any]", description["card"]), "name": str(description["name"])}
-    except (KeyError, RuntimeError, EquispikeError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         reason = one_line(error, 200)
         raise FileError(f"{path}: does not fit the network it names: {reason}") from error

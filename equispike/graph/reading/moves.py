@@ -33,8 +33,9 @@ def mapped(find: Callable[..., Sparse | None], target: Any, *arguments: Any, **s
 
     (x,) = values
     out = _shape(function, x)
-    found = find(function, x.shape, out)
-    return [_in_time(found)]
+    if not out:  # one number for each image
+        return [_in_time(find(lambda t: function(t)[:, None], x.shape, (1,)))]
+    return [_in_time(find(function, x.shape, out))]
 
 
 def alike(function: linear.Function, x: Value) -> Sparse:
@@ -84,7 +85,7 @@ def _shape(function: linear.Function, x: Value) -> tuple[int, ...]:
     affordable(*x.shape)
     pair = torch.arange(1, 2 * torch.Size(x.shape).numel() + 1, dtype=torch.float64).view(2, *x.shape)
     both = function(pair)
-    if both.ndim < 2 or len(both) != 2:
+    if both.ndim < 1 or len(both) != 2:
         raise Untranslatable(MIXES)
     affordable(*both.shape)
     each = torch.cat([function(image[None]) for image in pair])
