@@ -35,9 +35,10 @@ def nir(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv", reuse_venv=True)
 def compare(session: nox.Session) -> None:
-    """Set this package's conversion beside SpikingJelly's; options go to benchmarks/converters.py."""
+    """Set this package's conversion beside SpikingJelly's, at any and at few steps."""
     with_peers(session)
-    session.run("python", "-m", "benchmarks.converters", *session.posargs)
+    session.run("python", "-m", "benchmarks.converters")
+    session.run("python", "-m", "benchmarks.few_steps")
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)

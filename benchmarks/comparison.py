@@ -163,13 +163,13 @@ def _converted(converters: Any, model: nn.Module, calibration: list[Tensor], per
     recipe = converters.RateCodingRecipe(calibration, mode=f"{percentile}%")
     try:
         with redirect_stderr(io.StringIO()):  # its bar
-            return converters.Converter(recipe).convert(_without_subsampling(model))
+            return converters.Converter(recipe).convert(without_subsampling(model))
     except Exception as error:  # whatever tracing raises
         reason = one_line(error, 200)
         raise ConversionError(f"spikingjelly does not convert this model: {type(error).__name__}: {reason}") from error
 
 
-def _without_subsampling(model: nn.Module) -> nn.Module:
+def without_subsampling(model: nn.Module) -> nn.Module:
     """A copy in which shortcuts that subsample and pad are convolutions with one entry per channel, which it knows."""
     model = copy.deepcopy(model)
     for block in list(model.modules()):

@@ -6,7 +6,7 @@ stay as trained. The baselines take their thresholds from the activations of sta
 network. Constant input, soft reset, the potential read out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -47,6 +47,18 @@ def stages(ways: Sequence[Way], job: Job) -> tuple[Trained, dict[str, Row], dict
             network, told[way.label] = lowered(trained, way, job)
         rows |= rows_of([way], network, job)
     return trained, rows, told
+
+
+def remarks(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence on each second stage: what its lambdas cost, and which one was chosen."""
+    found: list[str] = []
+    for label in LEARNT.keys() & told.keys():
+        (_, *points), chosen = told[label]["points"], told[label]["lambda chosen"]
+        costs = ", ".join(f"{100 * p['validation_accuracy']:.1f} % at {p['lambda_']:g}" for p in points)
+        taken = f"{chosen:g} was taken" if chosen else "none keeps it, so the row is of the network as trained"
+        allowed = 100 * (told[label]["points"][0]["validation_accuracy"] - TOLERANCE)
+        found.append(f"{label}: validation accuracy by lambda {costs}; at least {allowed:.1f} % are allowed: {taken}.")
+    return tuple(sorted(found))
 
 
 def lowered(trained: Trained, way: Way, job: Job) -> tuple[Trained, dict[str, Any]]:

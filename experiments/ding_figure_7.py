@@ -14,7 +14,7 @@ import equispike as es
 from equispike.analysis.energy import energy_until, power
 from equispike.analysis.plots import Panel, Series
 from experiments.compare import level_of, note
-from experiments.ding import CONDITIONS, MAX_NORM, STAGE_2, VGG, stages
+from experiments.ding import CONDITIONS, MAX_NORM, STAGE_2, VGG, remarks, stages
 from experiments.entry import Entry, Job, Line, Outcome, numbers
 from experiments.rows import Row
 
@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
         ours = {"Max Norm (steps)": slow, "RNL + RIL (steps)": fast, "times sooner": slow / fast, "energy": few / most}
         lines.append(Line(f"{100 * level:.1f} %", ours, PUBLISHED if level == highest else {}))
         points.append((100 * level, math.log2(slow / fast), math.log2(few / most)))
-    remarks = () if lines else ("Within these steps one of the two stays below half the trained accuracy.",)
+    words = () if lines else ("Within these steps one of the two stays below half the trained accuracy.",)
     lines = lines or [Line("not reached", {"times sooner": None, "energy": None}, PUBLISHED)]
     x, sooner, energy = ([point[i] for point in points] for i in range(3))
     steps = range(1, job.conditions.timesteps + 1)
@@ -53,7 +53,7 @@ def run(job: Job) -> Outcome:
         Panel("", "time-steps T", "alpha / s for one image", powers),
         Panel("RNL + RIL against Max Norm", "accuracy (%)", "log2 of the ratio", ratios, level=(0.0, "equal")),
     )
-    return Outcome(lines, figure, note(trained, rows[MAX_NORM.label]), remarks, {**told, "rows": rows})
+    return Outcome(lines, figure, note(trained, rows[MAX_NORM.label]), (*words, *remarks(told)), {**told, "rows": rows})
 
 
 def _until(one: Row, level: float) -> tuple[int, float]:

@@ -209,6 +209,7 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     assert first["published"]["T=16"] == 10.07
     assert [name for name in last["ours"] if name.startswith("T=")] == ["T=16"]
     assert content["numbers"]["RNL + RIL, locked maxima"]["lambda chosen"] == 0.01
+    assert any(words.startswith("RNL + RIL: validation accuracy by lambda") for words in content["remarks"])
     monkeypatch.setattr(ding, "lower_thresholds", None)
     monkeypatch.setattr(rows, "measure", None)
     power, _ = result(CATALOGUE["ding-figure-7"], quick("ding-figure-7", tmp_path, ("mnist-cnn-rnl",), timesteps=16))

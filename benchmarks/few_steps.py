@@ -1,0 +1,95 @@
+"""Accuracy after few steps beside SpikingJelly's converter, on the same model and images.
+
+Writes docs/tables/few_steps.md. SpikingJelly has to be installed: nox -s compare makes an environment with it. Its
+recipes are a percentile of each layer, and local threshold balancing with half a threshold at the start.
+
+    python -m benchmarks.few_steps --images 1000
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import equispike as es
+from benchmarks.comparison import without_subsampling
+from benchmarks.tables import parser, write_table
+from equispike.conversion import SpikeKind
+from equispike.zoo.data import load
+from equispike.zoo.store import load_model
+
+STEPS = 4, 8, 16, 32
+BATCH = 5
+"""Calibration images in a batch: local threshold balancing takes a step with each."""
+
+
+@torch.inference_mode()
+def stepped(peer: Any, test: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """Accuracy of SpikingJelly's network after each of STEPS, from the sum of its outputs."""
+    reset_net = import_module("spikingjelly.activation_based.functional").reset_net
+    right = torch.zeros(STEPS[-1])
+    for x, labels in test:
+        reset_net(peer)
+        scores = torch.stack([peer(x).double() for _ in range(STEPS[-1])]).cumsum(0)
+        right += (scores.argmax(2) == labels).sum(1)
+    images = sum(len(x) for x, _ in test)
+    return [float(right[t - 1]) / images for t in STEPS]
+
+
+def main() -> None:
+    """Convert in all ways, print the rows, and write the table."""
+    options = parser(__doc__, "few_steps")
+    options.add_argument("--network", default="resnet20-bn-cifar10", help="of the zoo, by name or file")
+    options.add_argument("--images", type=int, default=1000, help="first test images")
+    options.add_argument("--calibration-images", type=int, default=512)
+    options.add_argument("--data-folder", type=Path)
+    asked = options.parse_args()
+    model, card = load_model(asked.network)
+    data = load(str(card["data"]).partition("/")[0], asked.data_folder, bool(card.get("normalised", False)))
+    held = [x for x, _ in data.train.take(asked.calibration_images).batches(BATCH)]
+    test = list(data.test.take(asked.images).batches(50))
+    with torch.inference_mode():
+        trained = sum(int((model(x).argmax(1) == labels).sum()) for x, labels in test) / sum(len(x) for x, _ in test)
+    conditions = (
+        f"Written by `benchmarks/few_steps.py`: {asked.network}, trained {trained:.1%} on the first {asked.images:,} "
+        f"test images; {asked.calibration_images} training images to calibrate with, in batches of {BATCH}; constant "
+        f"input, the potential read out, float32, torch {torch.__version__}, CPU, one run."
+    )
+    header = ["converter", *(f"T={t}" for t in STEPS)]
+    rows = ([label, *(f"{a:.1%}" for a in find())] for label, find in ways(model, held, test).items())
+    write_table(asked.out, conditions, header, rows)
+
+
+def ways(
+    model: torch.nn.Module, held: list[Tensor], test: list[tuple[Tensor, Tensor]]
+) -> dict[str, Callable[[], list[float]]]:
+    """Accuracy after each of STEPS, by converter."""
+    converters: Any = import_module("spikingjelly.activation_based.ann2snn")
+    ours, peer = f"equispike {version('equispike')}", f"SpikingJelly {version('spikingjelly')}"
+
+    def theirs(recipe: Any) -> list[float]:
+        return stepped(converters.Converter(recipe).convert(without_subsampling(model)), test)
+
+    def default() -> list[float]:
+        found = es.evaluate(es.convert(model, held), test, STEPS[-1])
+        return [float(found.mean[t - 1]) for t in STEPS]
+
+    def for_each(spikes: SpikeKind) -> list[float]:
+        networks = ((t, es.convert(model, held, timesteps=t, spikes=spikes)) for t in STEPS)
+        return [float(es.evaluate(network, test, t).mean[-1]) for t, network in networks]
+
+    return {
+        f"{peer}, 99.9 %": lambda: theirs(converters.RateCodingRecipe(held, mode="99.9%")),
+        f"{peer}, local threshold balancing": lambda: theirs(converters.LocalThresholdBalancingRecipe(held)),
+        f"{ours}, default": default,
+        f"{ours}, timesteps=T": lambda: for_each("binary"),
+        f"{ours}, timesteps=T, signed spikes": lambda: for_each("signed"),
+    }
+
+
+if __name__ == "__main__":
+    main()
