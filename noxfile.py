@@ -2,7 +2,7 @@
 
 `nox -s benchmark -- simulation --network vgg16 --batch 64`: one benchmark beside them. `nox -s nir`: do they read our
 NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them? `nox -s compare`: our
-conversion beside SpikingJelly's. `nox -s architectures`: do networks of torchvision and timm convert?
+conversion beside SpikingJelly's, `nox -s few_steps`: at few steps. `nox -s architectures`: do networks of torchvision and timm convert?
 `nox -s lowest`, `nox -s latest`: the tests with the oldest and the newest dependencies. `nox -s wheels`: what is
 released.
 """
@@ -35,10 +35,16 @@ def nir(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv", reuse_venv=True)
 def compare(session: nox.Session) -> None:
-    """Set this package's conversion beside SpikingJelly's, at any and at few steps."""
+    """Set this package's conversion beside SpikingJelly's; options go to benchmarks/converters.py."""
     with_peers(session)
-    session.run("python", "-m", "benchmarks.converters")
-    session.run("python", "-m", "benchmarks.few_steps")
+    session.run("python", "-m", "benchmarks.converters", *session.posargs)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def few_steps(session: nox.Session) -> None:
+    """Set few steps beside SpikingJelly's converter; options go to benchmarks/few_steps.py."""
+    with_peers(session)
+    session.run("python", "-m", "benchmarks.few_steps", *session.posargs)
 
 
 @nox.session(venv_backend="venv", reuse_venv=True)

@@ -1,6 +1,6 @@
 """Accuracy after few steps beside SpikingJelly's converter, on the same model and images.
 
-Writes docs/tables/few_steps.md. SpikingJelly has to be installed: nox -s compare makes an environment with it. Its
+Writes docs/tables/few_steps.md. SpikingJelly has to be installed: nox -s few_steps makes an environment with it. Its
 recipes are a percentile of each layer, and local threshold balancing with half a threshold at the start.
 
     python -m benchmarks.few_steps --images 1000
