@@ -2,9 +2,9 @@
 
 `nox -s benchmark -- simulation --network vgg16 --batch 64`: one benchmark beside them. `nox -s nir`: do they read our
 NIR files as we mean them? `nox -s nir_versions`: does each version of nir open them? `nox -s compare`: our
-conversion beside SpikingJelly's, `nox -s few_steps`: at few steps. `nox -s architectures`: do networks of torchvision and timm convert?
-`nox -s lowest`, `nox -s latest`: the tests with the oldest and the newest dependencies. `nox -s wheels`: what is
-released.
+conversion beside SpikingJelly's. `nox -s few_steps`: the same at few steps. `nox -s architectures`: do networks of
+torchvision and timm convert? `nox -s lowest`, `nox -s latest`: the tests with the oldest and the newest dependencies.
+`nox -s wheels`: what is released.
 """
 
 import tomllib
