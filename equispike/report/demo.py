@@ -9,14 +9,13 @@ from equispike.analysis.accuracy import evaluate
 from equispike.analysis.closer import look_closer
 from equispike.analysis.plots import Curve, accuracy_and_spike_rate, line_of
 from equispike.calibrate.data_norm import DataNorm, ModelNorm
-from equispike.calibrate.method import Method
 from equispike.calibrate.rmp import RMP
 from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import Converter
 from equispike.files.checkpoint import save
 from equispike.functional.coding import Constant
 from equispike.graph.network import Network
-from equispike.provenance import versions
+from equispike.provenance import in_words, versions
 from equispike.results import Result, document, write_json
 from equispike.zoo.data import load
 from equispike.zoo.models import build
@@ -31,16 +30,17 @@ SCALES = (1.0, 0.8, 0.6, 0.4)
 CODER = Constant()
 
 
-def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[tuple[Method, Network]]:
-    """Every method of the demo, and the network that it gives.
+def networks(model: nn.Module, calibration: list[Tensor]) -> Iterator[Network]:
+    """The network of every method of the demo; first the one that ``convert`` gives if none is named.
 
-    All have constant input, while thresholds are measured too, and the potential read out: they differ in the method.
+    All have constant input, while thresholds are measured too, and the potential read out: they differ in the method,
+    and the first begins at half a threshold.
     """
     convert = Converter(model, calibration)
     spiking = [SpikeNorm(CALIBRATION_STEPS, coder=CODER)]
     scaled = [RMP(scale, CALIBRATION_STEPS, CODER) for scale in SCALES]
-    for method in (ModelNorm(), DataNorm(), DataNorm(99.9), *spiking, *scaled):
-        yield method, convert(method, readout="potential")
+    for method in (None, ModelNorm(), DataNorm(), DataNorm(99.9), *spiking, *scaled):
+        yield convert(method, readout="potential")
 
 
 def demo(
@@ -64,8 +64,9 @@ def demo(
     save_model(out / "model.safetensors", MODEL, trained.model, told)
     calibration = [digits.train.take(CALIBRATION_IMAGES).floats()]
     results: list[Result] = []
-    for method, network in networks(trained.model, calibration):
-        result = evaluate(network, test.batches(100), timesteps, CODER, seed, label=f"simulating {method}")
+    for network in networks(trained.model, calibration):
+        label = f"simulating {in_words(network.provenance['method'])}"
+        result = evaluate(network, test.batches(100), timesteps, CODER, seed, label=label)
         closer = look_closer(network, result, test, CODER, seed)
         results.append(Result(network, CODER, result, closer, test.labels))
     save(results[-2].network, out / "network.safetensors")
