@@ -15,8 +15,8 @@ from equispike.conversion import Converter
 from equispike.files.checkpoint import save
 from equispike.functional.coding import Constant
 from equispike.graph.network import Network
-from equispike.provenance import in_words, versions
-from equispike.results import Result, document, write_json
+from equispike.provenance import versions
+from equispike.results import Result, conversion, document, write_json
 from equispike.zoo.data import load
 from equispike.zoo.models import build
 from equispike.zoo.recipes import RECIPES
@@ -65,7 +65,7 @@ def demo(
     calibration = [digits.train.take(CALIBRATION_IMAGES).floats()]
     results: list[Result] = []
     for network in networks(trained.model, calibration):
-        label = f"simulating {in_words(network.provenance['method'])}"
+        label = f"simulating {conversion(network.provenance)}"
         result = evaluate(network, test.batches(100), timesteps, CODER, seed, label=label)
         closer = look_closer(network, result, test, CODER, seed)
         results.append(Result(network, CODER, result, closer, test.labels))
