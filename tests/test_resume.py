@@ -282,7 +282,8 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(Split, "shuffled", pressed_in_second_epoch)
         assert exit_code(*call) == 130
-    assert "interrupted" in capsys.readouterr().err
+    told = "equispike: interrupted; nothing half written was left behind. Start it again, with --resume, to go on"
+    assert capsys.readouterr().err.splitlines() == [told]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.jsonl", "model.training"]
     assert exit_code(*call) == 2
     error = capsys.readouterr().err

@@ -55,7 +55,15 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Bad input of any kind ends in one line on standard error and exit code 2."""
-    signal.signal(signal.SIGTERM, _terminated)
+    typed = sys.argv[1:] if arguments is None else arguments
+    again = "again, with --resume," if typed[:1] == ["train"] and "--resume" not in typed else "again"
+    remedy = f"nothing half written was left behind. Start it {again} to go on"
+
+    def terminated(*_: object) -> NoReturn:
+        err.print(f"equispike: terminated; {remedy}")
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, terminated)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
@@ -68,15 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
         err.print(f"equispike: {where}{error.strerror or one_line(error)}. Choose another place, or mend this one")
         sys.exit(2)
     except KeyboardInterrupt:
-        err.print("equispike: interrupted; nothing half written was left behind. Start it again to go on")
+        err.print(f"equispike: interrupted; {remedy}")
         sys.exit(130)
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
     if issubclass(category, UserWarning):  # others are for programmers
         err.print(f"equispike: warning: {in_options(one_line(message, None))}")
-
-
-def _terminated(*_: object) -> NoReturn:
-    err.print("equispike: terminated; nothing half written was left behind. Start it again to go on")
-    sys.exit(143)

@@ -1,0 +1,97 @@
+"""Simulations keep to a budget of 1 GiB of memory, however many steps, images, neurons and layers there are.
+
+``python tests/trials/memory.py --tries 20 --seed 0`` draws networks and sizes; each is simulated in a fork with
+``memory=2**30``, and the growth of the largest memory that the system saw (peak resident set) is to stay within it.
+What ``simulate`` returns is counted with it.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+from shared import Attempt, draws, script
+
+import equispike as es
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Conv, Flatten, Input, Linear, Neuron, Readout
+
+BUDGET = 2**30
+WORK, WEIGHTS = 6e9, 3e7
+"""Multiplications, at most, that a dense engine would do; and weights of a network."""
+SIZES = [
+    (steps, batch, width, depth)
+    for steps in (4, 256, 4096)
+    for batch in (1, 64, 1000)
+    for width in (32, 256, 4096)
+    for depth in (2, 50)
+    if steps * batch * width**2 * depth <= WORK and width**2 * depth <= WEIGHTS
+]
+
+
+def peak() -> int:
+    """Bytes of the largest resident set so far."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+
+
+def built(width: int, depth: int, space: bool) -> Network:
+    """A network of so many equal layers, on vectors or on 4 x 4 places, and ten classes."""
+    channels = width // 16 if space else width
+    shape = (channels, 4, 4) if space else (channels,)
+    one, draw = torch.tensor(0.5), torch.Generator().manual_seed(0)
+    nodes = [Node("input", Input(shape))]
+    for number in range(depth):
+        scale = 1.5 / (channels * (9 if space else 1)) ** 0.5
+        size = (channels, channels, 3, 3) if space else (channels, channels)
+        weight = scale * torch.randn(size, generator=draw)
+        layer = Conv(weight, None, (1, 1), (1, 1), (1, 1)) if space else Linear(weight, None)
+        nodes.append(Node(f"layer{number}", layer, (nodes[-1].name,)))
+        nodes.append(Node(f"neurons{number}", Neuron(one, one), (nodes[-1].name,)))
+    if space:
+        nodes.append(Node("flatten", Flatten(), (nodes[-1].name,)))
+    last = Linear(torch.randn(10, width, generator=draw), None)
+    nodes.append(Node("last", last, (nodes[-1].name,)))
+    return Network((*nodes, Node("readout", Readout(), ("last",))))
+
+
+def growth(steps: int, batch: int, width: int, depth: int, space: bool, engine: str, coder: es.Coder) -> int:
+    """Bytes by which the memory of this process grows at most, when it has simulated once before."""
+    network = built(width, depth, space)
+    images = torch.rand(batch, *network.input.shape)
+    es.simulate(network, images[:1], 2, coder, engine=engine)
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as refs:
+        refs.write("5")  # the peak begins anew
+    before = peak()
+    run = es.simulate(network, images, steps, coder, engine=engine, memory=BUDGET)
+    assert run.readout.shape == (steps, batch, 10)
+    return peak() - before
+
+
+def run(tries: int, seed: int) -> Iterator[Attempt]:
+    """Simulate so many times."""
+    torch.set_num_threads(1)
+    for number in range(tries):
+        draw = draws(seed, number)
+        sizes, space = draw.choice(SIZES), draw.random() < 0.5
+        engine, coder = draw.choice(["layerwise", "events", "auto"]), draw.choice([es.Constant(), es.Poisson()])
+        what = "T={}, batch {}, {} wide, {} deep".format(*sizes) + f", {engine}, {coder}"
+        ours, theirs = os.pipe()
+        if not os.fork():
+            os.write(theirs, str(growth(*sizes, space, engine, coder)).encode())
+            os._exit(0)
+        os.close(theirs)
+        with os.fdopen(ours) as told:
+            grown = told.read()
+        os.wait()
+        mib = int(grown or -1) / 2**20
+        end = "its process died" if not grown else f"grew by {mib:,.0f} MiB"
+        good = bool(grown) and mib <= BUDGET / 2**20
+        print(f"{what}: {end}", file=sys.__stdout__, flush=True)
+        yield Attempt(what, "within the budget" if good else end, good)
+
+
+if __name__ == "__main__":
+    script(__name__, "simulations", 20, run)
