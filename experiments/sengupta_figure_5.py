@@ -62,7 +62,8 @@ def ratio(kind: str, job: Job) -> Outcome:
     panel = Panel("", "", "additions per MAC", pair, level=(1.0, "1"), ticks=[network.name])
     words = f"{network.name}, {measured.images:,} test images of {network.data.name}"
     remark = "Energy: 32-bit floating point at 45 nm, memory left out; an assumption, not a measurement."
-    return Outcome((Line(network.name, ours, {"additions per MAC": published}),), (panel,), words, (remark,), network.told)
+    line = Line(network.name, ours, {"additions per MAC": published})
+    return Outcome((line,), (panel,), words, (remark,), network.told)
 
 
 def _entries(kind: str, network: str) -> tuple[Entry, Entry]:

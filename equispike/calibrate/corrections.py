@@ -10,7 +10,8 @@ N spikes in T steps, and the amplitude :math:`a`, the error of a channel is that
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import partial
+from itertools import groupby, repeat
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -31,8 +32,17 @@ from equispike.simulation.stepwise import winners
 RIDGE_PENALTIES = tuple(10.0**n for n in range(-4, 4))
 """The grid of ``RidgeReadout``, in units of the mean square of a score, summed over the images."""
 
-Fire = Callable[[Tensor], Tensor]
-"""Potential -> spikes, in {-1, 0, 1}."""
+HELD = 2**28
+"""Bytes of a layer's currents that are held for several passes; more are computed again in each."""
+
+BLOCK = 2**22
+"""Bytes of potentials that are tried at once, so that they stay in a processor's caches."""
+
+Fire = Callable[[Tensor, slice], Tensor]
+"""Potential of some images, and which -> spikes, in {-1, 0, 1}."""
+
+Steps = Callable[[], Iterator[Tensor]]
+"""A node's value in each step in turn, (B, *features), from the first step on."""
 
 
 class Correction(Protocol):
@@ -43,12 +53,12 @@ class Correction(Protocol):
         """T, for which the layer is corrected."""
         ...
 
-    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
         """The layer, corrected.
 
         Args:
             op: with threshold and amplitude.
-            currents: that it receives in each step, (T, B, C, *space).
+            currents: that it receives in each of T steps, (B, C, *space).
             trained: its activation in the trained network, (B, C, *space).
         """
         ...
@@ -73,12 +83,12 @@ class Bias:
     def __str__(self) -> str:
         return f"Bias(timesteps={self.timesteps})"
 
-    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
         def put(drive: Tensor) -> Neuron:
-            return replace(op, drive=drive.to(currents.dtype).reshape(1, -1))
+            return replace(op, drive=drive.to(trained.dtype).reshape(1, -1))
 
-        goal = _mean(trained)
-        return _unbiased(put, torch.zeros_like(goal), goal, currents, self.passes, 1)
+        start = torch.zeros(trained.shape[1], dtype=torch.float64, device=trained.device)
+        return _unbiased(put, start, currents, trained, self, 1)
 
 
 @checked_fields
@@ -104,20 +114,23 @@ class StepBias:
     def __str__(self) -> str:
         return f"StepBias(timesteps={self.timesteps})"
 
-    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
-        goal, each = _mean(trained), currents[0].numel() // currents.shape[2]
-        table = torch.zeros(len(currents), *goal.shape, dtype=goal.dtype, device=goal.device)
+    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
+        goal, each = _mean(trained), trained.numel() // trained.shape[1]
+        table = torch.zeros(self.timesteps, *goal.shape, dtype=goal.dtype, device=goal.device)
         size, slope = _size(op, goal), _slope(op, goal)
+        images = max(1, BLOCK * len(trained) // trained.nbytes)
+        blocks = [slice(at, at + images) for at in range(0, len(trained), images)]
 
         def settle(t: int, u: Tensor, fire: Fire) -> Tensor:
             for _ in range(self.passes):
-                sent = _total(fire(u + _spread(table[t], u)))
+                row = _spread(table[t], u)
+                sent = torch.stack([_total(fire(u[some] + row, some)) for some in blocks]).sum(0)
                 table[t] -= self.rate * (size * sent / each - goal) / slope
             return u.add_(_spread(table[t], u))
 
-        for _ in _steps(op, currents, settle):
+        for _ in _fired(op, currents, trained, settle):
             pass
-        return replace(op, drive=table.to(currents.dtype))
+        return replace(op, drive=table.to(trained.dtype))
 
 
 @checked_fields
@@ -137,12 +150,12 @@ class Potential:
     def __str__(self) -> str:
         return f"Potential(timesteps={self.timesteps})"
 
-    def __call__(self, op: Neuron, currents: Tensor, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
         def put(start: Tensor) -> Neuron:
-            return replace(op, v_init=_spread(start, currents[0]))
+            return replace(op, v_init=_spread(start, trained))
 
-        start = _first_potential(op, currents[0])[0].reshape(trained.shape[1], -1)[:, 0]
-        return _unbiased(put, start.double(), _mean(trained), currents, self.passes, len(currents))
+        start = _first_potential(op, trained)[0].reshape(trained.shape[1], -1)[:, 0]
+        return _unbiased(put, start.double(), currents, trained, self, self.timesteps)
 
 
 @checked_fields
@@ -203,8 +216,8 @@ AnyCorrection = Correction | RidgeReadout
 def correct(network: Network, batches: Batches, corrections: Sequence[AnyCorrection]) -> Network:
     """The network with these corrections, applied to each layer in this order; constant input.
 
-    Corrections for the same T share one pass. The currents of one layer are held for all images and steps: T x images x
-    neurons x 4 bytes of the largest layer.
+    Corrections for the same T share one pass. The spikes of a layer are held for all images and steps, a byte each,
+    until the layers that read them have run; currents are computed step by step.
 
     Raises:
         ConversionError: the network has no thresholds.
@@ -219,10 +232,15 @@ def correct(network: Network, batches: Batches, corrections: Sequence[AnyCorrect
 
 
 class _Both(NamedTuple):
-    """One node's value as spikes, (T or 1, B, *features), and in the trained network, (B, *features)."""
+    """One node's value as spikes, step by step, and in the trained network, (B, *features).
 
-    spiking: Tensor
+    Fields:
+        fixed: it is the same in every step.
+    """
+
+    steps: Steps
     trained: Tensor
+    fixed: bool = False
 
 
 def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequence[AnyCorrection]) -> Network:
@@ -233,77 +251,96 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
         raise CalibrationError("RidgeReadout: the readout counts spikes. Convert with readout='potential'")
 
     def enter(node: Node, op: Input) -> _Both:
-        scale, amplitude = op.scale, op.amplitude
         numbers = torch.arange(len(images), device=images.device)
-        return _Both(Constant().encode(images, numbers, range(1, 2), 0, scale, amplitude), op(images))
+        (x,) = Constant().encode(images, numbers, range(1, 2), 0, op.scale, op.amplitude)
+        return _Both(partial(repeat, x, timesteps), op(images), fixed=True)
 
     def fire(node: Node, op: Neuron, value: _Both) -> _Both:
         calibrated(node.name, op)
         if op.v_init == "uniform":
             raise CalibrationError(f"{node.name}: potentials begin at random. Correct with a fixed v_init, as 0.5")
-        currents = value.spiking.expand(timesteps, *value.spiking.shape[1:])
-        trained = op(value.trained)
+        trained, currents = op(value.trained), value.steps
+        if not value.fixed and trained.nbytes * timesteps <= HELD:
+            currents = tuple(currents()).__iter__
         for correction in of_layers:
             op = correction(op, currents, trained)
         found[node.name] = op
-        size = calibrated(node.name, op)[1]
-        return _Both(torch.stack([z * size for z in _driven(op, currents)]), trained)
+        size, kind = calibrated(node.name, op)[1], trained.dtype
+        train = torch.stack([z.to(torch.int8) for z in _driven(op, currents, trained)])
+        return _Both(lambda: (z.to(kind) * size for z in train), trained)
 
     def through(node: Node, inputs: Sequence[_Both]) -> _Both:
-        steps = max(len(value.spiking) for value in inputs)
         trained = node.op(*(value.trained for value in inputs))
-        if isinstance(node.op, WinnerPool) and steps > 1:
-            (value,) = inputs
-            none = torch.zeros_like(value.spiking[0], dtype=torch.float64)
-            return _Both(winners(node.op, value.spiking, none)[0], trained)
-        flat = [value.spiking.expand(steps, *value.spiking.shape[1:]).flatten(0, 1) for value in inputs]
-        return _Both(node.op(*flat).unflatten(0, (steps, len(images))), trained)
+        if all(value.fixed for value in inputs):
+            return _Both(partial(repeat, node.op(*(next(value.steps()) for value in inputs)), timesteps), trained, True)
+        steps = partial(_applied, node.op, [value.steps for value in inputs])
+        if len(network.consumers[node.name]) > 1:
+            steps = tuple(steps()).__iter__
+        return _Both(steps, trained)
 
     for node, value in interpret(network.nodes, enter, fire, through):
-        if isinstance(node.op, Readout):
-            for correction in of_scores:
-                found[node.name] = correction(node.op, value.spiking.double().mean(0), value.trained)
+        if isinstance(node.op, Readout) and of_scores:
+            scores = torch.stack([score.double() for score in value.steps()]).mean(0)
+            found[node.name] = of_scores[-1](node.op, scores, value.trained)
     return network.replace_ops(found)
 
 
+def _applied(op: Op, inputs: Sequence[Steps]) -> Iterator[Tensor]:
+    """An operation between neurons, step by step."""
+    total: Tensor | None = None
+    for values in zip(*(steps() for steps in inputs), strict=True):
+        if isinstance(op, WinnerPool):
+            total = torch.zeros_like(values[0], dtype=torch.float64) if total is None else total
+            (value,), total = winners(op, values[0][None], total)
+            yield value
+        else:
+            yield op(*values)
+
+
 def _unbiased(
-    put: Callable[[Tensor], Neuron], value: Tensor, goal: Tensor, currents: Tensor, passes: int, weight: float
+    put: Callable[[Tensor], Neuron],
+    value: Tensor,
+    currents: Steps,
+    trained: Tensor,
+    by: "Bias | Potential",
+    weight: int,
 ) -> Neuron:
     r"""The layer with a value per channel, (C,), from which its mean error was taken again and again.
 
     .. math:: x_c \leftarrow x_c - w \, d_c / g
     """
-    places = currents.numel() // currents.shape[2]
-    for _ in range(passes):
+    goal, places = _mean(trained), by.timesteps * (trained.numel() // trained.shape[1])
+    for _ in range(by.passes):
         op = put(value)
-        sent = torch.stack([_total(z) for z in _driven(op, currents)]).sum(0)
+        sent = torch.stack([_total(z) for z in _driven(op, currents, trained)]).sum(0)
         value = value - weight * (_size(op, goal) * sent / places - goal) / _slope(op, goal)
     return put(value)
 
 
-def _driven(op: Neuron, currents: Tensor) -> Iterator[Tensor]:
+def _driven(op: Neuron, currents: Steps, like: Tensor) -> Iterator[Tensor]:
     """Spikes of each step of a layer with its drive."""
     rows = op.drive
     if rows is None:
-        return _steps(op, currents, lambda t, u, fire: u)
-    return _steps(op, currents, lambda t, u, fire: u.add_(_spread(rows[min(t, len(rows) - 1)], u)))
+        return _fired(op, currents, like, lambda t, u, fire: u)
+    return _fired(op, currents, like, lambda t, u, fire: u.add_(_spread(rows[min(t, len(rows) - 1)], u)))
 
 
-def _steps(op: Neuron, currents: Tensor, add: Callable[[int, Tensor, Fire], Tensor]) -> Iterator[Tensor]:
+def _fired(op: Neuron, currents: Steps, like: Tensor, add: Callable[[int, Tensor, Fire], Tensor]) -> Iterator[Tensor]:
     """Spikes, in {-1, 0, 1}, of each step t = 0, 1, ... of a layer without its drive.
 
     Args:
+        like: of its shape, (B, C, *space).
         add: (t, potential, fire) -> the potential with a drive; ``fire`` says which spikes a potential would give.
     """
     theta, _ = calibrated("neurons", op)
-    v = _first_potential(op, currents[0])
+    v = _first_potential(op, like)
     sent = torch.zeros_like(v) if op.signed else None
 
-    def fire(u: Tensor) -> Tensor:
+    def fire(u: Tensor, some: slice = slice(None)) -> Tensor:
         z = torch.ge(u, theta, out=torch.empty_like(u))
-        return z if sent is None else z.sub_(((u < 0) & (sent > 0)).to(u.dtype))
+        return z if sent is None else z.sub_(((u < 0) & (sent[some] > 0)).to(u.dtype))
 
-    for t, current in enumerate(currents):
+    for t, current in enumerate(currents()):
         u = add(t, v.add_(current), fire)
         z = fire(u)
         if sent is not None:
