@@ -46,7 +46,6 @@ class Here:
     """This process, one piece after another."""
 
     def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
-        """See ``Workers.map``."""
         for number, item in enumerate(items):
             yield number, work(item)
 

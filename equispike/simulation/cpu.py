@@ -263,7 +263,6 @@ class Cpu:
         return MULTIPLIES and dtype == torch.float32
 
     def fire(self, state: PlannedBatch, name: str, layer: CpuLayer) -> None:
-        """Neurons, and the current that drives them, in the core."""
         neurons: Any = state.neurons
         first, steps = state.rows.start, len(state.steps)
         assert layer.neurons is not None
@@ -277,7 +276,6 @@ class Cpu:
             state.trains[name] = layer.run(state.batch * steps, lambda own: own.fire(*given))
 
     def emit(self, state: PlannedBatch, name: str, layer: CpuLayer) -> None:
-        """The dense value of a node whose current or spikes the core has."""
         steps = len(state.steps)
         currents = state.images.new_empty(state.batch, layer.positions, steps, layer.channels)
         given = *layer.inputs(state), currents.numpy(), torch.get_num_threads(), ISA
@@ -287,14 +285,12 @@ class Cpu:
         state.dense[name] = value if shape == layer.shape else value.reshape(*value.shape[:2], *shape)
 
     def score(self, state: PlannedBatch, layer: CpuLayer, scale: float) -> None:
-        """Class scores whose currents the core has, added up."""
         first, steps = state.rows.start, len(state.steps)
         scores = state.sums.numpy(), state.readout.numpy()
         given = *layer.inputs(state), *scores, first, steps, scale, torch.get_num_threads(), ISA
         layer.run(state.batch * steps, lambda own: own.score(*given))
 
     def replay(self, state: PlannedBatch, name: str) -> None:
-        """The train of a layer that need not run."""
         assert core is not None
         known = state.given[name][state.steps.start - 1 : state.steps.stop - 1]
         channels, rows, cols = extent(state.network.shapes[name])
@@ -302,15 +298,12 @@ class Cpu:
         torch.as_tensor(train.bits).copy_(known.permute(1, 2, 0, 3))
 
     def draw(self, state: PlannedBatch, name: str) -> None:
-        """Poisson spikes of the input, those of either sign as a train of their own."""
         assert core is not None
         trains = core.draw(*state.draws, state.steps.start, len(state.steps), torch.get_num_threads(), ISA)
         state.trains.update(zip((name + sign for sign in SIGNS), trains))
 
     def packed(self, state: PlannedBatch, name: str) -> Tensor:
-        """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
         return torch.as_tensor(state.trains[name].bits).permute(2, 0, 1, 3)
 
     def bytes_per_step(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a layer's spikes, of one image and step."""
         return prod(train_bytes(shape))

@@ -44,7 +44,6 @@ class ByPlan:
     adapt: bool = False
 
     def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> PlannedBatch:
-        """See ``task.Engine``."""
         given = frozenset(replay.given) if replay else frozenset[str]()
         first = self._plan(task, frozenset(), given, replay is None)
         return PlannedBatch(self.machine, first, task, memory, start, replay)

@@ -53,7 +53,6 @@ class LayerwiseBatch:
             self.scores[0] = like
 
     def record(self) -> Record:
-        """See ``task.Running``."""
         counts = {name: count.to(torch.int32) for name, count in self.counts.items()}
         last = self.task.network.nodes[-1].op
         assert isinstance(last, Readout)
@@ -62,7 +61,6 @@ class LayerwiseBatch:
         return Record(readout, counts, self.spikes, self.trains, self.potentials, negative)
 
     def moment(self) -> Moment:
-        """See ``task.Running``."""
         return Moment(self.done, self.v, self.scores[-1], self.sent)
 
     def count(self, name: str, value: Tensor, rows: slice) -> None:
@@ -99,7 +97,6 @@ class Layerwise:
     def begin(
         self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None
     ) -> LayerwiseBatch:
-        """See ``task.Engine``."""
         return LayerwiseBatch(task, memory, start, replay)
 
     def advance(self, batch: LayerwiseBatch, visit: Visit | None = None) -> None:

@@ -274,7 +274,6 @@ class PlannedBatch:
         self.steps = range(self.steps.stop, min(self.steps.stop + chunk, self.task.timesteps + 1))
 
     def record(self) -> Record:
-        """See ``task.Running``."""
         trains: dict[str, Tensor] = {}
         for name in self.task.trains:
             positive, *negative = (self.keep[train] for train in self.kept(name))
@@ -286,7 +285,6 @@ class PlannedBatch:
         return Record(self.readout, own.counts, own.fired, trains, self.potentials, own.negative)
 
     def moment(self) -> Moment:
-        """See ``task.Running``."""
         return Moment(self.done, {**self.neurons.v, **self.pools}, self.sums, self.neurons.sent)
 
     @cached_property

@@ -34,14 +34,12 @@ class StepwiseBatch:
         }
 
     def record(self) -> Record:
-        """See ``task.Running``."""
         kept = self.spikes, self.trains, self.potentials
         spikes, trains, potentials = ({name: torch.stack(layer) for name, layer in own.items()} for own in kept)
         negative = negative_spikes(self.counts, self.start.sent, self.sent)
         return Record(torch.stack(self.readout), self.counts, spikes, trains, potentials, negative)
 
     def moment(self) -> Moment:
-        """See ``task.Running``."""
         return Moment(self.done, self.v, self.total, self.sent)
 
 

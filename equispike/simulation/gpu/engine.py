@@ -68,7 +68,6 @@ class Gpu:
             return _by_plan().begin(task, memory, start, replay)
 
     def advance(self, batch: PlannedBatch, visit: Visit | None = None) -> None:
-        """See ``task.Engine``."""
         with torch.cuda.device(batch.network.device):
             _by_plan().advance(batch, visit)
 

@@ -195,7 +195,6 @@ class TensorCores:
         return True
 
     def fire(self, state: PlannedBatch, name: str, layer: GpuLayer) -> None:
-        """Neurons, and the current that drives them."""
         neurons: Any = state.neurons
         v, counts, tally = neurons.parts[name]
         batch, steps = state.batch, len(state.steps)
@@ -211,7 +210,6 @@ class TensorCores:
         state.trains[name] = spikes
 
     def emit(self, state: PlannedBatch, name: str, layer: GpuLayer) -> None:
-        """The dense value of a node whose current or spikes the machine has."""
         batch, steps = state.batch, len(state.steps)
         currents = layer.units.new_empty(steps, batch, layer.positions, layer.channels)
         layer.integrate(state, currents, None)
@@ -219,19 +217,16 @@ class TensorCores:
         state.dense[name] = value.reshape(steps, batch, *state.network.shapes[name])
 
     def score(self, state: PlannedBatch, layer: GpuLayer, scale: float) -> None:
-        """Class scores whose currents the machine has, added up."""
         name = state.network.nodes[-1].inputs[0]
         self.emit(state, name, layer)
         plan.score(state, name, scale)
 
     def replay(self, state: PlannedBatch, name: str) -> None:
-        """The train of a layer that need not run."""
         known = state.given[name][state.steps.start - 1 : state.steps.stop - 1].to(state.images.device)
         channels = padded(state.network.shapes[name][0])
         state.trains[name] = from_bits(known)[..., :channels].to(torch.int8).contiguous()
 
     def draw(self, state: PlannedBatch, name: str) -> None:
-        """Poisson spikes of the input, those of either sign as a train of their own."""
         limits, numbers, seed = state.draws
         batch, channels, positions = limits.shape
         trains = [
@@ -245,11 +240,9 @@ class TensorCores:
         state.trains.update(zip((name + sign for sign in SIGNS), trains))
 
     def packed(self, state: PlannedBatch, name: str) -> Tensor:
-        """Spikes of a layer in this chunk as bits, (T', B, positions, bytes)."""
         _, size = train_bytes(state.network.shapes[name])
         return to_bits(state.trains[name], size)
 
     def bytes_per_step(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a layer's spikes, of one image and step."""
         channels, rows, cols = extent(shape)
         return rows * cols * padded(channels)
