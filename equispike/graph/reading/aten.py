@@ -14,7 +14,7 @@ from torch import Tensor
 
 from equispike.graph import linear
 from equispike.graph.ops import Add, AvgPool, Concat, Flatten, Op
-from equispike.graph.reading import clips, moves, pools, weights
+from equispike.graph.reading import clips, moves, weights
 from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten, broadcast, flat
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
@@ -184,7 +184,6 @@ def _nothing(x: Value, *_: Any, **__: Any) -> list[Op]:
 
 TRANSLATIONS: dict[object, Callable[..., Ops]] = {
     **weights.WEIGHTS,
-    **pools.POOLS,
     **moves.MOVES,
     **clips.CLIPS,
     aten.add.Tensor: _add,
