@@ -23,11 +23,8 @@ class Ready(Part):
     """Images in memory, preprocessed already.
 
     Fields:
-        name: e.g. "mine:data/test".
+        name, labels, indices, classes: see :class:`Part`.
         images: (N, *features), floating point.
-        labels: (N,) int64.
-        indices: (N,) int64, the images' numbers in the part that they come from.
-        classes: name of each label.
     """
 
     name: str

@@ -82,11 +82,8 @@ class Split(Part):
     """Images and labels of one part of a data set, in memory.
 
     Fields:
-        name: e.g. "mnist/test".
+        name, labels, indices, classes: see :class:`Part`.
         images: (N, C, H, W) uint8, as distributed.
-        labels: (N,) int64.
-        indices: (N,) int64, the images' numbers in the official split that they come from.
-        classes: name of each label.
         mean, std: per channel, in units of [0, 1]; what `floats` subtracts and divides by.
     """
 
