@@ -127,15 +127,8 @@ def bounds(
         lows, highs = [low for low, _ in inputs], [high for _, high in inputs]
         if not isinstance(node.op, Weights | Sum | Affine):  # monotone
             return node.op(*lows), node.op(*highs)
-        up, down = reweighted(node.op, _positive), reweighted(node.op, _negative, bias=True)
+        up = reweighted(node.op, lambda weights: weights.clamp(min=0))
+        down = reweighted(node.op, lambda weights: weights.clamp(max=0), bias=True)
         return up(*lows) + down(*highs), up(*highs) + down(*lows)
 
     return interpret(nodes, lambda node, op: entrance, fire, through)
-
-
-def _positive(weights: Tensor) -> Tensor:
-    return weights.clamp(min=0)
-
-
-def _negative(weights: Tensor) -> Tensor:
-    return weights.clamp(max=0)

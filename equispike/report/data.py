@@ -84,7 +84,7 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
     arrived = trained - WITHIN - 1e-9  # a point is a point, whatever the last bit says
     layers = [_layer(name, layer, run) for name, layer in run["layers"].items()]
     spikes = [sum(spiked) for spiked in zip(*(layer["spikes"] for layer in layers), strict=True)]
-    rates = _at(run["spike_rate"], steps)
+    rates, quantized = _at(run["spike_rate"], steps), "quantized" in run.get("provenance", {})
     energies = [
         {
             "trained": energy["trained"],
@@ -104,7 +104,7 @@ def _run(document: Document, run: Mapping[str, Any]) -> dict[str, Any]:
         "images": document["images"],
         "trained": trained,
         "split": document["data"].rpartition("/")[2] or "test",
-        "unit": _unit(run.get("provenance", {})),
+        "unit": "steps of its integers" if quantized else "units of the trained activation",
         "provenance": _provenance(run),
         "settings": _settings(document, run),
         "confusion": run.get("confusion"),
@@ -142,10 +142,6 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 def _in_words(value: Any) -> str:
     known = isinstance(value, dict) and "name" in value
     return in_words(cast("dict[str, Any]", value)) if known else str(cast("object", value))
-
-
-def _unit(provenance: Mapping[str, Any]) -> str:
-    return "steps of its integers" if "quantized" in provenance else "units of the trained activation"
 
 
 def _provenance(run: Mapping[str, Any]) -> dict[str, str]:
