@@ -32,16 +32,16 @@ from equispike.simulation.stepwise import winners
 RIDGE_PENALTIES = tuple(10.0**n for n in range(-4, 4))
 """The grid of ``RidgeReadout``, in units of the mean square of a score, summed over the images."""
 
-HELD = 2**28
+HELD_BYTES = 2**28
 """Bytes of a layer's currents that are held for several passes; more are computed again in each."""
 
-BLOCK = 2**22
+IN_CACHE = 2**22
 """Bytes of potentials that are tried at once, so that they stay in a processor's caches."""
 
 Fire = Callable[[Tensor, slice], Tensor]
 """Potential of some images, and which -> spikes, in {-1, 0, 1}."""
 
-Steps = Callable[[], Iterator[Tensor]]
+Course = Callable[[], Iterator[Tensor]]
 """A node's value in each step in turn, (B, *features), from the first step on."""
 
 
@@ -53,7 +53,7 @@ class Correction(Protocol):
         """T, for which the layer is corrected."""
         ...
 
-    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Course, trained: Tensor) -> Neuron:
         """The layer, corrected.
 
         Args:
@@ -83,7 +83,7 @@ class Bias:
     def __str__(self) -> str:
         return f"Bias(timesteps={self.timesteps})"
 
-    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Course, trained: Tensor) -> Neuron:
         def put(drive: Tensor) -> Neuron:
             return replace(op, drive=drive.to(trained.dtype).reshape(1, -1))
 
@@ -114,11 +114,11 @@ class StepBias:
     def __str__(self) -> str:
         return f"StepBias(timesteps={self.timesteps})"
 
-    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Course, trained: Tensor) -> Neuron:
         goal, each = _mean(trained), trained.numel() // trained.shape[1]
         table = torch.zeros(self.timesteps, *goal.shape, dtype=goal.dtype, device=goal.device)
         size, slope = _size(op, goal), _slope(op, goal)
-        images = max(1, BLOCK * len(trained) // trained.nbytes)
+        images = max(1, IN_CACHE * len(trained) // trained.nbytes)
         blocks = [slice(at, at + images) for at in range(0, len(trained), images)]
 
         def settle(t: int, u: Tensor, fire: Fire) -> Tensor:
@@ -150,7 +150,7 @@ class Potential:
     def __str__(self) -> str:
         return f"Potential(timesteps={self.timesteps})"
 
-    def __call__(self, op: Neuron, currents: Steps, trained: Tensor) -> Neuron:
+    def __call__(self, op: Neuron, currents: Course, trained: Tensor) -> Neuron:
         def put(start: Tensor) -> Neuron:
             return replace(op, v_init=_spread(start, trained))
 
@@ -238,7 +238,7 @@ class _Both(NamedTuple):
         fixed: it is the same in every step.
     """
 
-    steps: Steps
+    steps: Course
     trained: Tensor
     fixed: bool = False
 
@@ -260,7 +260,7 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
         if op.v_init == "uniform":
             raise CalibrationError(f"{node.name}: potentials begin at random. Correct with a fixed v_init, as 0.5")
         trained, currents = op(value.trained), value.steps
-        if not value.fixed and trained.nbytes * timesteps <= HELD:
+        if not value.fixed and trained.nbytes * timesteps <= HELD_BYTES:
             currents = tuple(currents()).__iter__
         for correction in of_layers:
             op = correction(op, currents, trained)
@@ -285,7 +285,7 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
     return network.replace_ops(found)
 
 
-def _applied(op: Op, inputs: Sequence[Steps]) -> Iterator[Tensor]:
+def _applied(op: Op, inputs: Sequence[Course]) -> Iterator[Tensor]:
     """An operation between neurons, step by step."""
     total: Tensor | None = None
     for values in zip(*(steps() for steps in inputs), strict=True):
@@ -300,7 +300,7 @@ def _applied(op: Op, inputs: Sequence[Steps]) -> Iterator[Tensor]:
 def _unbiased(
     put: Callable[[Tensor], Neuron],
     value: Tensor,
-    currents: Steps,
+    currents: Course,
     trained: Tensor,
     by: "Bias | Potential",
     weight: int,
@@ -317,7 +317,7 @@ def _unbiased(
     return put(value)
 
 
-def _driven(op: Neuron, currents: Steps, like: Tensor) -> Iterator[Tensor]:
+def _driven(op: Neuron, currents: Course, like: Tensor) -> Iterator[Tensor]:
     """Spikes of each step of a layer with its drive."""
     rows = op.drive
     if rows is None:
@@ -325,7 +325,7 @@ def _driven(op: Neuron, currents: Steps, like: Tensor) -> Iterator[Tensor]:
     return _fired(op, currents, like, lambda t, u, fire: u.add_(_spread(rows[min(t, len(rows) - 1)], u)))
 
 
-def _fired(op: Neuron, currents: Steps, like: Tensor, add: Callable[[int, Tensor, Fire], Tensor]) -> Iterator[Tensor]:
+def _fired(op: Neuron, currents: Course, like: Tensor, add: Callable[[int, Tensor, Fire], Tensor]) -> Iterator[Tensor]:
     """Spikes, in {-1, 0, 1}, of each step t = 0, 1, ... of a layer without its drive.
 
     Args:
