@@ -5,11 +5,13 @@ Constant input, soft reset but for SPIKE-NORM, the potential read out. "MNIST" i
 """
 
 import equispike as es
+from equispike.conversion import DEFAULT
 from experiments.compare import Case, comparison
 from experiments.entry import Conditions
 from experiments.rows import Way
 
 WAYS = (
+    Way("DataNorm(99, per_channel=True), half a threshold: the default", DEFAULT, v_init=0.5),
     Way("DataNorm(99.9)", es.DataNorm(99.9)),
     Way("DataNorm(99.9), half a threshold at the start", es.DataNorm(99.9), v_init=0.5),
     Way("DataNorm(99.9, per_channel=True)", es.DataNorm(99.9, per_channel=True)),
