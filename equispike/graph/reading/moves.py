@@ -15,7 +15,11 @@ from equispike.graph.reading.values import Ops, Step, Untranslatable, Value, aff
 MIXES = "mixes the images of a batch. Keep the first dimension for the images"
 
 
-def mapped(find: Callable[..., Sparse | None], target: Any, *arguments: Any, **settings: Any) -> Ops:
+Find = Callable[[linear.Function, tuple[int, ...], tuple[int, ...]], Sparse | None]
+"""A way to find the map of a function, from the features that it takes and gives."""
+
+
+def mapped(find: Find, target: Any, *arguments: Any, **settings: Any) -> Ops:
     """The map of a call with one value of the images among its arguments."""
     values = [x for x in flat([*arguments, *settings.values()]) if isinstance(x, Value)]
     if len(values) != 1:
