@@ -86,7 +86,8 @@ def note(network: Trained, one: Row) -> str:
     """The network, its accuracy and the images."""
     available = len(network.data.test)
     coder = f", {in_words(one['coder'])}" if one["coder"]["name"] != "Constant" else ""
-    return f"{network.name}, {one['images']:,} of {available:,} test images of {network.data.name}{coder}"
+    part = one["data"].rpartition("/")[2]
+    return f"{network.name}, {one['images']:,} of {available:,} {part} images of {network.data.name}{coder}"
 
 
 def _spread(one: Row, mean: float, sign: int = 1) -> Value:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import equispike as es
-from equispike.calibrate.corrections import Correction
+from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.method import Method
 from equispike.conversion import SpikeKind
 from equispike.files.store import Store
@@ -44,9 +44,9 @@ class Way:
     v_init: float = 0.0
     spikes: SpikeKind = "binary"
     chosen: bool = False
-    correct: Callable[[int], Sequence[Correction]] | None = None
+    correct: Callable[[int], Sequence[AnyCorrection]] | None = None
 
-    def corrections(self, timesteps: int) -> Sequence[Correction]:
+    def corrections(self, timesteps: int) -> Sequence[AnyCorrection]:
         """Corrections of this way for T steps."""
         return () if self.correct is None else self.correct(timesteps)
 
