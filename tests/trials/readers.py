@@ -15,7 +15,6 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from equispike.results import Result, document, write_json
 from equispike.zoo.data.folder import read_folder
 from equispike.zoo.data.formats import read_idx, read_pickle
 from equispike.zoo.store import load_model, load_weights
-from equispike.zoo.training_state import Epoch, read_history
 
 PATIENCE = 20
 """Seconds for a file."""
@@ -78,7 +76,7 @@ def files(folder: Path) -> dict[str, Reader]:
     """Small whole files of every kind, and what reads them."""
     torch.manual_seed(0)
     net, x = model().eval(), torch.rand(12, 1, 6, 6)
-    network = es.convert(net, x, timesteps=4)
+    network = es.convert(net, x, correct=[es.Bias(4)])
     es.save(network, folder / "network.safetensors")
     write_nir(network, folder / "network.nir")
     write_onnx(network, folder / "converted.onnx")
@@ -93,8 +91,6 @@ def files(folder: Path) -> dict[str, Reader]:
     Store(folder / "points.sqlite").point({"method": "DataNorm", "timesteps": 4}, lambda: runs)
     (folder / "idx").write_bytes(b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (2, 3, 4)) + bytes(24))
     (folder / "batch").write_bytes(pickle.dumps({b"data": np.zeros((2, 12), np.uint8), b"labels": [0, 1]}, protocol=2))
-    epochs = [asdict(Epoch(number, 1.0, 0.5, 0.5, 0.1, 1.0, 9.0)) for number in (1, 2)]
-    (folder / "history.jsonl").write_text("\n".join(map(json.dumps, epochs)) + "\n")
     (folder / "packaged.safetensors").write_bytes(load_packaged())
     for ending in ("png", "jpg"):
         for place in ("train", "val"):
@@ -113,7 +109,6 @@ def files(folder: Path) -> dict[str, Reader]:
         "points.sqlite": kept,
         "idx": partial(read_idx, ndim=3),
         "batch": read_pickle,
-        "history.jsonl": read_history,
         "png/val/a/0.png": pictures,
         "jpg/val/a/0.jpg": pictures,
     }
@@ -181,11 +176,6 @@ def in_json(path: Path, draw: random.Random) -> bytes:
     return json.dumps(twisted(json.loads(path.read_text()), draw)).encode()
 
 
-def in_lines(path: Path, draw: random.Random) -> bytes:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return "\n".join(map(json.dumps, twisted(lines, draw) or [])).encode()
-
-
 def in_checkpoint(kind: checkpoint.Format, path: Path, draw: random.Random) -> bytes:
     """A checkpoint of senseless contents whose digest is right."""
     described, tensors = checkpoint.read_tensors(path, kind)
@@ -241,7 +231,6 @@ def in_onnx(path: Path, draw: random.Random) -> bytes:
 
 SENSELESS: dict[str, Callable[[Path, random.Random], bytes]] = {
     "runs.json": in_json,
-    "history.jsonl": in_lines,
     "network.safetensors": partial(in_checkpoint, "equispike.network"),
     "packaged.safetensors": partial(in_checkpoint, "equispike.model"),
     "trained.onnx": in_onnx,

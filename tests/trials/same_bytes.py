@@ -11,15 +11,18 @@ import torch
 from commands import COMMANDS, finish, fresh, prepare, results
 from shared import Attempt, script
 
+from equispike.files.checkpoint import kind_of
+
 DATED = ".json", ".jsonl", ".sqlite", ".csv"
-"""Files that hold dates or durations: what else they hold is compared. Of all others every byte."""
+"""Files that hold dates or durations, as cards of trained models do: what else they hold is compared. Of all others
+every byte."""
 
 
 def differing(one: Path, other: Path) -> list[str]:
     """Names of the files that differ, or are in one folder only."""
     mine, theirs = results(one), results(other)
     names = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
-    plain = [name for name in mine if not name.endswith(DATED)]
+    plain = [name for name in mine if not name.endswith(DATED) and kind_of(one / name) != "equispike.model"]
     return sorted(names | {name for name in plain if (one / name).read_bytes() != (other / name).read_bytes()})
 
 
