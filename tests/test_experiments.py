@@ -162,8 +162,8 @@ def test_what_cannot_be_asked_is_refused_in_one_line(tmp_path: Path, capsys: pyt
         (["han-table-1", "--network", "mnist-cnn"], "about 2 networks, not 1"),
         (["han-figure-4"], "no entry has this name"),
         (["han-figure-6", "--images", "0"], "--images: 0"),
-        (["sengupta-table-2"], "--data imagenet --recipe sengupta-imagenet --data-folder FOLDER"),
-        (["ding-table-2-preact"], "--recipe ding-cifar "),
+        (["sengupta-table-2"], "--data imagenet --data-folder FOLDER --recipe sengupta-imagenet-fast"),
+        (["ding-table-2-preact"], "equispike train --model preact18-rnl-cifar10 --data cifar10 "),
         (
             ["han-figure-5", "--network", "he-resnet20", "--data-folder", str(tmp_path)],
             "akamaster/pytorch_resnet_cifar10",
