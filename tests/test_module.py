@@ -111,6 +111,17 @@ def test_names_of_layers_are_no_code(tmp_path: Path) -> None:
     assert module(tmp_path / "n.py").Network()(torch.ones(1, 2), 3).shape == (3, 1, 2)
 
 
+def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
+    for name, network in (("old", small()), ("new", small(threshold=torch.tensor(2.0)))):
+        write_module(network, tmp_path / f"{name}.py")
+    (tmp_path / "new.pt").rename(tmp_path / "old.pt")  # as when an export is killed after the first of its two files
+    with pytest.raises(ValueError, match=r"old\.pt: not the weights that were exported with .*old\.py\. Export again$"):
+        module(tmp_path / "old.py").Network()
+    (tmp_path / "old.pt").rename(tmp_path / "moved.pt")
+    weights = tmp_path / "moved.pt"
+    assert module(tmp_path / "new.py").Network(weights)(torch.ones(1, 2), 3).shape == (3, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("network", "name", "message"),
     [

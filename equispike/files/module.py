@@ -1,5 +1,6 @@
 """A converted network as one Python file that needs torch alone, for people who only want to run it."""
 
+import hashlib
 import io
 from importlib.metadata import version
 from os import PathLike
@@ -23,16 +24,23 @@ TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs tor
 Images are (B, {shape}), preprocessed as in training; they enter as a current in every step.
 """
 
+import hashlib
+import io
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+DIGEST = "{digest}"  # SHA-256 of the weights
+
 
 class Network(torch.nn.Module):
     def __init__(self, weights=Path(__file__).with_suffix(".pt")):
         super().__init__()
-        for name, tensor in torch.load(weights, weights_only=True).items():
+        stored = Path(weights).read_bytes()
+        if hashlib.sha256(stored).hexdigest() != DIGEST:
+            raise ValueError(f"{{weights}}: not the weights that were exported with {{__file__}}. Export again")
+        for name, tensor in torch.load(io.BytesIO(stored), weights_only=True).items():
             self.register_buffer(name, tensor)
 
     @torch.no_grad()
@@ -52,7 +60,8 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     """Write a converted network as a Python file with an ``nn.Module``, and its weights beside it, ending in ``.pt``.
 
     The module has the time loop inside, and gives the scores of ``simulate`` with constant input: on a quantized
-    network to the last bit. Half precision is written in float32.
+    network to the last bit. Half precision is written in float32. It holds the digest of its weights, and refuses
+    others: those of an export that ended between the two files, killed or on a full disk.
 
     Args:
         network: converted.
@@ -81,7 +90,11 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
             step.append(f"{_line(node, number, inputs, shape, tensors)}  # {node.name!r}")
         if node.name in moving:
             before += _before(node, number, tensors)
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, buffer)
+    stored = buffer.getvalue()
     source = TEMPLATE.format(
+        digest=hashlib.sha256(stored).hexdigest(),
         version=version("equispike"),
         weights=ascii(path.with_suffix(".pt").name),
         shape=", ".join(map(str, network.input.shape)),
@@ -89,9 +102,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
         before="\n".join(f"        {line}" for line in before),
         step="\n".join(f"            {line}" for lines in step for line in lines.split("\n")),
     )
-    buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, buffer)
-    write_bytes(path.with_suffix(".pt"), buffer.getvalue())
+    write_bytes(path.with_suffix(".pt"), stored)
     write_bytes(path, source.encode())
     return [
         f"Needs torch alone, and {path.with_suffix('.pt').name} beside it: from {path.stem} import Network; "
