@@ -12,6 +12,7 @@ float64 and, in simulations of some dozen steps, in float32. (What divides by a 
 
 import dataclasses
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,27 +44,35 @@ EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "100"))
 """Damaged files to read; thousands are for a search of their own."""
 
 
+def wounded(data: bytes, draw: random.Random) -> bytes:
+    """A file with one to four wounds: a byte changed; a stretch filled, cut out or copied over another; no end."""
+    found = bytearray(data)
+    for _ in range(draw.randint(1, 4)):
+        if not found:
+            break
+        near = min(len(found), draw.choice([64, 1024, len(found)]))  # headers lie in front
+        place, length = draw.randrange(near), draw.choice([1, 2, 4, 8, 64, 512])
+        match draw.choice(["change", "change", "change", "number", "fill", "cut", "move", "end"]):
+            case "change":
+                found[place] ^= draw.randint(1, 255)
+            case "number":
+                found[place : place + 8] = draw.choice([0, 1, 2**31, 2**32 - 1, 2**40, 2**63]).to_bytes(8, "little")
+            case "fill":
+                found[place : place + length] = bytes([draw.choice([0, 1, 127, 128, 255])] * length)
+            case "cut":
+                del found[place : place + length]
+            case "move":
+                other = draw.randrange(len(found))
+                found[other : other + length] = found[place : place + length]
+            case _:
+                del found[place:]
+    return bytes(found)
+
+
 @st.composite
 def damaged(draw: Draw, whole: Callable[[], bytes]) -> bytes:
-    """A file with one to four wounds: a byte changed; a stretch filled, cut out or copied over another; no end."""
-    data = bytearray(whole())
-    for _ in range(draw(st.integers(1, 4))):
-        if not data:
-            break
-        place, length = draw(st.integers(0, len(data) - 1)), draw(st.sampled_from([1, 2, 4, 8, 64, 512]))
-        match draw(st.sampled_from(["change", "change", "change", "fill", "cut", "move", "end"])):
-            case "change":
-                data[place] ^= draw(st.integers(1, 255))
-            case "fill":
-                data[place : place + length] = bytes([draw(st.sampled_from([0, 1, 127, 128, 255]))] * length)
-            case "cut":
-                del data[place : place + length]
-            case "move":
-                other = draw(st.integers(0, len(data) - 1))
-                data[other : other + length] = data[place : place + length]
-            case _:
-                del data[place:]
-    return bytes(data)
+    """A wounded file."""
+    return wounded(whole(), random.Random(draw(seeds)))
 
 
 @st.composite

@@ -12,6 +12,7 @@ import pickle
 import random
 import resource
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,9 @@ from equispike.results import Result, document, write_json
 from equispike.zoo.data.folder import read_folder
 from equispike.zoo.data.formats import read_idx, read_pickle
 from equispike.zoo.store import load_model, load_weights
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from strategies import wounded
 
 PATIENCE = 20
 """Seconds for a file."""
@@ -119,31 +123,6 @@ def load_packaged() -> bytes:
     from equispike.zoo.store import bundled
 
     return bundled("mnist-cnn").read_bytes()
-
-
-def wounded(data: bytes, draw: random.Random) -> bytes:
-    """A file with one to four wounds: a byte changed; a stretch filled, cut out or copied over another; no end."""
-    found = bytearray(data)
-    for _ in range(draw.randint(1, 4)):
-        if not found:
-            break
-        near = min(len(found), draw.choice([64, 1024, len(found)]))  # headers lie in front
-        place, length = draw.randrange(near), draw.choice([1, 2, 4, 8, 64, 512])
-        match draw.choice(["change", "change", "change", "number", "fill", "cut", "move", "end"]):
-            case "change":
-                found[place] ^= draw.randint(1, 255)
-            case "number":
-                found[place : place + 8] = draw.choice([0, 1, 2**31, 2**32 - 1, 2**40, 2**63]).to_bytes(8, "little")
-            case "fill":
-                found[place : place + length] = bytes([draw.choice([0, 1, 127, 128, 255])] * length)
-            case "cut":
-                del found[place : place + length]
-            case "move":
-                other = draw.randrange(len(found))
-                found[other : other + length] = found[place : place + length]
-            case _:
-                del found[place:]
-    return bytes(found)
 
 
 def twisted(value: Any, draw: random.Random) -> Any:
