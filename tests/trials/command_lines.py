@@ -1,25 +1,22 @@
 """Nonsense on the command line ends in one line on standard error and exit code 2; sense in 0.
 
-``python tests/trials/command_lines.py --lines 5000 --seed 0`` draws lines from each command's own options, with values
+``python tests/trials/command_lines.py --tries 5000 --seed 0`` draws lines from each command's own options, with values
 that make sense and values that make none, and prints those that end in any other way. Lines that compute for long are
 stopped after some seconds, and count as understood.
 """
 
-import argparse
 import contextlib
-import inspect
 import io
 import random
 import signal
 import sys
 import tempfile
-import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from shared import Attempt, script
 
 import equispike as es
 from equispike.cli import app, main
@@ -119,25 +116,13 @@ def tried(line: list[str], patience: int = PATIENCE) -> str:
     return f"exit {code}, {len(words)} lines on standard error: {words[:2]}"
 
 
-def run(count: int, seed: int) -> int:
-    """Print every line that ended in another way than it should, and how many were tried; return how many failed."""
-    ends: Counter[str] = Counter()
-    began = time.perf_counter()
+def run(tries: int, seed: int) -> Iterator[Attempt]:
+    """Run so many lines, in a folder of their own."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for line in lines(count, seed, Path(folder)):
+        for line in lines(tries, seed, Path(folder)):
             end = tried(line)
-            if end not in (REFUSED, DONE, STOPPED):
-                print(f"{line!r}: {end}", file=sys.__stdout__, flush=True)
-                end = "failed"
-            ends[end] += 1
-    told = ", ".join(f"{number} {end}" for end, number in sorted(ends.items()))
-    print(f"{count} lines, seed {seed}: {told}, {time.perf_counter() - began:.0f} s", file=sys.__stdout__)
-    return ends["failed"]
+            yield Attempt(repr(line), end, end in (REFUSED, DONE, STOPPED))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=inspect.getdoc(sys.modules[__name__]))
-    parser.add_argument("--lines", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    sys.exit(run(given.lines, given.seed) > 0)
+    script(__name__, "lines", 5000, run)

@@ -48,7 +48,8 @@ PASSING = "date", "seconds", "images_per_second", "simulation_seconds"
 
 
 def prepare(folder: Path) -> Path:
-    """A folder with what the commands are given; trainings see few images from now on."""
+    """Make a folder with what the commands are given; trainings see few images from now on."""
+    folder.mkdir()
     whole = data.load("mnist-sample")
     few = replace(whole, train=whole.train.take(640), validation=whole.validation.take(100), test=whole.test.take(100))
     data.load = lambda *_: few  # type: ignore[assignment]

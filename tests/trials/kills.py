@@ -48,31 +48,35 @@ def judged(line: list[str], folder: Path, by: signal.Signals, code: int, whole: 
     return ""
 
 
-def run(tries: int, seed: int, names: tuple[str, ...] = tuple(COMMANDS)) -> Iterator[Attempt]:
+def disturbances(given: Path, tries: int, seed: int, names: tuple[str, ...] = tuple(COMMANDS)) -> Iterator[Attempt]:
+    """Disturb so many commands, which find what a folder holds."""
+    folder = given.with_name("tried")
+    seconds: dict[str, float] = {}
+    whole: dict[str, dict[str, object]] = {}
+    for number in range(tries):
+        draw = draws(seed, number)
+        command = draw.choice(names)
+        line = COMMANDS[command]
+        if command not in seconds:
+            seconds[command] = finish(line, fresh(given, folder))
+            whole[command] = results(folder)
+        by = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+        after = draw.uniform(0.002, seconds[command])
+        code = disturbed(line, fresh(given, folder), after, by)
+        try:
+            wrong = judged(line, folder, by, code, whole[command])
+        except (ValueError, RuntimeError) as error:
+            wrong = f"{type(error).__name__}: {error}"
+        what = f"number {number}: {command}, {by.name} after {after:.3f} s"
+        ended = "done before" if code == 0 else "stopped" if by in CODES else "killed"
+        yield Attempt(what, wrong or ended, not wrong)
+
+
+def run(tries: int, seed: int) -> Iterator[Attempt]:
     """Disturb so many commands."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "given").mkdir()
-        given, folder = prepare(Path(name) / "given"), Path(name) / "tried"
-        seconds: dict[str, float] = {}
-        whole: dict[str, dict[str, object]] = {}
-        for number in range(tries):
-            draw = draws(seed, number)
-            command = draw.choice(names)
-            line = COMMANDS[command]
-            if command not in seconds:
-                seconds[command] = finish(line, fresh(given, folder))
-                whole[command] = results(folder)
-            by = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-            after = draw.uniform(0.002, seconds[command])
-            code = disturbed(line, fresh(given, folder), after, by)
-            try:
-                wrong = judged(line, folder, by, code, whole[command])
-            except (ValueError, RuntimeError) as error:
-                wrong = f"{type(error).__name__}: {error}"
-            what = f"number {number}: {command}, {by.name} after {after:.3f} s"
-            ended = "done before" if code == 0 else "stopped" if by in CODES else "killed"
-            yield Attempt(what, wrong or ended, not wrong)
+        yield from disturbances(prepare(Path(name) / "given"), tries, seed)
 
 
 if __name__ == "__main__":

@@ -26,19 +26,23 @@ def differing(one: Path, other: Path) -> list[str]:
     return sorted(names | {name for name in plain if (one / name).read_bytes() != (other / name).read_bytes()})
 
 
-def run(tries: int, seed: int, names: tuple[str, ...] = tuple(COMMANDS)) -> Iterator[Attempt]:
+def pairs(given: Path, names: tuple[str, ...]) -> Iterator[Attempt]:
+    """Run each command twice, in folders that hold what another one does."""
+    for command in names:
+        folders = [fresh(given, given.with_name(place)) for place in ("one", "other")]
+        for folder in folders:
+            finish(COMMANDS[command], folder)
+        wrong = differing(*folders)
+        yield Attempt(command, f"differ: {wrong}" if wrong else "the same", not wrong)
+
+
+def run(tries: int, seed: int) -> Iterator[Attempt]:
     """Run so many pairs, each command in its turn, from the one that the seed says."""
     torch.set_num_threads(1)
+    names = tuple(COMMANDS)
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "given").mkdir()
         given = prepare(Path(name) / "given")
-        for number in range(seed, seed + tries):
-            command = names[number % len(names)]
-            folders = [fresh(given, Path(name) / place) for place in ("one", "other")]
-            for folder in folders:
-                finish(COMMANDS[command], folder)
-            wrong = differing(*folders)
-            yield Attempt(command, f"differ: {wrong}" if wrong else "the same", not wrong)
+        yield from pairs(given, tuple(names[number % len(names)] for number in range(seed, seed + tries)))
 
 
 if __name__ == "__main__":
