@@ -16,7 +16,6 @@ from torch import Tensor
 from equispike.errors import EquispikeError, SimulationError
 from equispike.files.nir import identifiers, read_nir
 from equispike.graph.network import Network
-from equispike.graph.ops import Readout
 from equispike.simulation.run import simulate
 
 Outcome = tuple[dict[str, Tensor], Tensor]
@@ -81,9 +80,8 @@ def verify(
         neurons += expected.numel()
         spikes += int(found.sum())
     expected_spikes = sum(int(count.sum()) for count in here.counts.values())
-    own, last = here.readout[-1].double(), network.nodes[-1].op
-    assert isinstance(last, Readout)
-    differ = (scores.reshape(own.shape) * last.scale != own).double().mean()
+    own = here.readout[-1].double()
+    differ = (scores.reshape(own.shape) * network.readout.scale != own).double().mean()
     return Comparison(f"{reader} {version(reader)}", neurons, differing, spikes, expected_spikes, float(differ))
 
 

@@ -154,17 +154,11 @@ def _metadata(network: Network, names: dict[str, str]) -> dict[str, Any]:
     op = network.input
     return {
         "input": {"scale": op.scale, "amplitude": op.amplitude, "step": op.step},
-        "readout": _readout(network).scale,
+        "readout": network.readout.scale,
         "names": {own: name for name, own in names.items()},
         "neurons": {names[n]: {"reset": op.reset, "v_init": op.v_init} for n, op in network.neurons.items()},
         "provenance": dict(network.provenance),
     }
-
-
-def _readout(network: Network) -> Readout:
-    op = network.nodes[-1].op
-    assert isinstance(op, Readout)
-    return op
 
 
 def _fields(network: Network, node: Node) -> dict[str, Any]:

@@ -121,9 +121,11 @@ class Network:
 
     @cached_property
     def input(self) -> Input:
-        op = self.nodes[0].op
-        assert isinstance(op, Input)
-        return op
+        return cast("Input", self.nodes[0].op)
+
+    @cached_property
+    def readout(self) -> Readout:
+        return cast("Readout", self.nodes[-1].op)
 
     @cached_property
     def neurons(self) -> dict[str, Neuron]:

@@ -181,11 +181,11 @@ def fold_drives(network: Network) -> Network:
 
 def mixing_as_layer(network: Network) -> Network:
     """The correction of scores as a layer in front of the readout, which has none; the trained function changes."""
-    *before, last = network.nodes
-    if not isinstance(last.op, Readout) or last.op.mixing is None:
+    if network.readout.mixing is None:
         return network
-    layer = Node(network.free(f"{last.name}.mix"), last.op.mixing, last.inputs)
-    readout = dataclasses.replace(last, op=Readout(last.op.scale), inputs=(layer.name,))
+    *before, last = network.nodes
+    layer = Node(network.free(f"{last.name}.mix"), network.readout.mixing, last.inputs)
+    readout = dataclasses.replace(last, op=Readout(network.readout.scale), inputs=(layer.name,))
     return dataclasses.replace(network, nodes=(*before, layer, readout))
 
 

@@ -54,9 +54,8 @@ class LayerwiseBatch:
 
     def record(self) -> Record:
         counts = {name: count.to(torch.int32) for name, count in self.counts.items()}
-        last = self.task.network.nodes[-1].op
-        assert isinstance(last, Readout)
-        readout = (self.scores[1:] * last.scale).to(torch.promote_types(self.task.images.dtype, torch.float32))
+        scores = self.scores[1:] * self.task.network.readout.scale
+        readout = scores.to(torch.promote_types(self.task.images.dtype, torch.float32))
         negative = negative_spikes(counts, self.start.sent, self.sent)
         return Record(readout, counts, self.spikes, self.trains, self.potentials, negative)
 

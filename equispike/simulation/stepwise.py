@@ -56,12 +56,10 @@ class Stepwise:
         """Run the next step, and show the value of every node."""
         batch.done += 1
         values = step(batch.task, batch.done, batch.v, batch.sent)
-        last = batch.task.network.nodes[-1]
-        assert isinstance(last.op, Readout)
-        batch.total = batch.total + values[last.inputs[0]].double()
-        batch.readout.append(
-            (batch.total * last.op.scale).to(torch.promote_types(batch.task.images.dtype, torch.float32))
-        )
+        network = batch.task.network
+        batch.total = batch.total + values[network.nodes[-1].inputs[0]].double()
+        scores = batch.total * network.readout.scale
+        batch.readout.append(scores.to(torch.promote_types(batch.task.images.dtype, torch.float32)))
         for name in batch.spikes:
             fired = (values[name] != 0).to(torch.int32)
             batch.counts[name] += fired

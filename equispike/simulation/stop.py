@@ -14,7 +14,7 @@ from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
 from equispike.functional.coding import predict
 from equispike.graph.network import Network, Node, calibrated
-from equispike.graph.ops import Input, Linear, Neuron, Readout, WinnerPool, map_tensors
+from equispike.graph.ops import Input, Linear, Neuron, WinnerPool, map_tensors
 from equispike.graph.walk import reweighted
 from equispike.simulation.task import Engine, Record, Task, empty_record, enter, record_of, run
 
@@ -133,7 +133,7 @@ def largest_gains(network: Network) -> Tensor:
         SimulationError: scores depend on pixels without a neuron in between.
     """
     exact = network.to(torch.float64)
-    last, readout = exact[exact.nodes[-1].inputs[0]], _readout(exact)
+    last, readout = exact[exact.nodes[-1].inputs[0]], exact.readout
     if isinstance(last.op, Linear):
         middle, radius = (x.flatten() for x in _bounds(exact, exact[last.inputs[0]]))
         weight = last.op.weight
@@ -156,20 +156,13 @@ def largest_gains(network: Network) -> Tensor:
 @lru_cache(maxsize=4)
 def rounding_of_mix(network: Network) -> float:
     """The most by which rounding can change the difference of two corrected scores, a step; 0 where none are."""
-    exact = network.to(torch.float64)
-    readout = _readout(exact)
-    if readout.mixing is None:
+    if network.readout.mixing is None:
         return 0.0
+    exact = network.to(torch.float64)
     middle, radius = (x.flatten() for x in _bounds(exact, exact[exact.nodes[-1].inputs[0]]))
-    positive = map_tensors(readout.mixing, torch.abs)
-    size = readout(positive(middle.abs() + radius))
+    positive = map_tensors(network.readout.mixing, lambda t: t.double().abs())
+    size = exact.readout(positive(middle.abs() + radius))
     return float(4 * torch.finfo(torch.float32).eps * size.max())
-
-
-def _readout(network: Network) -> Readout:
-    op = network.nodes[-1].op
-    assert isinstance(op, Readout)
-    return op
 
 
 def _bounds(network: Network, node: Node) -> tuple[Tensor, Tensor]:

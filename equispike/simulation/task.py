@@ -15,7 +15,6 @@ from equispike.errors import SimulationError
 from equispike.functional.coding import Coder, Constant, Frames, Poisson
 from equispike.functional.inputs import Images, inputs_of, join_inputs
 from equispike.graph.network import Network
-from equispike.graph.ops import Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,8 +266,8 @@ def record_of(batch: Running, task: Task, before: int = 0) -> Record:
 
     Corrections add up class by class, so that neither the number of images nor the processor changes a bit.
     """
-    record, op = batch.record(), task.network.nodes[-1].op
-    if not isinstance(op, Readout) or op.mix is None or op.shift is None:
+    record, op = batch.record(), task.network.readout
+    if op.mix is None or op.shift is None:
         return record
     scores = record.readout
     steps = torch.arange(before + 1, before + 1 + len(scores), device=scores.device)
