@@ -1,5 +1,6 @@
 """Thresholds and a correction for a stated number of steps, chosen by the error of the scores."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -34,11 +35,12 @@ class Choice(NamedTuple):
 
 
 class _Trial(NamedTuple):
-    """A way that was tried, and the error of its scores on images that were held out."""
+    """A way that was tried: the network with thresholds and corrections, and the error of its scores."""
 
-    error: float
     method: Method
-    corrections: tuple[AnyCorrection, ...]
+    network: Network
+    corrections: tuple[AnyCorrection, ...] = ()
+    error: float = math.inf
 
     def told(self) -> dict[str, object]:
         correction = ", ".join(map(str, self.corrections)) or "none"
@@ -58,24 +60,30 @@ def choose(
     fitted, held_out = halves(held)
     trials: list[_Trial] = []
 
-    def tried(method: Method, *corrections: AnyCorrection) -> None:
+    def begun(method: Method) -> _Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)  # of what is not taken in the end nothing need be said
-            spiking = install(network, method(network, fitted))
-        error = score_error(correct(spiking, fitted, corrections), held_out, timesteps)
-        trials.append(_Trial(error, method, corrections))
+            return _Trial(method, install(network, method(network, fitted)))
+
+    def tried(before: _Trial, *more: AnyCorrection) -> None:
+        corrected = correct(before.network, fitted, more)
+        error = score_error(corrected, held_out, timesteps)
+        trials.append(_Trial(before.method, corrected, (*before.corrections, *more), error))
 
     def nearest() -> list[_Trial]:
         return sorted(trials, key=lambda trial: trial.error)[:NEAREST]
 
     drives: Sequence[AnyCorrection] = [StepBias(timesteps), Bias(timesteps)][timesteps > LONGEST_TABLE :]
+    starts: list[_Trial] = []
     for method in track(methods, f"choosing for T={timesteps}", len(methods)):
-        tried(method, drives[0])
+        starts.append(begun(method))
+        tried(starts[-1], drives[0])
     for trial in nearest():
+        start = next(start for start in starts if start.method is trial.method)
         for others in ((), drives[1:])[: len(drives)]:
-            tried(trial.method, *others)
+            tried(start, *others)
     for trial in nearest() * _has_scores(network, fitted):
-        tried(trial.method, *trial.corrections, RidgeReadout(timesteps))
+        tried(trial, RidgeReadout(timesteps))
     best = nearest()[0]
     told = {
         "timesteps": timesteps,

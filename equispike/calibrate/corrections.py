@@ -173,7 +173,7 @@ class RidgeReadout:
     timesteps: int
 
     def __post_init__(self) -> None:
-        _check(self, self.timesteps, 1)
+        _check(self, self.timesteps)
 
     def __str__(self) -> str:
         return f"RidgeReadout(timesteps={self.timesteps})"
@@ -382,7 +382,7 @@ def _slope(op: Neuron, like: Tensor) -> Tensor:
     return torch.as_tensor(gain(op), dtype=like.dtype, device=like.device).flatten()
 
 
-def _check(correction: object, timesteps: int, passes: int) -> None:
+def _check(correction: object, timesteps: int, passes: int = 1) -> None:
     for name, value in (("timesteps", timesteps), ("passes", passes)):
         if value < 1:
             raise CalibrationError(f"{type(correction).__name__}.{name}: {value} is less than 1")
