@@ -109,13 +109,13 @@ def compare(
             "modules of type torch.nn.ReLU alone. Write them so"
         )
     same = _with_thresholds(peer, network)
-    ours, theirs = _Tally(partial(_simulated, network, timesteps)), _Tally(partial(_stepped, peer, timesteps))
+    ours, theirs = _Tally(partial(_simulated, network, timesteps)), _Tally(partial(stepped, peer, timesteps))
     n = trained = differing = neurons = 0
     for x, truth in track(read_labelled(test, network.input.shape), "comparing", length_hint(test)):
         n += len(x)
         counts = ours.run(x, truth)
         theirs.run(x, truth)
-        for own, other in zip(counts, _stepped(same, timesteps, x)[1], strict=True):
+        for own, other in zip(counts, stepped(same, timesteps, x)[1], strict=True):
             differing += int((own != other).sum())
             neurons += own.numel()
         with torch.no_grad():
@@ -201,7 +201,7 @@ def _with_thresholds(peer: Any, network: Network) -> Any:
 
 
 @torch.inference_mode()
-def _stepped(peer: Any, timesteps: int, x: Tensor) -> Outcome:
+def stepped(peer: Any, timesteps: int, x: Tensor) -> Outcome:
     """SpikingJelly's network, step by step from scratch."""
     import_module("spikingjelly.activation_based.functional").reset_net(peer)
     counts: dict[str, Tensor] = {}

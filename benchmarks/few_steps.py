@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import equispike as es
-from benchmarks.comparison import without_subsampling
+from benchmarks.comparison import stepped, without_subsampling
 from benchmarks.tables import parser, write_table
 from equispike.conversion import SpikeKind
 from equispike.zoo.data import load
@@ -27,17 +27,11 @@ BATCH = 5
 """Calibration images in a batch: local threshold balancing takes a step with each."""
 
 
-@torch.inference_mode()
-def stepped(peer: Any, test: list[tuple[Tensor, Tensor]]) -> list[float]:
+def accuracy_of(peer: Any, test: list[tuple[Tensor, Tensor]]) -> list[float]:
     """Accuracy of SpikingJelly's network after each of STEPS, from the sum of its outputs."""
-    reset_net = import_module("spikingjelly.activation_based.functional").reset_net
-    right = torch.zeros(STEPS[-1])
-    for x, labels in test:
-        reset_net(peer)
-        scores = torch.stack([peer(x).double() for _ in range(STEPS[-1])]).cumsum(0)
-        right += (scores.argmax(2) == labels).sum(1)
+    right = torch.stack([(stepped(peer, STEPS[-1], x)[0].argmax(2) == labels).sum(1) for x, labels in test]).sum(0)
     images = sum(len(x) for x, _ in test)
-    return [float(right[t - 1]) / images for t in STEPS]
+    return [int(right[t - 1]) / images for t in STEPS]
 
 
 def main() -> None:
@@ -72,7 +66,7 @@ def ways(
     ours, peer = f"equispike {version('equispike')}", f"SpikingJelly {version('spikingjelly')}"
 
     def theirs(recipe: Any) -> list[float]:
-        return stepped(converters.Converter(recipe).convert(without_subsampling(model)), test)
+        return accuracy_of(converters.Converter(recipe).convert(without_subsampling(model)), test)
 
     def default() -> list[float]:
         found = es.evaluate(es.convert(model, held), test, STEPS[-1])

@@ -6,9 +6,10 @@ import torch
 
 import equispike as es
 from equispike.batches import Batches, hold
-from equispike.calibrate.method import ReadoutKind, Thresholds, gain, to_layer
+from equispike.calibrate.method import ReadoutKind, Thresholds
 from equispike.functional.integrate import Reset
 from equispike.graph.network import values_of
+from experiments.nearest_steps import by_channel
 
 BATCH = 5
 """Images in a batch: some hundred batches of 512 images, as many as the authors' thresholds need to settle."""
@@ -40,8 +41,4 @@ class LocalThresholdBalancing:
                     own = value.movedim(1, 0).flatten(1)
                     theta = found.get(name, own.new_zeros(len(own)))
                     found[name] = theta + 2 * (own - theta[:, None]).clamp(min=0).mean(1)
-        thresholds = Thresholds()
-        for name, theta in found.items():
-            largest = theta.max().clamp(min=torch.finfo(theta.dtype).tiny)
-            thresholds[name] = to_layer(network, name, theta.where(theta > 0, largest)) / gain(network.neurons[name])
-        return thresholds
+        return by_channel(network, found)

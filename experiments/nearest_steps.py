@@ -1,5 +1,6 @@
 """Thresholds that round activations best to T steps, of SNN Calibration (Li et al., 2021): a row to compare with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,15 @@ from equispike.graph.network import values_of
 
 GRID = 60
 """Thresholds that are tried for each channel: equal parts of its largest activation."""
+
+
+def by_channel(network: es.Network, found: Mapping[str, Tensor]) -> Thresholds:
+    """Thresholds by layer from those of each channel, (C,), in units of the activation; 0 takes the layer's largest."""
+    thresholds = Thresholds()
+    for name, theta in found.items():
+        largest = theta.max().clamp(min=torch.finfo(theta.dtype).tiny)
+        thresholds[name] = to_layer(network, name, theta.where(theta > 0, largest)) / gain(network.neurons[name])
+    return thresholds
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,9 @@ class NearestSteps:
     def __call__(self, network: es.Network, batches: Batches) -> Thresholds:
         """Thresholds by layer; a channel without activity takes the layer's largest."""
         images = torch.cat([batch.images for batch in hold(batches, network.input.shape)])
-        found = Thresholds()
         with torch.no_grad():
-            for name, value in values_of(network, network.check_images(images), set(network.neurons)):
-                best = self.nearest(value.movedim(1, 0).flatten(1))
-                largest = best.max().clamp(min=torch.finfo(best.dtype).tiny)
-                found[name] = to_layer(network, name, best.where(best > 0, largest)) / gain(network.neurons[name])
-        return found
+            values = values_of(network, network.check_images(images), set(network.neurons))
+            return by_channel(network, {n: self.nearest(value.movedim(1, 0).flatten(1)) for n, value in values})
 
     def nearest(self, activations: Tensor) -> Tensor:
         """The threshold of each channel, (C,); 0 where nothing is active.
