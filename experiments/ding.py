@@ -1,9 +1,9 @@
 """Shared by the experiments of Ding et al. (2021): a Rate Norm network, its lowered thresholds, and the baselines.
 
 Stage 1 is the network as it was trained; stage 2 has its thresholds lowered by the rate inference loss: of several
-lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. In LOCKED the maxima
-stay as trained. The baselines take their thresholds from the activations of stage 1, so that all rows are of the same
-network. Constant input, soft reset, the potential read out.
+lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. All layers share one p, as
+in the paper; in OWN each has its own, and in LOCKED the maxima stay as trained. The baselines take thresholds from the
+activations of stage 1, so that all rows are of the same network. Constant input, soft reset, the potential read out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,14 @@ import equispike as es
 from equispike.conversion import digest
 from equispike.files.store import Store
 from equispike.provenance import as_data
-from equispike.zoo.rate_inference import LearntPoint, Settings, TradeOff, lower_thresholds
+from equispike.zoo.rate_inference import (
+    LearntPoint,
+    Settings,
+    TradeOff,
+    images_to_measure,
+    lower_thresholds,
+    recipe_of,
+)
 from experiments.compare import rows_of
 from experiments.entry import Conditions, Job
 from experiments.networks import Trained, find
@@ -25,15 +32,17 @@ VGG, PREACT = "vgg16-rnl-cifar10", "preact18-rnl-cifar10"
 TOLERANCE = 0.01
 
 STAGE_1, STAGE_2 = Way("RNL", es.RateNorm()), Way("RNL + RIL", es.RateNorm())
-LOCKED = Way("RNL + RIL, locked maxima", es.RateNorm())
+OWN, LOCKED = Way("RNL + RIL, p by layer", es.RateNorm()), Way("RNL + RIL, locked maxima", es.RateNorm())
 MAX_NORM, ROBUST_NORM = Way("Max Norm", es.DataNorm()), Way("Robust Norm", es.DataNorm(99.9))
 RMP = Way("RMP-SNN, scale 0.8", es.RMP(0.8))
 
+SHORT = Settings(steps=80, batch=64)
 LEARNT: dict[str, tuple[tuple[float, ...], Settings]] = {
-    STAGE_2.label: ((0.03, 0.1, 0.5), Settings()),
-    LOCKED.label: ((0.003, 0.01, 0.03), Settings(maxima_move=False)),
+    STAGE_2.label: ((0.01, 0.03, 0.1, 0.5), SHORT),
+    OWN.label: ((0.003, 0.01, 0.03), replace(SHORT, shared=False)),
+    LOCKED.label: ((0.003, 0.01, 0.03), replace(SHORT, maxima_move=False)),
 }
-"""Lambdas and settings of the second stage."""
+"""Lambdas and settings of the second stage; images are changed as in the network's own training."""
 
 
 def stages(ways: Sequence[Way], job: Job) -> tuple[Trained, dict[str, Row], dict[str, Any]]:
@@ -64,6 +73,7 @@ def remarks(told: Mapping[str, Any]) -> tuple[str, ...]:
 def lowered(trained: Trained, way: Way, job: Job) -> tuple[Trained, dict[str, Any]]:
     """The network with lowered thresholds, and all points. The second stage is learnt once and stored."""
     lambdas, settings = LEARNT[way.label]
+    settings = replace(settings, recipe=recipe_of(trained.card))
     asked = {"weights": digest(trained.model), "data": trained.data.name, "lambdas": lambdas, **as_data(settings)}
 
     def learn() -> dict[str, Any]:
@@ -71,8 +81,7 @@ def lowered(trained: Trained, way: Way, job: Job) -> tuple[Trained, dict[str, An
         return {"points": [asdict(point) for point in (learnt.trained, *learnt.points)]}
 
     first, *others = (LearntPoint(**point) for point in Store(job.out / "rows.sqlite").point(asked, learn)["points"])
-    train = trained.data.train
-    images = train.sample(min(settings.measured, len(train))).floats()
+    images = images_to_measure(trained.data.train, settings)
     curve = TradeOff(trained.model, first, tuple(others), images, settings)
     chosen = curve.choose(TOLERANCE)
     told = {"points": [asdict(point) for point in (first, *others)], "lambda chosen": chosen.lambda_}

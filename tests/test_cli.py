@@ -194,13 +194,13 @@ def test_rate_norm_from_training_to_spikes(tmp_path: Path, capsys: pytest.Captur
     model, lowered = str(tmp_path / "model.safetensors"), tmp_path / "lowered"
     code, _, _ = run(capsys, "train", "--model", "mnist-cnn-rnl", "--epochs", "1", "--out", model)
     assert code == 0
-    options = ["--lambdas", "0.03", "1", "--steps", "20", "--no-maxima-move", "--out", str(lowered)]
+    options = ["--lambdas", "0.001", "1", "--steps", "20", "--no-maxima-move", "--out", str(lowered)]
     code, out, _ = run(capsys, "lower-thresholds", model, *options)
     assert code == 0
     assert out.count("(chosen)") == 1
     table = json.loads((lowered / "trade_off.json").read_text())
     points = table["points"]
-    assert [point["lambda_"] for point in points] == [0, 0.03, 1]
+    assert [point["lambda_"] for point in points] == [0, 0.001, 1]
     assert points[0]["omega"] > points[1]["omega"] > points[2]["omega"]
     assert sum(point["chosen"] for point in points) == 1
     rates = []

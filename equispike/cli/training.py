@@ -180,7 +180,7 @@ def lower_thresholds_command(
     ] = True,
     batch_norm_moves: Annotated[
         bool, Parameter(help="Batch norm follows the lowered thresholds too, or stays as trained.")
-    ] = False,
+    ] = True,
     tolerance: Annotated[
         float, Parameter(help="Validation accuracy that speed may cost, e.g. 0.005 for half a point.")
     ] = 0.005,
@@ -202,7 +202,7 @@ def lower_thresholds_command(
 
     from equispike.provenance import versions
     from equispike.results import write_json
-    from equispike.zoo.rate_inference import Settings
+    from equispike.zoo.rate_inference import Settings, recipe_of
     from equispike.zoo.rate_inference import lower_thresholds as run
     from equispike.zoo.store import save_model
 
@@ -216,7 +216,8 @@ def lower_thresholds_command(
         )
     splits, stated = given.read(card)
     with progress():
-        settings = Settings(steps=steps, shared=shared, maxima_move=maxima_move, batch_norm_moves=batch_norm_moves)
+        moves = {"maxima_move": maxima_move, "batch_norm_moves": batch_norm_moves}
+        settings = Settings(steps=steps, shared=shared, recipe=recipe_of(card), **moves)
         curve = run(model, splits.train, splits.validation, lambdas, settings, seed, bfloat16)
     chosen = curve.choose(tolerance)
     table = Table("lambda", "validation", "mean Omega", "p", "model")

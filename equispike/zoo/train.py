@@ -124,6 +124,7 @@ def card(trained: Trained, data: Dataset, recipe: Recipe, seed: int) -> dict[str
         "normalised": recipe.normalise,
         "training_images": len(data.train),
         "recipe": repr(recipe),
+        "augmentation": {"shift": recipe.shift, "flip": recipe.flip, "cutout": recipe.cutout},
         "seed": seed,
         "best": asdict(trained.best),
         "test_accuracy": accuracy_of(trained.model, data.test),
