@@ -32,7 +32,7 @@ from equispike.zoo.store import load_model
 needs_core = pytest.mark.skipif(not engine.installed(), reason="installed without a compiler: there is no core")
 
 T = 11
-EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "80"))
 coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 everything = st.tuples(networks(form="any"), st.data())
 

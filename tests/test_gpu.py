@@ -36,7 +36,7 @@ from equispike.simulation.gpu import layers as gpu  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not events.installed(), reason="installed without a compiler: nothing to compare with")
 T = 7
-EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "8"))
 coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 
 
@@ -95,7 +95,7 @@ def test_the_gpu_is_the_event_driven_engine_spike_for_spike(
 def test_wide_layers(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "processors", lambda _: 0 if together else 10**9)
     network = image_network(*WIDE[name])
-    agree(network, torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), es.Poisson(scale=2.0))
+    agree(network, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), es.Poisson(scale=2.0))
 
 
 @pytest.mark.parametrize("bits", [4, 8, 12, 16])
@@ -128,9 +128,9 @@ def test_residual_sums_add_identities_in_the_order_of_the_core() -> None:
 
 def test_a_run_goes_on_where_another_stopped() -> None:
     network = image_network(conv(0, 24, 3, 3), size=6).to(DEVICE)
-    images = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    whole = es.simulate(network, images, 40, engine="gpu")
-    stopped = es.simulate(network, images, 40, engine="gpu", stop=es.Stable(100))
+    images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    whole = es.simulate(network, images, 20, engine="gpu")
+    stopped = es.simulate(network, images, 20, engine="gpu", stop=es.Stable(100))
     same(stopped, whole)
 
 

@@ -128,7 +128,7 @@ def test_public_names_stay_callable_whatever_is_imported_first() -> None:
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in MODULES}
     assert {name for name in dir(equispike) if name in modules} == set()
     orders = itertools.islice(
-        itertools.permutations(["SpikeNorm", "simulate", "convert", "accuracy", "load"]), 0, 120, 40
+        itertools.permutations(["SpikeNorm", "simulate", "convert", "accuracy", "load"]), 0, 120, 60
     )
     for order in orders:
         code = f"import equispike as es; first = [getattr(es, n) for n in {order}]; "
