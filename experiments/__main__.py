@@ -8,7 +8,17 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.table import Table
 
 import equispike as es
-from equispike.cli.shared import Folder, err, out, print_table, progress, require_positive, require_writable
+from equispike.cli.shared import (
+    ALONE,
+    Folder,
+    Hands,
+    err,
+    out,
+    print_table,
+    progress,
+    require_positive,
+    require_writable,
+)
 from equispike.errors import one_line
 from experiments.catalogue import CATALOGUE, chosen
 from experiments.entry import Entry, Job, given, result, table
@@ -46,6 +56,7 @@ def run(
     ] = Path("results"),
     page: Annotated[Path | None, Parameter(help="Write all results in the folder as a Markdown page.")] = None,
     data_folder: Folder = None,
+    hands: Hands = ALONE,
 ) -> None:
     """Recompute tables and figures of the papers, beside the published numbers.
 
@@ -60,7 +71,7 @@ def run(
     require_positive(**numbers)
     require_writable(out_folder / "results.json", page)
     changes = {**numbers, "coder": coder, "readout": readout, "device": device}
-    where = {"data": data, "out": out_folder, "data_folder": data_folder}
+    where = {"data": data, "out": out_folder, "data_folder": data_folder, "on": hands.on}
     failures: list[str] = []
     entries = chosen(names)
     for entry in entries:

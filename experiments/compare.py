@@ -79,7 +79,7 @@ def compare(cases: Sequence[Case], columns: Sequence[str], faster: bool, job: Jo
 
 def rows_of(ways: Sequence[Way], network: Trained, job: Job) -> dict[str, Row]:
     """The rows of all ways by label, from their files where they are there."""
-    return {way.label: row(way, network, job.conditions, job.out) for way in ways}
+    return {way.label: row(way, network, job) for way in ways}
 
 
 def note(network: Trained, one: Row) -> str:

@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
         network = on_validation(find(source, job.data, job.data_folder))
         learnt = any(isinstance(module, es.nn.RateNorm) for module in network.model.modules())
         for way in (*CANDIDATES, *LEARNT * learnt):
-            found[way.label][network.name] = row(way, network, job.conditions, job.out)
+            found[way.label][network.name] = row(way, network, job)
         held, used = len(network.data.test), found[CANDIDATES[0].label][network.name]["images"]
         notes.append(f"{network.name}: {used:,} of {held:,} validation images of {network.data.name}")
     lines = [Line(f"{label}: all", means(list(rows.values()), steps)) for label, rows in found.items() if rows]

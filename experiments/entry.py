@@ -16,6 +16,7 @@ from equispike.functional.coding import Coder
 from equispike.provenance import versions
 from equispike.report.bibliography import bibtex, short
 from equispike.results import read_json, write_json
+from equispike.workers import Workers
 
 Value = float | str | Sequence[float] | None
 """A number, words, a mean with its standard deviation, or nothing."""
@@ -70,6 +71,7 @@ class Job:
         data: of the networks, in place of what their cards name.
         out: folder of the results.
         data_folder: of data sets, as for ``zoo.data.load``.
+        on: who simulates; None for this process. Results are the same.
     """
 
     conditions: Conditions
@@ -77,6 +79,7 @@ class Job:
     data: str | None = None
     out: Path = Path("results")
     data_folder: Path | None = None
+    on: Workers | None = None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def run(one: Sequence[Way], set_anew: Sequence[Way], prepare: Callable[[Trained]
         for way in (*one, *set_anew):
             anew = way in set_anew
             steps = STEPS if anew else STEPS[-1:]
-            rows = [row(set_for(way, t), network, replace(job.conditions, timesteps=t), job.out) for t in steps]
+            jobs = [replace(job, conditions=replace(job.conditions, timesteps=t)) for t in steps]
+            rows = [row(set_for(way, t), network, at) for t, at in zip(steps, jobs, strict=True)]
             accuracy = [100 * (rows[STEPS.index(t) if anew else 0]["accuracy"][t - 1]) for t in STEPS]
             rate: dict[str, Value] = {"spike rate at T=8": rows[1 if anew else 0]["spike_rate"][7]}
             figures: dict[str, Value] = {f"T={t}": one for t, one in zip(STEPS, accuracy, strict=True)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from equispike.files.store import Store
 from equispike.functional.coding import Coder
 from equispike.functional.integrate import Reset
 from equispike.provenance import as_data, versions
-from experiments.entry import CODERS, CONSTANT, Conditions, numbers
+from experiments.entry import CODERS, CONSTANT, Conditions, Job, numbers
 from experiments.networks import Trained
 
 BATCH = 100
@@ -101,8 +100,9 @@ def to(device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterat
     return ((x.to(device), labels.to(device)) for x, labels in batches)
 
 
-def row(way: Way, network: Trained, conditions: Conditions, folder: Path) -> Row:
-    """The row from the store in ``folder``; converted, simulated and stored first if it is not there."""
+def row(way: Way, network: Trained, job: Job) -> Row:
+    """The row from the store in the job's folder; converted, simulated and stored first if it is not there."""
+    conditions = job.conditions
     test, coder = test_images(network, conditions), coder_of(network, conditions)
     known = network.told
     asked: dict[str, Any] = {
@@ -123,16 +123,17 @@ def row(way: Way, network: Trained, conditions: Conditions, folder: Path) -> Row
     }
     if way.correct is not None:
         asked["corrections"] = as_data(list(way.corrections(conditions.timesteps)))
-    return {**asked, **Store(folder / "rows.sqlite").point(asked, lambda: measure(way, network, conditions))}
+    return {**asked, **Store(job.out / "rows.sqlite").point(asked, lambda: measure(way, network, job))}
 
 
-def measure(way: Way, network: Trained, conditions: Conditions) -> Row:
+def measure(way: Way, network: Trained, job: Job) -> Row:
     """Convert and simulate: what a row holds besides what was asked."""
+    conditions = job.conditions
     test, coder = test_images(network, conditions), coder_of(network, conditions)
     spiking = convert(way, network, conditions)
-    batches = list(to(spiking.device, test.batches(BATCH)))
+    batches = test.batches(BATCH) if job.on else list(to(spiking.device, test.batches(BATCH)))
     label = f"{network.name}, {way.label}"
-    e = es.evaluate(spiking, batches, conditions.timesteps, coder, runs=conditions.seeds, label=label)
+    e = es.evaluate(spiking, batches, conditions.timesteps, coder, runs=conditions.seeds, label=label, on=job.on)
     return {
         "seeds": list(e.seeds),
         "chosen": spiking.provenance.get("chosen"),

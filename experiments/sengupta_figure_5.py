@@ -29,7 +29,7 @@ def sparsity(kind: str, job: Job) -> Outcome:
     """Figure 5: spikes of a neuron for an image, by layer."""
     (source,) = job.networks
     network = find(source, job.data, job.data_folder)
-    one = row(NETWORKS[kind][1], network, job.conditions, job.out)
+    one = row(NETWORKS[kind][1], network, job)
     per_neuron = {name: spikes / one["neurons"][name] for name, spikes in one["spikes_per_image"].items()}
     lines = [Line(name, {"spikes per neuron": value}) for name, value in per_neuron.items()]
     bars = Series("spikes per neuron", range(len(per_neuron)), list(per_neuron.values()), "bars")

@@ -1,8 +1,11 @@
 """The papers' tables and figures: rows of a table share their conditions, and nothing is computed twice."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 
 import equispike as es
 from equispike.report.bibliography import PAPERS
+from equispike.workers import Here
 from equispike.zoo.data import Dataset, Split, load
 from equispike.zoo.models import MODELS, build, plain
 from equispike.zoo.rate_inference import Settings
@@ -134,6 +138,27 @@ def test_rows_of_a_table_share_their_conditions_and_carry_them(
     assert "30.61" in run(capsys, "sengupta-table-2", *options)  # the same network and conditions, so the same rows
     with pytest.raises(AssertionError, match="computed again"):
         main(["sengupta-table-1", *options[:-1], "9"])
+
+
+class Counting(Here):
+    """This process, which counts the pieces that it is given."""
+
+    pieces = 0
+
+    def map(self, work: Any, items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        for number, done in super().map(work, items):
+            Counting.pieces += 1
+            yield number, done
+
+
+def test_rows_are_shared_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "BATCH", 8)
+    alone, shared = (quick("han-figure-6", tmp_path / name, ("mnist-cnn",)) for name in ("alone", "shared"))
+    way = Way("Max Norm", es.DataNorm())
+    expected = rows.row(way, digits(), alone)
+    found = rows.row(way, digits(), replace(shared, on=Counting()))
+    assert Counting.pieces == math.ceil(QUICK["images"] / 8)
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
 
 
 def test_poisson_probabilities_are_the_inputs_unless_they_exceed_one() -> None:
