@@ -6,6 +6,7 @@ which chooses percentile and correction on calibration images, without labels, o
 al., 2021, "light pipeline") has thresholds that round best to T steps and a constant drive; FTBC (Wu et al., 2024) a
 drive by step, here on the thresholds of the default. No paper has this table. ``low-latency-readout`` is what the
 choice of ``RidgeReadout`` as a candidate rests on: images that the network was not trained on, and no test images.
+``low-latency-levels`` is about a network that was trained on with levels (QCFS; Bu et al., 2022).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from functools import partial
 
 import equispike as es
 from equispike.analysis.plots import Panel, Series
+from equispike.nn import rate_norms
 from experiments.compare import note
 from experiments.default_method import on_validation
 from experiments.entry import Conditions, Entry, Job, Line, Outcome, Value
@@ -82,6 +84,35 @@ def set_for(way: Way, timesteps: int) -> Way:
     return replace(way, method=replace(method, timesteps=timesteps)) if isinstance(method, NearestSteps) else way
 
 
+LEVELS = (
+    Way("levels", es.RateNorm(), v_init=0.5),
+    Way("levels, signed", es.RateNorm(), v_init=0.5, spikes="signed"),
+)
+LEVELS_SET = (
+    Way("levels, set for T: StepBias", es.RateNorm(), v_init=0.5, correct=lambda t: [es.StepBias(t)]),
+    Way(
+        "levels, set for T: StepBias, signed",
+        es.RateNorm(),
+        v_init=0.5,
+        spikes="signed",
+        correct=lambda t: [es.StepBias(t)],
+    ),
+)
+"""A network that was trained with levels: its own thresholds, with and without a drive."""
+
+TRAIN_ON = "--levels 4 --data cifar10 --recipe cifar-again --epochs 4 --bfloat16 --out levels.safetensors"
+
+
+def with_levels(network: Trained) -> Trained:
+    """The network, if its neurons have levels. EquispikeError otherwise, with the way to them."""
+    if any(layer.levels for _, layer in rate_norms(network.model)):
+        return network
+    raise es.EquispikeError(
+        f"{network.name}: its neurons have no levels. Train it on: equispike train --start {network.name} {TRAIN_ON}; "
+        "then add --network levels.safetensors"
+    )
+
+
 CONDITIONS = Conditions("constant", "potential", STEPS[-1])
 ENTRIES = (
     Entry(
@@ -99,5 +130,13 @@ ENTRIES = (
         replace(CONDITIONS, images=1000),
         ("resnet20-bn-cifar10",),
         cites=("hoerl1970", "li2021", "wu2024"),
+    ),
+    Entry(
+        "low-latency-levels",
+        "Right answers after few steps, trained on with levels",
+        partial(run, LEVELS, LEVELS_SET, with_levels),
+        CONDITIONS,
+        ("vgg16-slim-rnl-cifar10",),
+        cites=("bu2022", "wu2024"),
     ),
 )

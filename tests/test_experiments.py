@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import equispike as es
+from equispike.nn import with_levels
 from equispike.report.bibliography import PAPERS
 from equispike.workers import Here
 from equispike.zoo.data import Dataset, Split, load
@@ -159,6 +160,21 @@ def test_rows_are_shared_among_workers(tmp_path: Path, monkeypatch: pytest.Monke
     found = rows.row(way, digits(), replace(shared, on=Counting()))
     assert Counting.pieces == math.ceil(QUICK["images"] / 8)
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_levels_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
+    entered = CATALOGUE["low-latency-levels"]
+    with pytest.raises(es.EquispikeError, match="no levels.*: equispike train --start mnist-cnn-rnl"):
+        result(entered, quick(entered.name, tmp_path, ("mnist-cnn-rnl",)))
+    known = find("mnist-cnn-rnl", "mnist-sample")
+    levelled = with_levels(known.model, 4, known.data.train.take(64).floats())
+    save_model(tmp_path / "levels.safetensors", "mnist-cnn-rnl", levelled, {"data": "mnist-sample", "levels": 4})
+    job = quick(entered.name, tmp_path, (str(tmp_path / "levels.safetensors"),), images=50)
+    content, _ = result(entered, replace(job, data=None))
+    binary, signed, *corrected = (line["ours"]["T=8"] for line in content["lines"])
+    assert signed > 90
+    assert max(corrected) > binary
 
 
 def test_poisson_probabilities_are_the_inputs_unless_they_exceed_one() -> None:
