@@ -165,7 +165,7 @@ def test_rows_are_shared_among_workers(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("undrawn")
 def test_levels_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
     entered = CATALOGUE["low-latency-levels"]
-    with pytest.raises(es.EquispikeError, match="no levels.*: equispike train --start mnist-cnn-rnl"):
+    with pytest.raises(es.EquispikeError, match=r"no levels.*: equispike train --start mnist-cnn-rnl"):
         result(entered, quick(entered.name, tmp_path, ("mnist-cnn-rnl",)))
     known = find("mnist-cnn-rnl", "mnist-sample")
     levelled = with_levels(known.model, 4, known.data.train.take(64).floats())
