@@ -160,14 +160,16 @@ def _remedies(network: Network, layers: Sequence[Causes], timesteps: int) -> dic
     """
     told = network.provenance
     tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
-    if told["v_init"] == 0.0:
+    start: Any = told["v_init"]  # a method that is named would start at zero
+    kept, said = ({"v_init": start}, f", v_init={start!r}") if start else ({}, "")
+    if not kept:
         tried["v_init=0.5"] = {"v_init": 0.5}
     if told["reset"] == "zero":
         tried["reset='subtract'"] = {"reset": "subtract"}
     for candidate in (DataNorm(100.0), DataNorm(99.9), DEFAULT, DataNorm(99.9, per_channel=True)):
         if as_data(candidate) != told["method"]:
             fields = f"percentile={candidate.percentile:g}" + ", per_channel=True" * candidate.per_channel
-            tried[f"method=DataNorm({fields})"] = {"method": candidate}
+            tried[f"method=DataNorm({fields}){said}"] = {"method": candidate, **kept}
     return tried | _corrections(network, layers, timesteps)
 
 

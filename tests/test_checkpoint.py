@@ -189,11 +189,11 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, path)
     refused(path, "not a readable safetensors file")
     save_file({"weight": torch.ones(2)}, path)
-    refused(path, "is not a file of kind equispike.network")
+    refused(path, "is a safetensors file of another program, not a converted network")
     save_file({"weight": torch.ones(2)}, path, {"format": "pt"})
-    refused(path, r"it says: pt")
+    refused(path, "is a safetensors file of another program")
     save_model(path, "mnist-cnn", build("mnist-cnn"), {})
-    refused(path, "it says: equispike.model")
+    refused(path, "is a trained model, not a converted network. Convert the model first")
 
 
 def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_models_that_do_not_fit_their_name_are_refused(tmp_path: Path, descripti
 
 def test_networks_are_not_models(tmp_path: Path) -> None:
     es.save(small(), tmp_path / "n")
-    refused(tmp_path / "n", "is not a file of kind equispike.model", load_model)
+    refused(tmp_path / "n", "is a converted network, not a trained model", load_model)
     refused(tmp_path / "none", "no such file", load_model)
 
 

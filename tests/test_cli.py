@@ -15,6 +15,7 @@ from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
 import equispike.report.demo
+from equispike.cli.shared import print_table
 from equispike.cli.source import read_model
 from equispike.errors import FileError
 from equispike.files.checkpoint import load as load_network
@@ -122,6 +123,15 @@ def test_convert_with_every_method_and_poisson_repeats(tmp_path: Path, capsys: p
     code, out, _ = run(capsys, "evaluate", network, *options)
     assert code == 0
     assert "mean of 3 seeds" in out
+
+
+def test_a_long_name_pushes_no_number_out_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    header = ["method", "input", "reset", *(f"T={t}" for t in range(8)), "spike rate"]
+    print_table([header, ["DataNorm(percentile=97), " * 9, "constant", "soft", *["98.5"] * 8, "12.34 %"]], "title", 3)
+    said = capsys.readouterr().out
+    assert said.count("98.5") == 8
+    assert "12.34 %" in said
+    assert said.count("DataNorm(percentile=97)") == 9
 
 
 def test_evaluate_rounds_and_stops_early(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,14 @@ def test_a_remedy_is_what_its_name_says(found):
     assert "reset='subtract'" in {remedy.name for remedy in hard.remedies}
 
 
+def test_remedies_for_the_default_keep_its_start(found):
+    remedies = {remedy.name: remedy for remedy in found(None, 1).remedies}
+    assert all("v_init=0.5" in name for name in remedies if name.startswith("method="))
+    remedy = remedies["method=DataNorm(percentile=99.9), v_init=0.5"]
+    measured = found(es.DataNorm(99.9), 1, v_init=0.5)
+    assert (remedy.accuracy, remedy.spike_rate) == (measured.accuracy, measured.spike_rate)
+
+
 def test_a_correction_is_measured_where_it_fits_the_cause(found, monkeypatch):
     few = found(es.DataNorm(99.0), 4)
     remedy = next(remedy for remedy in few.remedies if remedy.name == "correct=[Bias(4)]")

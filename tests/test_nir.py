@@ -94,7 +94,7 @@ def test_a_float_network_comes_back_to_rounding(tmp_path: Path, profile) -> None
     again = read_nir(tmp_path / "n.nir")
     runs = [es.simulate(n, images, 64).readout[-1] / 64 for n in (network, again)]
     assert torch.allclose(*runs, atol=1e-9)
-    assert any("zeros between the groups: 3" in note for note in notes)
+    assert any("zeros between the channels: 3" in note for note in notes)
     assert any(note.startswith("Feed image x ") for note in notes)
 
 
@@ -513,3 +513,18 @@ def test_a_move_that_others_read_too_is_still_refused(tmp_path: Path) -> None:
     network = es.convert(Mirrored(), torch.rand(4, 1, 5, 5))
     with pytest.raises(es.ConversionError, match="for which NIR has no node"):
         write_nir(network, tmp_path / "mirrored.nir")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"correct": [es.StepBias(2)]}, "a drive by step; .*Bias in the place of StepBias"),
+        ({"correct": [es.Potential(2)]}, "potentials per channel; .*without Potential"),
+        ({"spikes": "signed"}, "signed spikes; .*spikes='binary'"),
+    ],
+)
+def test_what_nir_cannot_state_is_refused_with_the_ways_there_are(tmp_path: Path, options: Any, words: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    network = es.convert(model, torch.rand(8, 3), **options)
+    with pytest.raises(errors.ConversionError, match=words):
+        write_nir(network, tmp_path / "network.nir")

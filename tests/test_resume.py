@@ -160,7 +160,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_in_one_line(tmp_path, parts
             train(network(), *parts, RECIPE, checkpoint=file, resume=True)
         assert "\n" not in str(caught.value)
     files.write_tensors(file, "equispike.model", {}, {})
-    with pytest.raises(FileError, match="not a file of kind"):
+    with pytest.raises(FileError, match="is a trained model, not an interrupted training"):
         train(network(), *parts, RECIPE, checkpoint=file, resume=True)
 
 

@@ -15,6 +15,7 @@ from equispike.cli.shared import Data, in_options
 from equispike.cli.source import is_network, read_model
 from equispike.errors import DataError, EquispikeError, FileError
 from equispike.files.onnx import write_onnx
+from equispike.zoo.data import NAMES, SHAPES, load
 
 MINE = """
 import torch
@@ -28,6 +29,7 @@ def loud():
     class Branches(nn.Module):
         def forward(self, x): return torch.relu(x.flatten(1)) if x.sum() > 0 else x.flatten(1)
     return Branches()
+def digits(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 3), nn.ReLU(), nn.Linear(3, 3))
 instance = net()
 def part(n): return TensorDataset(torch.rand(n, 3, 2, 2), torch.arange(n) % 3)
 def data(): return part(40), part(10)
@@ -68,12 +70,39 @@ def test_a_module_is_taken_as_it_is() -> None:
         ("mine:nothing", "cannot be imported: AttributeError"),
         ("nowhere:net", "cannot be imported: ModuleNotFoundError"),
         ("missing.safetensors", "no such file"),
+        ("resnet20", "no network of that name comes with equispike"),
+        ("mine.py", "say which function in it returns the model: mine.py:factory"),
+        ("nowhere.py:net", "cannot be imported: FileNotFoundError"),
     ],
 )
 def test_what_gives_no_model_is_refused_in_one_line(source: str, words: str) -> None:
     with pytest.raises(FileError, match=words) as caught:
         read_model(source)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_python_names_a_module_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "beside.py").write_text("WIDTH = 7\n")
+    (folder / "json.py").write_text(
+        "from torch import nn\nfrom beside import WIDTH\ndef net(): return nn.Linear(2, WIDTH)\n"
+    )
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    for source in "elsewhere/json.py:net", f"{folder}/json.py:net":  # called as a module of Python's own
+        model = read(source)
+        assert isinstance(model, nn.Linear)
+        assert model.out_features == 7
+    assert isinstance(read("mine.py:net"), nn.Sequential)
+
+
+def test_weights_without_their_network_are_told_so_in_any_format(tmp_path: Path) -> None:
+    save_file(weights(), "plain.safetensors")
+    save_file(weights(), "hub.safetensors", {"format": "pt"})
+    for name in "plain.safetensors", "hub.safetensors":
+        with pytest.raises(FileError, match=f"give package.module:factory@{name}"):
+            read_model(name)
+        assert all(torch.equal(v, weights()[key]) for key, v in read(f"mine:net@{name}").state_dict().items())
 
 
 def test_weights_of_torch_save_and_of_wrapped_modules_are_read() -> None:
@@ -218,3 +247,19 @@ def test_what_is_no_file_is_refused_in_one_line(command: str, source: str, capsy
     assert exit_code(command, source) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("equispike: ")
+
+
+def test_a_model_that_does_not_say_what_it_takes_is_asked_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("check", "mine:net") == 2
+    assert "nothing says what it does take. Say --shape, e.g. --shape 3 32 32, or --data" in capsys.readouterr().err
+    assert exit_code("convert", "mine:net") == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "warning: --data: nothing says what the model was trained on, so mnist-sample is taken" in warning
+    assert "torch.export could not read it" in error
+    assert exit_code("check", "mine:digits") == 0
+    assert "converts, for images of 1 x 28 x 28; --shape and --data say others." in capsys.readouterr().out
+
+
+def test_known_data_have_the_shape_that_is_told_before_any_are_read() -> None:
+    assert load("mnist-sample").test.take(1).floats().shape[1:] == SHAPES["mnist-sample"]
+    assert set(SHAPES) == set(NAMES)

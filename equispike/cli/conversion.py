@@ -54,17 +54,27 @@ def check_command(
     from equispike.checking import check as run
     from equispike.graph.network import Network
     from equispike.graph.reading.program import shapes_of
+    from equispike.zoo.data import SHAPES
 
     asked = shapes_in(shape or ())
     if shape and given.data:
         raise EquispikeError("--shape: the data say what an image is. Give one of --shape and --data")
     model, card = read_model(source, output)
     if given.data:
-        example = up_to(given.read(card)[0].train, 64).floats()
+        known, example = [()], up_to(given.read(card)[0].train, 64).floats()
     else:
         own = [model.input.shape] if isinstance(model, Network) else shapes_of(model)
-        example = tuple(torch.zeros(2, *features) for features in asked or own or [(1, 28, 28)])
-    report = run(model, example, lossy.passes, output)
+        known = asked or own or [SHAPES[name] for name in [str(card.get("data"))] if name in SHAPES]
+        example = tuple(torch.zeros(2, *features) for features in known or [SHAPES["mnist"]])
+    try:
+        report = run(model, example, lossy.passes, output)
+    except ConversionError as error:
+        if known:
+            raise
+        raise ConversionError(
+            f"{source}: does not take images of 1 x 28 x 28, and nothing says what it does take. "
+            "Say --shape, e.g. --shape 3 32 32, or --data"
+        ) from error
     table = Table(*HEADER)
     for row in report.rows:
         table.add_row(*map(in_options, row.cells))
@@ -72,7 +82,7 @@ def check_command(
     if not report.convertible:
         raise ConversionError(f"{source}: does not convert as it is; see the rows that say refused")
     out.print(report.prediction)
-    out.print(f"{source}: converts.")
+    out.print(f"{source}: converts{'' if known else ', for images of 1 x 28 x 28; --shape and --data say others'}.")
 
 
 def shapes_in(words: tuple[str, ...]) -> list[tuple[int, ...]]:

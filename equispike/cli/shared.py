@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from equispike.cli.source import imported
-from equispike.errors import EquispikeError, FileError
+from equispike.errors import EquispikeError, FileError, warn
 
 if TYPE_CHECKING:
     from equispike.workers import Workers
@@ -27,8 +27,8 @@ out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.s
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 _DATA_SETS = (
     "mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet (in --data-folder); a folder of pictures in "
-    "train/CLASS/ and val/CLASS/; or package.module:factory, a Python function that returns (train, test), Datasets or "
-    "DataLoaders of (image, label) pairs."
+    "train/CLASS/ and val/CLASS/; or package.module:factory or FILE.py:factory, a Python function that returns "
+    "(train, test), Datasets or DataLoaders of (image, label) pairs."
 )
 TrainingData = Annotated[
     str, Parameter(help="Data set: mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet.")
@@ -111,6 +111,11 @@ class Data:
         from equispike.zoo.data import NAMES, load
         from equispike.zoo.data.own import from_folder, from_loaders
 
+        if self.data is None and "data" not in known:
+            warn(
+                "--data: nothing says what the model was trained on, so mnist-sample is taken. "
+                "Say which images it is for"
+            )
         own = known.get("data", "mnist-sample")
         name = self.data or ("mnist-sample" if own == "mnist" else str(own))
         normalised = bool(known.get("normalised", False)) if self.normalise is None else self.normalise
@@ -201,12 +206,15 @@ def print_runs(runs: list[dict[str, Any]], title: str) -> None:
     print_table(table(runs), title, words=3)
 
 
-def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1, no_wrap: bool = True) -> None:
-    """A header and rows; columns of numbers, those behind the first of words, to the right."""
+def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1) -> None:
+    """A header and rows; columns of numbers, those behind the first of words, to the right.
+
+    Where a line is too long, the first column is broken, and no number is lost.
+    """
     header, *body = rows
     grid = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
-        grid.add_column(name, justify="left" if number < words else "right", no_wrap=no_wrap)
+        grid.add_column(name, justify="left" if number < words else "right", no_wrap=number > 0)
     for row in body:
         grid.add_row(*row)
     out.print(grid)

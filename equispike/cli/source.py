@@ -1,8 +1,11 @@
 """Models and networks that commands are given: packaged names, files, and functions of the user's own."""
 
+import os
 import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
@@ -19,9 +22,9 @@ Source = Annotated[
     str,
     Parameter(
         help="The trained model: a name (mnist-cnn, mnist-cnn-bn, mnist-cnn-rnl, resnet20-cifar10), a file from "
-        "'equispike train', an ONNX file, or package.module:factory, a Python function without arguments that returns "
-        "the module, or the module itself, or a program of torch.export; package.module:factory@FILE fills it with the "
-        "weights in a .safetensors or .pth file."
+        "'equispike train', an ONNX file, or package.module:factory or FILE.py:factory, a Python function without "
+        "arguments that returns the module, or the module itself, or a program of torch.export; "
+        "package.module:factory@FILE fills it with the weights in a .safetensors or .pth file."
     ),
 ]
 
@@ -47,16 +50,17 @@ def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str
 
 
 def imported(place: str) -> Any:
-    """Import ``package.module:name``: what a function returns when called without arguments, or the object itself.
+    """Import ``package.module:name`` or ``FILE.py:name``: what a function returns when called without arguments, or
+    the object itself.
 
     Raises:
         FileError: it cannot be imported, needs arguments, or raises.
     """
-    module, _, name = place.partition(":")
+    module, _, name = place.rpartition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found: Any = import_module(module)
+        found: Any = _from_path(Path(module)) if module.endswith(".py") else import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:  # whatever the user's module may raise
@@ -71,6 +75,23 @@ def imported(place: str) -> Any:
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
         remedy = "Give a function that needs no arguments" if isinstance(error, TypeError) else "Mend it first"
         raise FileError(f"{place}: failed when it was called without arguments: {reason}. {remedy}") from error
+
+
+def _from_path(path: Path) -> ModuleType:
+    """The module in a file, which may import what lies beside it, as if it were run."""
+    path = path.resolve(strict=True)
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    name = str(path) if known else path.stem  # a file may be called as a module that is loaded already
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)  # dataclasses and pickle look for it there
+    spec.loader.exec_module(module)
+    return module
 
 
 def is_packaged(source: str) -> bool:
@@ -143,14 +164,22 @@ def _filled(model: "Model", source: str, weights: str) -> "Model":
 
 
 def _from_file(source: str) -> "tuple[Model, dict[str, Any]]":
+    from equispike.zoo.models import MODELS
     from equispike.zoo.store import load_model, torch_file
 
+    if source not in MODELS and not source.endswith(".pt2") and not os.path.isfile(source):
+        raise FileError(
+            f"{source}: no such file, and no network of that name comes with equispike. 'equispike models' lists "
+            "those that do; give package.module:factory for a model in Python"
+        )
+    if source.endswith(".py"):
+        raise FileError(f"{source}: say which function in it returns the model: {source}:factory")
     if source.endswith(".pt2"):
         raise FileError(
             f"{source}: a program of torch.export.save, and loading one can run code from the file. If you trust it, "
             "write a function that returns torch.export.load(FILE), and give package.module:factory"
         )
-    match torch_file(source):
+    match "weights" if _is_foreign(source) else torch_file(source):
         case "TorchScript":
             raise FileError(
                 f"{source}: is a TorchScript file, which does not hold the model's own code. Write a function that "
@@ -158,8 +187,16 @@ def _from_file(source: str) -> "tuple[Model, dict[str, Any]]":
             )
         case "weights":
             raise FileError(
-                f"{source}: is a file of torch.save: weights without the network that they belong to. Write a function "
+                f"{source}: is a file of weights without the network that they belong to. Write a function "
                 f"that builds it, and give package.module:factory@{source}"
             )
         case _:
             return load_model(source)
+
+
+def _is_foreign(source: str) -> bool:
+    """Tell a safetensors file of another program."""
+    from equispike.files.checkpoint import SPOKEN, kind_of
+
+    kind = kind_of(source)
+    return kind is not None and kind not in SPOKEN

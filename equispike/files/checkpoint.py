@@ -47,6 +47,18 @@ PLACES = ("source",)
 
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]
+SPOKEN: dict[str, str] = {
+    "equispike.network": "a converted network",
+    "equispike.model": "a trained model",
+    "equispike.training": "an interrupted training",
+}
+"""Kinds of files in words."""
+_OTHERWISE: dict[Format, str] = {
+    "equispike.network": "Convert the model first, and keep that with es.save",
+    "equispike.model": "Give the file that training wrote",
+    "equispike.training": "Leave --resume out to begin anew",
+}
+"""What to do where a file is of another kind than these."""
 
 
 @checked
@@ -102,14 +114,17 @@ def write_tensors(
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
-    """The kind that a file states: "equispike.network", "equispike.model", ... None if it is no such file at all."""
+    """The kind that a safetensors file states: "equispike.network", ...; "pt" or "" in those of other programs.
+
+    None if it is no such file at all.
+    """
     if not os.path.isfile(path):  # a device would be read without end
         return None
     try:
         opened: Any = safe_open(str(path), framework="pt")
         with opened as file:
             metadata: dict[str, str] = file.metadata() or {}
-            return metadata.get("format")
+            return metadata.get("format", "")
     except (SafetensorError, OSError, ValueError):  # ValueError: no name of a file
         return None
 
@@ -123,7 +138,8 @@ def read_tensors(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, 
                 header: dict[str, str] = file.metadata() or {}
                 found, version = header.get("format"), header.get("version")
                 if found != kind:
-                    raise FileError(f"{path}: is not a file of kind {kind} (it says: {found})")
+                    is_now = SPOKEN.get(found or "", "a safetensors file of another program")
+                    raise FileError(f"{path}: is {is_now}, not {SPOKEN[kind]}. {_OTHERWISE[kind]}")
                 if version != str(_VERSION):
                     raise FileError(f"{path}: has version {version}; this release reads {_VERSION}. Upgrade equispike")
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}

@@ -35,10 +35,16 @@ def lower(network: Network, profile: Profile) -> tuple[Network, list[str]]:
     """
     for name, op in network.neurons.items():
         if op.signed or isinstance(op.v_init, Tensor) or (op.drive is not None and len(op.drive) > 1):
-            reason = (
-                "signed spikes" if op.signed else "potentials per channel" if op.drive is None else "a drive by step"
+            reason, instead = (
+                ("signed spikes", "with spikes='binary'")
+                if op.signed
+                else ("potentials per channel", "without Potential")
+                if isinstance(op.v_init, Tensor)
+                else ("a drive by step", "with Bias in the place of StepBias")
             )
-            raise ConversionError(f"{name}: NIR cannot state {reason}. Save the network with es.save instead")
+            raise ConversionError(
+                f"{name}: NIR cannot state {reason}; ONNX and torch files can. Write one, or convert {instead}"
+            )
     network, notes = _without_moves(fold_drives(mixing_as_layer(network)))
     if network.input.step is None:  # a network on integer grids has spikes of size 1 already
         network = fold_amplitudes(network)
@@ -56,7 +62,11 @@ def lower(network: Network, profile: Profile) -> tuple[Network, list[str]]:
     for node in network.nodes:
         builder.add(node)
     if builder.expanded:
-        notes.append(f"grouped convolutions were written with zeros between the groups: {', '.join(builder.expanded)}")
+        first, more = ", ".join(builder.expanded[:3]), len(builder.expanded) - 3
+        notes.append(
+            "convolutions in groups, or of each channel alone, were written with zeros between the channels: "
+            + (f"{first} and {more} more" if more > 0 else first)
+        )
     return Network(tuple(builder.nodes), network.provenance), notes
 
 

@@ -23,6 +23,12 @@ from equispike.zoo.data.formats import read_idx, read_pickle
 from equispike.zoo.data.parts import Dataset, Split, cut_validation
 from equispike.zoo.data.parts import Part as Part
 
+SHAPES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("mnist-sample", "mnist"), (1, 28, 28)),
+    **dict.fromkeys(("cifar10", "cifar100"), (3, 32, 32)),
+    "imagenet": (3, 224, 224),
+}
+"""What one image is, before any is read."""
 SAMPLE = "mnist_sample.npz.xz"
 SAMPLE_SHA256 = "74f23f339563fced174781b5e860954953c636a658a9cc3caed990c2e69d7627"
 
