@@ -16,7 +16,6 @@ from equispike.functional.inputs import Images, join_inputs
 from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
-from equispike.graph.ops import Neuron
 from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import examine
 from equispike.graph.reading.verdicts import SPOKEN, VERDICTS, Finding, Verdict, verdict
@@ -123,7 +122,7 @@ def check(model: Model, example: Images, lossy: Iterable[LossyPass] = (), output
         network, found = examine(model, example, output)
     if network is not None:
         network, found = _passed(network, found, lossy)
-    if not any(VERDICTS[Neuron][1] == finding.why for finding in found):
+    if network is not None and not network.neurons and all(finding.verdict != "refused" for finding in found):
         found.append(Finding("(model)", "-", "refused", "no ReLU: nothing would spike", "Train with ReLU"))
     rows = _grouped(found)
     if network is None or any(row.converts == "refused" for row in rows):

@@ -117,6 +117,13 @@ def test_a_model_without_relu_is_not_convertible() -> None:
     assert "no ReLU" in report.rows[-1].why
 
 
+def test_a_refused_activation_is_not_called_missing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 8), nn.LeakyReLU(), nn.Linear(8, 3))
+    refused = check(model, IMAGES)
+    assert [row.operation for row in refused.rows if row.converts == "refused"] == ["LeakyReLU"]
+    assert check(model, IMAGES, lossy=[es.leaky_relu_to_pairs]).convertible
+
+
 @given(
     n=st.integers(2, 40), tolerance=st.sampled_from([0.051, 0.203, 0.497]), start=st.sampled_from([0.0, 0.5, "uniform"])
 )

@@ -43,7 +43,7 @@ class Forward(nn.Module):
 def randomize(model: nn.Module) -> nn.Module:
     """Batch norms as after training, in float64: statistics and factors away from 0 and 1."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 2.0)
             if module.affine:
@@ -105,6 +105,12 @@ def head(features, classes=4):
     return nn.Sequential(nn.Flatten(), nn.Linear(features, classes))
 
 
+def put(y):
+    y = y.clone()
+    y[y < 0] = 0
+    return y
+
+
 VECTOR_MODELS = {
     "linear": nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)),
     "without bias": nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)),
@@ -131,6 +137,16 @@ VECTOR_MODELS = {
     ),
     "functional relu in place": Forward(lambda m, x: F.relu(m.a(x), inplace=True), a=nn.Linear(6, 8)),
     "clamp": Forward(lambda m, x: m.a(x).clamp(min=0), a=nn.Linear(6, 8)),
+    "softshrink": nn.Sequential(nn.Linear(6, 8), nn.Softshrink(0.2), nn.Linear(8, 3)),
+    "hardshrink of nothing": nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Hardshrink(0.0), nn.Linear(8, 3)),
+    "functional softshrink": Forward(lambda m, x: F.softshrink(m.a(x)), a=nn.Linear(6, 8)),
+    "max with zeros": Forward(lambda m, x: torch.max(m.a(x), torch.zeros_like(m.a(x))), a=nn.Linear(6, 8)),
+    "min of two": Forward(lambda m, x: torch.min(m.a(x), x), a=nn.Linear(6, 6)),
+    "fmax and fmin": Forward(lambda m, x: torch.fmin(torch.fmax(m.a(x), x), x + 1), a=nn.Linear(6, 6)),
+    "masked_fill": Forward(lambda m, x: (lambda y: y.masked_fill(y < 0, 0.0))(m.a(x)), a=nn.Linear(6, 8)),
+    "mask turned round": Forward(lambda m, x: (lambda y: y.masked_fill(~(y > 0), 0))(m.a(x)), a=nn.Linear(6, 8)),
+    "put where a mask holds": Forward(lambda m, x: put(m.a(x)), a=nn.Linear(6, 8)),
+    "nan_to_num": Forward(lambda m, x: torch.nan_to_num(m.a(x)).relu(), a=nn.Linear(6, 8)),
     "clamp with a ceiling": Forward(lambda m, x: m.a(x).clamp(0, 0.5), a=nn.Linear(6, 8)),
     "clamp_ in place": Forward(lambda m, x: m.a(x).clamp_(min=0.0), a=nn.Linear(6, 8)),
     "clamp_min": Forward(lambda m, x: m.a(x).clamp_min(0), a=nn.Linear(6, 8)),
@@ -188,6 +204,12 @@ SEQUENCE_MODELS = {  # on (4, 12)
 }  # fmt: skip
 
 IMAGE_MODELS = {  # on (3, 8, 8)
+    "instance norm with running statistics": nn.Sequential(
+        conv(3, 4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.ReLU(), head(256)
+    ),
+    "instance norm without factors": nn.Sequential(
+        conv(3, 4), nn.ReLU(), nn.InstanceNorm2d(4, track_running_stats=True), head(256)
+    ),
     "conv options": nn.Sequential(conv(3, 6, stride=2, padding=2, dilation=2, groups=3), nn.ReLU(), head(96)),
     "conv, uneven options": nn.Sequential(
         nn.Conv2d(3, 6, (3, 1), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), nn.ReLU(), head(192)
@@ -642,9 +664,12 @@ REFUSED_LAYERS = {
     "softplus": (nn.Softplus(), NO_RATE),
     "mish": (nn.Mish(), NO_RATE),
     "hardswish": (nn.Hardswish(), NO_RATE),
+    "log sigmoid": (nn.LogSigmoid(), NO_RATE),
+    "hardshrink": (nn.Hardshrink(), "jumps at -0.5 and 0.5"),
     "softmax": (nn.Softmax(1), "only at the end"),
     "log softmax": (nn.LogSoftmax(1), "only at the end"),
     "layer norm": (nn.LayerNorm(4), "Train with batch norm"),
+    "rms norm": (nn.RMSNorm(4), "Train with batch norm"),
     "group norm": (nn.GroupNorm(2, 4), "Train with batch norm"),
     "batch norm without statistics": (nn.BatchNorm1d(4, track_running_stats=False), "track_running_stats"),
 }
@@ -666,7 +691,7 @@ def test_layers_are_refused_by_name_with_reason_and_remedy(name: str) -> None:
 
 
 REFUSED_ON_IMAGES = {
-    "instance norm": (nn.InstanceNorm2d(4), "InstanceNorm2d", "Train with batch norm"),
+    "instance norm": (nn.InstanceNorm2d(4), "InstanceNorm2d", "or use track_running_stats=True"),
     "batch norm without statistics": (
         nn.BatchNorm2d(4, track_running_stats=False),
         "BatchNorm2d",
@@ -695,7 +720,12 @@ REFUSED_FORWARDS = {
     "sum over images": (lambda m, x: (x - x.mean(0, keepdim=True)).flatten(1), "mixes the images"),
     "gate": (lambda m, x: (x * x.mean((2, 3), keepdim=True)).flatten(1), "gate"),
     "quotient": (lambda m, x: (x / x).flatten(1), "divides by a data-dependent"),
-    "reciprocal": (lambda m, x: (1 / (x + 1)).flatten(1), "no translation"),
+    "reciprocal": (lambda m, x: (1 / (x + 1)).flatten(1), "not piecewise linear"),
+    "jump": (lambda m, x: torch.sign(x - 1).flatten(1), "jumps"),
+    "choice at another place": (lambda m, x: torch.where(x > 1, x, 0.0).flatten(1), "chooses by the images' data"),
+    "order": (lambda m, x: x.sort(1).values.flatten(1), "in order"),
+    "deviation": (lambda m, x: (x - x.std(1, keepdim=True)).flatten(1), "statistics"),
+    "gated half": (lambda m, x: F.glu(x, 1).flatten(1), "a gate"),
     "cat with constants": (lambda m, x: torch.cat([x, torch.zeros_like(x)], 1).flatten(1), ""),
     "slice of nothing": (lambda m, x: F.relu(x[:, :, 5:5]).flatten(1), "takes nothing out of 8"),
     "square": (lambda m, x: (x**2).flatten(1), "pow"),
@@ -829,6 +859,14 @@ def test_control_flow_on_values_is_refused() -> None:
     message = refused(Forward(lambda m, x: x.relu() if x.sum() > 0 else x), 4)
     assert message.startswith("Forward: torch.export could not read it")
     assert "branch on values" in message
+
+
+def test_a_forward_pass_that_fixes_the_number_of_images_is_told_so() -> None:
+    message = refused(Forward(lambda m, x: x.view(len(x), 2, 2).relu().flatten(1)), 4)
+    assert message == (
+        "Forward: its forward pass fixes the number of images, as len(x) and int(x.shape[0]) do. "
+        "Write x.shape[0] in their place"
+    )
 
 
 def test_a_failing_forward_pass_is_reported_with_the_shape() -> None:

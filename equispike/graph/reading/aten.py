@@ -18,18 +18,39 @@ from equispike.graph.reading import clips, moves, weights
 from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten, broadcast, flat
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
+CHOICE = "chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU"
+ORDER = "puts the images' data in order. Use a pool, or ReLU"
+GATE = "multiplies two data-dependent tensors (a gate or attention). Remove it"
+STATISTICS = "its statistics change with every image. Train with batch norm, which folds into the weights"
 RANDOM = "drops at random in eval mode too. Pass training=self.training"
 REMEDIES = {
     **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "mish", "softplus"), SMOOTH),
     **dict.fromkeys(("SiLU", "GELU", "Sigmoid", "Tanh", "Hardswish", "Hardsigmoid", "Mish", "Softplus"), SMOOTH),
-    **dict.fromkeys(("elu", "selu", "celu", "ELU", "SELU", "CELU"), SMOOTH),
+    **dict.fromkeys(("elu", "selu", "celu", "ELU", "SELU", "CELU", "log_sigmoid", "LogSigmoid"), SMOOTH),
+    **dict.fromkeys(
+        ("erf", "exp", "log", "sin", "cos", "sqrt", "rsqrt", "pow", "square", "reciprocal", "logit"), SMOOTH
+    ),
+    **dict.fromkeys(("sign", "round", "floor", "ceil", "trunc", "heaviside", "bernoulli"), clips.JUMPS),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), CHOICE),
+    **dict.fromkeys(("sort", "topk", "kthvalue", "median", "argmax", "argsort"), ORDER),
+    **dict.fromkeys(("glu", "GLU"), GATE),
     **dict.fromkeys(
         ("softmax", "Softmax", "log_softmax", "LogSoftmax"),
         "needs all classes at once, so only at the end, where it is dropped, can it stand. Remove it",
     ),
     **dict.fromkeys(
-        ("layer_norm", "LayerNorm", "group_norm", "GroupNorm", "InstanceNorm2d"),
-        "its statistics change with every image. Train with batch norm, which folds into the weights",
+        (
+            "layer_norm",
+            "LayerNorm",
+            "group_norm",
+            "GroupNorm",
+            "RMSNorm",
+            "rms_norm",
+            "std",
+            "var",
+            "linalg_vector_norm",
+        ),
+        STATISTICS,
     ),
     **dict.fromkeys(("native_batch_norm_legit", "native_batch_norm_legit_functional"), weights.NO_STATISTICS),
     **dict.fromkeys(("batch_norm", "BatchNorm1d", "BatchNorm2d"), weights.NO_STATISTICS),
@@ -107,7 +128,7 @@ def _mul(x: Any, y: Any) -> Ops:
         mask, other = (x, y) if isinstance(x, Mask) else (y, x)
         if isinstance(mask, Mask):
             return clips.chosen(mask, other, 0.0) if mask.above else clips.chosen(mask, 0.0, other)
-        raise Untranslatable("multiplies two data-dependent tensors (a gate or attention). Remove it")
+        raise Untranslatable(GATE)
     return affine(x, y, 0.0) if isinstance(x, Value) else affine(y, x, 0.0)
 
 
@@ -172,6 +193,16 @@ def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = N
     return [*moves.margins(tuple(before), tuple(after)), *pool]
 
 
+def _instance_norm(
+    x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, of_images: bool,
+    *more: Any,
+) -> Ops:  # fmt: skip
+    """With running statistics, as in eval mode, the same as batch norm."""
+    if of_images or mean is None:
+        raise Untranslatable(f"{STATISTICS}, or use track_running_stats=True")
+    return weights.WEIGHTS[aten.batch_norm.default](x, weight, bias, mean, var, False, *more)
+
+
 def _dropout(x: Value, p: float, train: bool) -> list[Op]:
     if train:
         raise Untranslatable(RANDOM)
@@ -201,10 +232,12 @@ TRANSLATIONS: dict[object, Callable[..., Ops]] = {
     aten.replication_pad2d.default: _pad_by("replicate"),
     aten.constant_pad_nd.default: _pad_with_value,
     aten.slice.Tensor: _slice,
+    aten.instance_norm.default: _instance_norm,
     aten.dropout.default: _dropout,
     aten.feature_dropout.default: _dropout,
     aten.clone.default: _nothing,
     aten.alias.default: _nothing,
+    aten.nan_to_num.default: _nothing,
     aten.detach.default: _nothing,
     aten._to_copy.default: _nothing,
     aten.to.dtype: _nothing,

@@ -12,6 +12,8 @@ from equispike.functional import rate
 from equispike.graph.ops import Add, Affine, LeakyReLU, Neuron, Op
 from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten
 
+JUMPS = "jumps, and no sum of ReLUs does. Use ReLU, or equispike.nn.RateNorm with levels"
+
 
 def relu(x: Value) -> list[Op]:
     return [] if x.positive else [Neuron()]
@@ -81,6 +83,12 @@ def _soft_shrink(x: Value, bound: float = 0.5) -> Ops:
     """relu(x - b) - relu(-x - b)."""
     above, below = _affine(x, 1.0, -bound), _affine(x, -1.0, -bound)
     return [Step(above, (0,)), Neuron(), Step(below, (0,)), Neuron(), Step(Add((1.0, -1.0)), (2, 4))]
+
+
+def _hard_shrink(x: Value, bound: float = 0.5) -> Ops:
+    if bound > 0:
+        raise Untranslatable(f"jumps at {-bound:g} and {bound:g}, and no sum of ReLUs does. Use Softshrink, or ReLU")
+    return []
 
 
 def _hard_sigmoid(x: Value) -> Ops:
@@ -159,6 +167,16 @@ def chosen(mask: Any, x: Any, y: Any) -> Ops:
     raise Untranslatable("chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU")
 
 
+def _filled(x: Value, mask: Any, value: Any) -> Ops:
+    """The value where the mask holds, else x."""
+    return chosen(mask, value, x)
+
+
+def _put(x: Value, places: Any, value: Any, accumulate: bool = False) -> Ops:
+    """The same as ``x[mask] = value``."""
+    return chosen(places[0] if len(places) == 1 and not accumulate else None, value, x)
+
+
 CLIPS: dict[object, Callable[..., Ops]] = {
     aten.relu.default: relu,
     aten.relu6.default: _relu6,
@@ -174,9 +192,17 @@ CLIPS: dict[object, Callable[..., Ops]] = {
     aten.threshold.default: _threshold,
     aten.abs.default: _abs,
     aten.softshrink.default: _soft_shrink,
+    aten.hardshrink.default: _hard_shrink,
     aten.hardsigmoid.default: _hard_sigmoid,
     aten.maximum.default: maximum,
     aten.minimum.default: minimum,
+    aten.max.other: maximum,
+    aten.min.other: minimum,
+    aten.fmax.default: maximum,
+    aten.fmin.default: minimum,
+    aten.masked_fill.Scalar: _filled,
+    aten.masked_fill.Tensor: _filled,
+    aten.index_put.default: _put,
     aten.leaky_relu.default: _leaky_relu,
     aten.prelu.default: _leaky_relu,
     aten._prelu_kernel.default: _leaky_relu,

@@ -76,15 +76,26 @@ def export(model: Traceable, example: Images) -> Program:
     try:
         with _silence(), torch.no_grad():
             sizes = _dynamic(model, [{0: Dim("batch")}] * len(inputs))
-            program: Any = torch.export.export(model, inputs, dynamic_shapes=sizes)
-            return of(program.run_decompositions({}))
+            return _functional(torch.export.export(model, inputs, dynamic_shapes=sizes))
     except Exception as error:  # whatever the user's forward may raise
         reason = one_line(error)
+        if "specialized it to be a constant" in reason:
+            raise ConversionError(
+                f"{name}: its forward pass fixes the number of images, as len(x) and int(x.shape[0]) do. Write "
+                "x.shape[0] in their place"
+            ) from error
         raise ConversionError(
             f"{name}: torch.export could not read it with {_told(given)}: "
             f"{type(error).__name__}: {reason}. Pass a batch of images, (B, *features); the forward pass must accept "
             "any batch size and not branch on values"
         ) from error
+
+
+def _functional(program: ExportedProgram) -> Program:
+    """In calls that change none of their arguments. For gradients, torch would take some apart (softshrink)."""
+    with torch.inference_mode():
+        program = cast("Any", program).run_decompositions({})
+    return of(program)
 
 
 @contextmanager
@@ -107,7 +118,7 @@ def _told(inputs: Sequence[Tensor]) -> str:
 def _checked(model: ExportedProgram, inputs: Sequence[Tensor]) -> Program:
     """A program in the form that ``export`` gives. ConversionError if it takes other inputs."""
     with _silence():
-        program = of(cast("Any", model).run_decompositions({}))
+        program = _functional(model)
     fixed = any(isinstance(value, Tensor) and type(value.shape[0]) is int for value in program.inputs)
     if strange := [value for value in program.inputs if not isinstance(value, Tensor)]:
         raise ConversionError(

@@ -280,6 +280,8 @@ def _mask(node: FxNode, arguments: Sequence[Any], inputs: Sequence[Value]) -> Ma
         return Mask(**vars(inputs[0]), above=COMPARISONS[node.target])
     if masks and len(inputs) == 1 and node.target in HARMLESS:
         return masks[0]
+    if masks and node.target in (torch.ops.aten.bitwise_not.default, torch.ops.aten.logical_not.default):
+        return dataclasses.replace(masks[0], above=not masks[0].above)
     if masks and len(inputs) == 1:
         raise Untranslatable("computes with a comparison of the images' data. Of such, x * (x > 0) alone converts")
     return None
