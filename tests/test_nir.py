@@ -478,19 +478,20 @@ def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
 class ChannelsLast(torch.nn.Module):
     """As Keras writes networks: images (B, height, width, channels), and features flattened in that order."""
 
-    def __init__(self) -> None:
+    def __init__(self, behind: int = 0) -> None:
         super().__init__()
-        self.conv, self.head = torch.nn.Conv2d(2, 4, 3), torch.nn.Linear(4 * 3 * 4, 3)
+        self.pad = torch.nn.ZeroPad2d((0, behind, 0, behind))
+        self.conv, self.head = torch.nn.Conv2d(2, 4, 3), torch.nn.Linear(4 * (3 + behind) * (4 + behind), 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1))
+        return self.head(torch.relu(self.conv(self.pad(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1).flatten(1))
 
 
-@pytest.mark.parametrize("profile", ["portable", "compact"])
-def test_channels_that_come_last_are_moved_before_and_into_the_weights(tmp_path: Path, profile) -> None:
+@pytest.mark.parametrize(("profile", "behind"), [("portable", 0), ("compact", 0), ("portable", 1)])
+def test_channels_that_come_last_are_moved_before_and_into_the_weights(tmp_path: Path, profile, behind: int) -> None:
     torch.manual_seed(0)
     images = torch.rand(4, 5, 6, 2)
-    network = es.quantize(es.convert(ChannelsLast(), images), 8, per_channel=False)
+    network = es.quantize(es.convert(ChannelsLast(behind), images), 8, per_channel=False)
     notes = write_nir(network, tmp_path / "last.nir", profile)
     assert any("Feed images as 2 x 5 x 6" in note for note in notes)
     again = read_nir(tmp_path / "last.nir")

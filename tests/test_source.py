@@ -1,5 +1,6 @@
 """Models and data that the command line is given: whatever they are, they are read or refused in one line."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"mine_{tmp_path.name.replace('-', '_')}"  # modules are imported once, and each test has its own
     (tmp_path / f"{name}.py").write_text(MINE)
     (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -73,12 +75,20 @@ def test_a_module_is_taken_as_it_is() -> None:
         ("resnet20", "no network of that name comes with equispike"),
         ("mine.py", "say which function in it returns the model: mine.py:factory"),
         ("nowhere.py:net", "cannot be imported: FileNotFoundError"),
+        ("broken.py:net", "cannot be imported: ZeroDivisionError"),
     ],
 )
 def test_what_gives_no_model_is_refused_in_one_line(source: str, words: str) -> None:
     with pytest.raises(FileError, match=words) as caught:
         read_model(source)
     assert "\n" not in str(caught.value)
+    assert "broken" not in sys.modules
+
+
+@pytest.mark.parametrize("source", ["mnist-cnn", "mine.py:net", "mine:net", "model.onnx"])
+def test_what_is_still_to_be_converted_is_not_exported(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("export", source) == 2
+    assert f"Convert it first: equispike convert {source} --out FILE" in capsys.readouterr().err
 
 
 def test_a_file_of_python_names_a_module_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +98,7 @@ def test_a_file_of_python_names_a_module_by_its_path(tmp_path: Path, monkeypatch
     (folder / "json.py").write_text(
         "from torch import nn\nfrom beside import WIDTH\ndef net(): return nn.Linear(2, WIDTH)\n"
     )
-    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    monkeypatch.setattr("sys.path", list(sys.path))
     for source in "elsewhere/json.py:net", f"{folder}/json.py:net":  # called as a module of Python's own
         model = read(source)
         assert isinstance(model, nn.Linear)

@@ -90,7 +90,11 @@ def _from_path(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     sys.modules[name] = module = module_from_spec(spec)  # dataclasses and pickle look for it there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -128,6 +132,8 @@ def read_network(source: str) -> "Network":
     from equispike.files import checkpoint
     from equispike.files.nir import read_nir
 
+    if is_packaged(source) or ":" in source or source.endswith((".onnx", ".py")):
+        raise FileError(f"{source}: is a trained model. Convert it first: equispike convert {source} --out FILE")
     return read_nir(source) if is_nir(source) else checkpoint.load(source)
 
 

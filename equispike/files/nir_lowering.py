@@ -320,7 +320,8 @@ def _without_moves(network: Network) -> tuple[Network, list[str]]:
         assert isinstance(node.op, Sparse)
         source, readers = network[node.inputs[0]], _read_by(network, node)
         alone = isinstance(source.op, Input) and len(_read_by(network, source)) == 1
-        if alone and _is_order(node.op) and all(isinstance(reader.op, Conv | Linear) for reader in readers):
+        weighted = all(isinstance(other.op, Conv | Linear) for other in _behind_pads(network, node))
+        if alone and _is_order(node.op) and weighted:
             network = _entered_behind(network, source, node, node.op)
             shape = " x ".join(map(str, node.op.shape))
             notes.append(f"Feed images as {shape}: {name}, which puts their axes into that order, is left out.")
@@ -344,6 +345,12 @@ def _read_by(network: Network, node: Node) -> list[Node]:
     return [other for other in network.nodes if node.name in other.inputs]
 
 
+def _behind_pads(network: Network, node: Node) -> list[Node]:
+    """What reads a node, and in the place of borders of zeros what reads them."""
+    readers = _read_by(network, node)
+    return [last for r in readers for last in (_behind_pads(network, r) if isinstance(r.op, Pad) else [r])]
+
+
 def _without(network: Network, gone: Node, changed: dict[str, Node]) -> Network:
     """The network without a node, whose readers read what it read, and with some nodes changed."""
 
@@ -356,7 +363,7 @@ def _without(network: Network, gone: Node, changed: dict[str, Node]) -> Network:
 
 def _entered_behind(network: Network, source: Node, node: Node, op: Sparse) -> Network:
     changed = {source.name: dataclasses.replace(source, op=dataclasses.replace(network.input, shape=op.shape))}
-    for reader in _read_by(network, node):
+    for reader in _behind_pads(network, node):
         assert isinstance(reader.op, Conv | Linear)
         weight = (reader.op.weight * op.weight[0, 0]).to(reader.op.weight.dtype)
         changed[reader.name] = dataclasses.replace(reader, op=dataclasses.replace(reader.op, weight=weight))
