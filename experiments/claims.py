@@ -104,7 +104,9 @@ def _ratio(most: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
 
 def _fast(rows: Mapping[str, Any], _: Content) -> Verdict:
     ours, robust, most = (_at(rows[label], 32) for label in ("RNL + RIL", "Robust Norm", "Max Norm"))
-    return f"{ours:.1f} % against {robust:.1f} and {most:.1f} %", ours > max(robust, most) + 1
+    others = [f"{_at(row, 32):.1f} {label}" for label, row in rows.items() if label.startswith("RNL + RIL, ")]
+    variants = f" ({', '.join(others).replace('RNL + RIL, ', 'with ')})" if others else ""
+    return f"{ours:.1f} %{variants} against {robust:.1f} and {most:.1f} %", ours > max(robust, most) + 1
 
 
 def _energy(_: Mapping[str, Any], content: Content) -> Verdict:

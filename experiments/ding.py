@@ -2,8 +2,9 @@
 
 Stage 1 is the network as it was trained; stage 2 has its thresholds lowered by the rate inference loss: of several
 lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. All layers share one p, as
-in the paper; in OWN each has its own, and in LOCKED the maxima stay as trained. The baselines take thresholds from the
-activations of stage 1, so that all rows are of the same network. Constant input, soft reset, the potential read out.
+in the paper; in OWN each has its own, in RESTING batch norm stays as trained, in LOCKED the maxima do. The baselines
+take thresholds from the activations of stage 1, so that all rows are of the same network. Constant input, soft reset,
+the potential read out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,8 @@ VGG, PREACT = "vgg16-rnl-cifar10", "preact18-rnl-cifar10"
 TOLERANCE = 0.01
 
 STAGE_1, STAGE_2 = Way("RNL", es.RateNorm()), Way("RNL + RIL", es.RateNorm())
-OWN, LOCKED = Way("RNL + RIL, p by layer", es.RateNorm()), Way("RNL + RIL, locked maxima", es.RateNorm())
+OWN, RESTING = Way("RNL + RIL, p by layer", es.RateNorm()), Way("RNL + RIL, resting batch norm", es.RateNorm())
+LOCKED = Way("RNL + RIL, locked maxima", es.RateNorm())
 MAX_NORM, ROBUST_NORM = Way("Max Norm", es.DataNorm()), Way("Robust Norm", es.DataNorm(99.9))
 RMP = Way("RMP-SNN, scale 0.8", es.RMP(0.8))
 
@@ -40,6 +42,7 @@ SHORT = Settings(steps=80, batch=64)
 LEARNT: dict[str, tuple[tuple[float, ...], Settings]] = {
     STAGE_2.label: ((0.01, 0.03, 0.1, 0.5), SHORT),
     OWN.label: ((0.003, 0.01, 0.03), replace(SHORT, shared=False)),
+    RESTING.label: ((0.003, 0.01, 0.03), replace(SHORT, batch_norm_moves=False)),
     LOCKED.label: ((0.003, 0.01, 0.03), replace(SHORT, maxima_move=False)),
 }
 """Lambdas and settings of the second stage; images are changed as in the network's own training."""

@@ -9,10 +9,23 @@ from collections.abc import Mapping
 from functools import partial
 
 from experiments.compare import Case, column, comparison, curves, note
-from experiments.ding import CONDITIONS, MAX_NORM, OWN, PREACT, RMP, ROBUST_NORM, STAGE_1, STAGE_2, VGG, remarks, stages
+from experiments.ding import (
+    CONDITIONS,
+    MAX_NORM,
+    OWN,
+    PREACT,
+    RESTING,
+    RMP,
+    ROBUST_NORM,
+    STAGE_1,
+    STAGE_2,
+    VGG,
+    remarks,
+    stages,
+)
 from experiments.entry import Entry, Job, Line, Outcome, Value
 
-WAYS = (MAX_NORM, ROBUST_NORM, RMP, STAGE_1, STAGE_2, OWN)
+WAYS = (MAX_NORM, ROBUST_NORM, RMP, STAGE_1, STAGE_2, OWN, RESTING)
 STEPS = ("T=16", "T=32", "T=64", "T=128", "T=256")
 
 TABLE_1: Mapping[str, tuple[str, str, float | None]] = {  # suffix of the name: network, in the zoo, best accuracy
