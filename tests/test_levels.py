@@ -1,5 +1,6 @@
 """Networks with levels, made to answer after as many steps (QCFS): trained on from ReLUs, and run as spikes."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,23 @@ def test_converted_the_network_has_its_levels_and_the_first_layer_is_exact_after
     assert isinstance(op.amplitude, Tensor)
     sent = es.simulate(network, digits, 4).counts[first] * op.amplitude / 4
     assert torch.allclose(sent, network.values(digits, [first])[first], atol=1e-6)
+
+
+def test_thresholds_learn_no_faster_for_more_neurons() -> None:
+    """In training the gradient of p is that of the formula over sqrt(N L); the output is the same to the last bit."""
+    x = torch.randn(5, 6, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    layer = RateNorm(levels=3).double()
+    layer.running_max.fill_(2.5)
+    gradients: list[float] = []
+    outputs: list[Tensor] = []
+    for training in (True, False):
+        y = layer.train(training)(x)
+        (gradient,) = torch.autograd.grad((y * x).sum(), layer.p)
+        gradients.append(float(gradient))
+        outputs.append(y)
+    assert torch.equal(*outputs)
+    assert gradients[0] * math.sqrt(96 * 3) == pytest.approx(gradients[1], rel=1e-12)
+    assert gradients[1] != 0
 
 
 def test_training_goes_on_with_levels_and_gains_what_they_cost(mnist: Dataset, tmp_path: Path) -> None:

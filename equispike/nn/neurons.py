@@ -83,6 +83,9 @@ class RateNorm(nn.Module):
     .. math:: y = \frac{p}{L} \, \mathrm{clip}\!\left(\left\lfloor \frac{x L}{\theta} + \frac12 \right\rfloor,
         0, L\right)
 
+    The gradient of p is summed over all N neurons of the layer, and would outrun the weights; it is divided by
+    :math:`\sqrt{N L}` (Esser et al., 2020, section 2.2).
+
     :func:`with_levels` makes such layers of ReLUs (unit 1: activations) and of trained Rate Norm layers (unit
     :math:`r_{max}`: rates as trained). Converted, the neurons start at half their threshold.
 
@@ -121,20 +124,24 @@ class RateNorm(nn.Module):
     @property
     def threshold(self) -> Tensor:
         """Theta in eval mode, shape ()."""
-        return self._threshold(self.running_max)
+        return self._threshold(self.running_max, self._p)
 
     def forward(self, x: Tensor) -> Tensor:
         """Rates in [0, 1] for weighted inputs, both (B, *features); with levels, multiples of p / L."""
         if self.levels is not None:
-            return rate_levels(x, self.threshold, self.p.clamp(min=LEAST), self.levels)
-        return rate_norm(x, self._threshold(self._updated(x) if self.training else self.running_max))
+            p = _slowed(self._p, (x[0].numel() * self.levels) ** -0.5) if self.training else self._p
+            return rate_levels(x, self._threshold(self.running_max, p), p, self.levels)
+        return rate_norm(x, self._threshold(self._updated(x) if self.training else self.running_max, self.p))
 
     def extra_repr(self) -> str:
         last = f"momentum={self.momentum}" if self.levels is None else f"levels={self.levels}"
         return f"threshold={float(self.threshold.detach()):.4g}, {last}"
 
-    def _threshold(self, largest: Tensor) -> Tensor:
-        p = self.p if self.levels is None else self.p.clamp(min=LEAST)
+    @property
+    def _p(self) -> Tensor:
+        return self.p if self.levels is None else self.p.clamp(min=LEAST)
+
+    def _threshold(self, largest: Tensor, p: Tensor) -> Tensor:
         return p * torch.where(largest > SILENT, largest, 1.0)
 
     def _updated(self, x: Tensor) -> Tensor:
@@ -147,6 +154,11 @@ class RateNorm(nn.Module):
             largest = (1 - self.momentum) * self.running_max + self.momentum * seen
         self.running_max.copy_(largest.detach())
         return largest
+
+
+def _slowed(value: Tensor, factor: float) -> Tensor:
+    """The value to the last bit, with that share of its gradient."""
+    return value.detach() + factor * (value - value.detach())
 
 
 class _LargestOfAll(torch.autograd.Function):
