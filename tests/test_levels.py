@@ -15,7 +15,7 @@ from equispike.nn import RateNorm, rate_norms, with_levels, with_rate_norm
 from equispike.zoo.data import Dataset, load
 from equispike.zoo.models import build
 from equispike.zoo.rate_inference import lower_thresholds
-from equispike.zoo.recipes import Recipe
+from equispike.zoo.recipes import Cosine, Recipe
 from equispike.zoo.store import load_model, save_model
 from equispike.zoo.train import accuracy_of, train
 
@@ -101,7 +101,8 @@ def test_training_goes_on_with_levels_and_gains_what_they_cost(mnist: Dataset, t
     start = with_levels(load_model("mnist-cnn-rnl")[0], 2, mnist.train.take(128).floats())
     before = {path: float(layer.threshold.detach()) for path, layer in rate_norms(start)}
     part = mnist.train.take(1000)
-    trained = train(start, part, mnist.validation.take(200), Recipe(epochs=1, batch=25, lr=0.005, dropout=0.0)).model
+    recipe = Recipe(epochs=3, batch=50, lr=0.005, dropout=0.0, schedule=Cosine(0.2))
+    trained = train(start, part, mnist.validation.take(200), recipe).model
     assert accuracy_of(trained, mnist.test) > accuracy_of(start, mnist.test) + 0.02
     assert all(float(layer.threshold.detach()) != before[path] for path, layer in rate_norms(trained))
     images = part.take(64).floats()
