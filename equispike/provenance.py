@@ -49,6 +49,8 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
     'RMP(scale=0.8, timesteps=100)'
     >>> in_words({"name": "DataNorm", "per_channel": True, "percentile": 99.9})
     'DataNorm(percentile=99.9, per_channel=True)'
+    >>> in_words({"name": "DataNorm", "percentile": 95.0})
+    'DataNorm(percentile=95)'
     """
     told = {key: value for key, value in {**data, **known}.items() if key in data and key not in ("name", *UNSAID)}
     told = {key: told[key] for key in sorted(told, key=lambda key: key not in TELLING)}  # files hold them by alphabet
@@ -58,6 +60,8 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # 95, however it was typed
     return in_words(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else repr(value)
 
 

@@ -402,11 +402,11 @@ def test_convert_for_a_number_of_steps_shows_what_it_tried(tmp_path: Path, capsy
     path = tmp_path / "network.safetensors"
     options = ("--timesteps", "3", "--spikes", "signed", "--images", "12", "--out", str(path))
     code, out, _ = run(capsys, "convert", "mnist-cnn", *options)
-    lines = " ".join(out.split()).split("error of the scores ")[1:]
+    lines = [line.strip() for line in out.splitlines() if ", correction " in line]
     assert (code, len(lines)) == (0, 13)  # seven percentiles with one correction, and three of them with two others
     network = load_network(path)
     chosen: Any = network.provenance["chosen"]
-    assert lines[0].startswith(f"{chosen['error']:.4f}: {chosen['method']}, correction {chosen['correction']}")
+    assert lines[0].startswith(f"{chosen['error']:.4f}  {chosen['method']}, correction {chosen['correction']}")
     assert all((op.spikes, op.v_init) == ("signed", 0.5) for op in network.neurons.values())
 
 

@@ -273,3 +273,14 @@ def test_a_model_that_does_not_say_what_it_takes_is_asked_for_it(capsys: pytest.
 def test_known_data_have_the_shape_that_is_told_before_any_are_read() -> None:
     assert load("mnist-sample").test.take(1).floats().shape[1:] == SHAPES["mnist-sample"]
     assert set(SHAPES) == set(NAMES)
+
+
+def test_known_data_come_with_their_channels_last_where_the_network_wants_them_so() -> None:
+    dataset, _ = Data("mnist-sample").read({"shape": (28, 28, 1)})
+    plain, _ = Data("mnist-sample").read({"shape": (1, 28, 28)})
+    images, labels = next(iter(dataset.test.batches(3)))
+    assert torch.equal(images, plain.test.take(3).floats().movedim(1, -1))
+    assert torch.equal(labels, plain.test.labels[:3])
+    assert torch.equal(dataset.train.take(2).floats(), plain.train.take(2).floats().movedim(1, -1))
+    other, _ = Data("mnist-sample").read({"shape": (3, 32, 32)})  # what does not fit is told by whoever takes it
+    assert other.test.take(1).floats().shape[1:] == (1, 28, 28)

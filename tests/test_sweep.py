@@ -244,7 +244,7 @@ def test_the_command_goes_on_after_kill_9(tmp_path: Path, capsys: pytest.Capture
     captured = capsys.readouterr()
     assert captured.err == ""
     assert f"2 points, of which {file} holds 1" in captured.out
-    assert "DataNorm(percentile=100.0)" in captured.out
+    assert "DataNorm(percentile=100)" in captured.out
     assert f"{table}: 16 lines" in captured.out
     assert exit_code("sweep", "mnist-cnn", "--scale", "0.8", "--out", str(file)) == 2
     assert "--scale: is for --method rmp" in capsys.readouterr().err

@@ -155,10 +155,11 @@ def convert_command(
     if "chosen" in used:
         tried = cast("dict[str, Any]", used["chosen"])
         out.print(
-            f"Tried on {tried['held_out']} of the images, best first; their scores after T = {tried['timesteps']}:"
+            f"Tried on {tried['held_out']} calibration images that were held out, best first. Relative error of the "
+            f"scores after T = {tried['timesteps']}:"
         )
         for way in sorted([tried, *tried["others"]], key=lambda way: way["error"]):
-            out.print(f"error of the scores {way['error']:.4f}: {way['method']}, correction {way['correction']}")
+            out.print(f"  {way['error']:.4f}  {way['method']}, correction {way['correction']}")
     out.print(f"{out_file}: {conversion(used)}, reset {used['reset']}, readout {used['readout']}")
 
 

@@ -132,7 +132,7 @@ def converted(source: str, given: Data) -> "tuple[Network, Dataset]":
 
     if is_network(source):
         network = read_network(source)
-        return network, given.read(network.provenance)[0]
+        return network, given.read({**network.provenance, "shape": network.input.shape})[0]
     model, card = read_model(source)
     splits, stated = given.read(card)
     network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))

@@ -106,7 +106,18 @@ class Data:
     data_folder: Folder = None
 
     def read(self, known: "Mapping[str, Any]") -> "tuple[Dataset, dict[str, Any]]":
-        """The data set asked for, or else the one that a card or a network names; and what was taken."""
+        """The data set asked for, or else the one that a card or a network names; and what was taken.
+
+        Images have their channels last where the network's own "shape" has.
+        """
+        from equispike.zoo.data.own import channels_last
+
+        dataset, stated = self._read(known)
+        shape, given = known.get("shape", ()), dataset.train.take(1).floats().shape[1:]
+        last = shape != tuple(given) and len(given) > 1 and shape == (*given[1:], given[0])
+        return channels_last(dataset) if last else dataset, stated
+
+    def _read(self, known: "Mapping[str, Any]") -> "tuple[Dataset, dict[str, Any]]":
         require_positive(size=self.size)
         from equispike.zoo.data import NAMES, load
         from equispike.zoo.data.own import from_folder, from_loaders

@@ -32,7 +32,8 @@ Source = Annotated[
 def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str, Any]]":
     """The trained model that a source names, and its card; user code is imported only for package.module:factory.
 
-    An ONNX file is read for one output; of other models the output is chosen when they are traced.
+    An ONNX file is read for one output, and its card has the shape of its images. Of other models the output is chosen
+    when they are traced.
     """
     if is_packaged(source):
         from equispike.zoo.store import load_model
@@ -41,7 +42,8 @@ def read_model(source: str, output: int | None = None) -> "tuple[Model, dict[str
     if source.endswith(".onnx"):
         from equispike.files.onnx import read_onnx
 
-        return read_onnx(source, output), {}
+        network = read_onnx(source, output)
+        return network, {"shape": network.input.shape}
     if ":" in source:
         place, _, weights = source.partition("@")
         model = cast("Model", imported(place))

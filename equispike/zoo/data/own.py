@@ -60,6 +60,54 @@ class Ready(Part):
             yield self.images[chosen].to(device), self.labels[chosen].to(device)
 
 
+@dataclass(frozen=True)
+class ChannelsLast(Part):
+    """A part whose images are given as (height, width, channels), as networks of Keras take them."""
+
+    part: Part
+    name: str
+    labels: Tensor
+    indices: Tensor
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, part: Part) -> "ChannelsLast":
+        """The part with its images turned round."""
+        return cls(part, part.name, part.labels, part.indices, part.classes)
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, chosen: slice | Tensor) -> "ChannelsLast":
+        """The chosen images, in that order, as a part of the same name."""
+        return ChannelsLast.of(self.part[chosen])
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, in units of [0, 1]."""
+        return self.part.statistics()
+
+    def floats(self) -> Tensor:
+        """All images, (N, height, width, channels)."""
+        return self.part.floats().movedim(1, -1).contiguous()
+
+    def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read images and labels in order, so many at a time."""
+        return ((images.movedim(1, -1).contiguous(), labels) for images, labels in self.part.read(size))
+
+    def shuffled(
+        self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each tensor of image numbers a batch on the device, randomly changed."""
+        changed = self.part.shuffled(batches, how, device)
+        return ((images.movedim(1, -1).contiguous(), labels) for images, labels in changed)
+
+
+def channels_last(dataset: Dataset) -> Dataset:
+    """The same data set with images as (height, width, channels)."""
+    parts = {name: ChannelsLast.of(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    return replace(dataset, **parts)
+
+
 def from_folder(folder: Path, size: int) -> Dataset:
     """The pictures in train/CLASS/ and val/CLASS/ of a folder; a tenth of train becomes the validation part.
 
