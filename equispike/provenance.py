@@ -59,6 +59,17 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
     return f"{data['name']}({settings})" if settings else str(data["name"])
 
 
+def set_for(provenance: Mapping[str, Any]) -> int | None:
+    """The number of time-steps that a network's thresholds or corrections were set for; None if for none.
+
+    >>> set_for({"corrections": [{"name": "StepBias", "timesteps": 8}]}), set_for({})
+    (8, None)
+    """
+    told = [provenance.get("chosen"), *provenance.get("corrections", ())]
+    found = [one["timesteps"] for one in told if isinstance(one, Mapping) and isinstance(one.get("timesteps"), int)]
+    return max(found, default=None)
+
+
 def _word(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # 95, however it was typed

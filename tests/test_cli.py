@@ -421,6 +421,10 @@ def test_convert_for_a_number_of_steps(tmp_path: Path, capsys: pytest.CaptureFix
     assert "signed spikes" in said
     code, said, err = run(capsys, "convert", "mnist-cnn", "--timesteps", "4", *out)
     assert (code, err) == (0, "")
+    code, said, _ = run(capsys, "evaluate", out[-1], "--images", "5")  # for as many steps, if none are named
+    assert (code, " T=4 " in said, "T=8" in said) == (0, True, False)
+    code, said, _ = run(capsys, "export", out[-1], "--to", "torch", "--out", str(tmp_path / "my-net.py"))
+    assert "Network = import_module('my-net').Network; Network()(images, timesteps=4)" in said
 
 
 def test_fewer_training_images_than_asked_for_are_all_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,10 @@ def evaluate_command(
     *,
     given: Data = OWN,
     images: Annotated[int | None, Parameter(help="First test images to use; default all.")] = None,
-    timesteps: Annotated[int, Parameter(help="Steps T of the simulation.")] = 128,
+    timesteps: Annotated[
+        int | None,
+        Parameter(help="Steps T of the simulation. Default: those that the network was converted for, or 128."),
+    ] = None,
     coder: CoderName = "constant",
     runs: Annotated[int, Parameter(help="Repeats with other seeds; mean and deviation are shown.")] = 1,
     seed: Seed = 0,
@@ -89,6 +92,7 @@ def evaluate_command(
     from equispike.analysis.closer import look_closer
     from equispike.functional.coding import Constant, Poisson
     from equispike.graph.quantize import quantize
+    from equispike.provenance import set_for
     from equispike.results import Result, document, write_json
     from equispike.simulation.run import default_batch
     from equispike.simulation.stop import Certain, Stable
@@ -96,6 +100,7 @@ def evaluate_command(
     name = Path(source).name
     with progress():
         loaded, splits = converted(source, given)
+        timesteps = timesteps or set_for(loaded.provenance) or 128
         test = splits.test if images is None else splits.test.take(images)
         coding = Constant() if coder == "constant" else Poisson()
         loaded = (loaded if bits is None else quantize(loaded, bits)).to(device)

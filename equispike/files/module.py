@@ -14,11 +14,12 @@ from equispike.files.disk import write_bytes
 from equispike.graph import ops
 from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network, Node, calibrated, not_spiking
+from equispike.provenance import set_for
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.
 
     network = Network()
-    scores = network(images, timesteps=64)      # after each step, (T, B, classes)
+    scores = network(images, timesteps={timesteps})      # after each step, (T, B, classes)
     predictions = scores[-1].argmax(1)
 
 Images are (B, {shape}), preprocessed as in training; they enter as a current in every step.
@@ -94,6 +95,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, buffer)
     stored = buffer.getvalue()
     source = TEMPLATE.format(
+        timesteps=set_for(network.provenance) or 64,
         digest=hashlib.sha256(stored).hexdigest(),
         version=version("equispike"),
         weights=ascii(path.with_suffix(".pt").name),
@@ -104,9 +106,14 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     )
     write_bytes(path.with_suffix(".pt"), stored)
     write_bytes(path, source.encode())
+    entry = (
+        f"from {path.stem} import Network"
+        if path.stem.isidentifier()
+        else f"from importlib import import_module; Network = import_module({path.stem!r}).Network"
+    )
     return [
-        f"Needs torch alone, and {path.with_suffix('.pt').name} beside it: from {path.stem} import Network; "
-        "Network()(images, timesteps=64) gives the scores."
+        f"Needs torch alone, and {path.with_suffix('.pt').name} beside it: {entry}; "
+        f"Network()(images, timesteps={set_for(network.provenance) or 64}) gives the scores."
     ]
 
 

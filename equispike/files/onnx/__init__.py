@@ -15,6 +15,7 @@ from equispike.files.onnx.writer import PROVENANCE, GraphWriter
 from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network
 from equispike.graph.ops import AvgPool, Conv
+from equispike.provenance import set_for
 
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of weights; an ONNX file with its weights inside ends at 2 GiB."""
@@ -84,7 +85,8 @@ def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
     """
     notes = [
         "Needs onnxruntime alone: onnxruntime.InferenceSession(FILE).run(['scores'], {'images': images, "
-        "'timesteps': numpy.array(64)}) gives the scores after each step; outputs spikes.NAME, the spikes of a layer."
+        f"'timesteps': numpy.array({set_for(network.provenance) or 64})}}) gives the scores after each step; "
+        "outputs spikes.NAME, the spikes of a layer."
     ]
     if network.dtype.itemsize < 4:
         network = network.widened()
