@@ -33,10 +33,10 @@ from equispike.simulation.task import (
     Visit,
     check_coder,
     check_room,
+    collected,
     empty_record,
     enter,
     entered,
-    join,
     neuron_layers,
     record_of,
     run,
@@ -211,13 +211,12 @@ def simulate(
     began = time.perf_counter()
     with torch.no_grad(), full_precision(network.device):
         done = (finished(chosen, part) for part in track(batches, "simulating", len(batches), alone=True))
-        records, steps = zip(*done, strict=True)
-        record = join(records)
+        [(record, steps)] = [collected(done, task)] if len(batches) > 1 else list(done)
         if task.images.is_cuda:  # what was asked for is done only now
             torch.cuda.synchronize(task.images.device)
         seconds = time.perf_counter() - began
         mismatch = _mismatch(record, finished(ENGINES["stepwise"], task.of(slice(verify)))[0]) if verify else None
-    return Run(task=task, **vars(record), steps=torch.cat(steps), seconds=seconds, mismatch=mismatch)
+    return Run(task=task, **vars(record), steps=steps, seconds=seconds, mismatch=mismatch)
 
 
 def task_of(

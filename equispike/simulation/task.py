@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -293,7 +293,7 @@ def empty_record(task: Task, images: int) -> Record:
     )
 
 
-def enter(whole: Record, part: Record, first: int, images: Tensor) -> None:
+def enter(whole: Record, part: Record, first: int, images: Tensor | slice) -> None:
     """Add what these images, (n,), did behind so many steps; their scores and potentials stay from there on."""
     end = first + len(part.readout)
     for mine, other in ((whole.counts, part.counts), (whole.negative, part.negative)):
@@ -308,22 +308,18 @@ def enter(whole: Record, part: Record, first: int, images: Tensor) -> None:
         whole.potentials[name][end:, images] = own[-1:]
 
 
-def join(records: Sequence[Record]) -> Record:
-    """One record of several batches, images in the order of the batches."""
-    if len(records) == 1:
-        return records[0]
+def collected(parts: Iterable[tuple[Record, Tensor]], task: Task) -> tuple[Record, Tensor]:
+    """One record of several batches, images in their order, and the steps of each image, (B,).
 
-    def layers(of: Callable[[Record], Mapping[str, Tensor]], images: int) -> dict[str, Tensor]:
-        return {name: torch.cat([of(record)[name] for record in records], dim=images) for name in of(records[0])}
-
-    return Record(
-        torch.cat([record.readout for record in records], dim=1),
-        layers(lambda record: record.counts, 0),
-        layers(lambda record: record.spikes, 1),
-        layers(lambda record: record.trains, 1),
-        layers(lambda record: record.potentials, 1),
-        layers(lambda record: record.negative, 0),
-    )
+    Batches are entered as they come, so that no more than one is held beside the whole.
+    """
+    whole, steps, first = empty_record(task, len(task.images)), torch.zeros_like(task.indices), 0
+    for part, own in parts:
+        images = slice(first, first + len(own))
+        enter(whole, part, 0, images)
+        steps[images] = own
+        first = images.stop
+    return whole, steps
 
 
 def negative_spikes(
