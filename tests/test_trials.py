@@ -1,6 +1,8 @@
 """The trials in their short forms, in this process; and each of them notices what it looks for."""
 
+import ast
 import importlib
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 import equispike as es
+from equispike.functional.integrate import if_step
+from equispike.simulation.cpu import core
 from equispike.zoo import data
 
 TRIALS = Path(__file__).parent / "trials"
@@ -83,3 +87,33 @@ def test_senseless_command_lines_end_well(trial: Any) -> None:
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_run_of_many_batches_takes_little_more_memory_than_what_it_returns(trial: Any) -> None:
+    memory, steps, batch, layers, classes = trial("memory"), 1024, 256, 10, 10
+    sizes = steps, batch, 16, layers, False, "layerwise" if core is None else "events", es.Constant(), 2**20
+    returned = steps * batch * 4 * (layers + classes)
+    assert memory.in_a_fork(lambda: memory.growth(*sizes)) < 1.5 * returned
+
+
+def test_mutants_are_other_programs_in_one_place(trial: Any) -> None:
+    mutants = trial("mutants")
+    for module, source in itertools.islice(mutants.modules(), 3):
+        compile(mutants.noting(module, source), module, "exec")
+    for mutant in itertools.islice(mutants.mutants(), 0, 200, 40):
+        whole = ast.unparse(mutant.tree).splitlines()
+        with mutant.made() as tree:
+            faulty = ast.unparse(tree).splitlines()
+        assert sum(one != other for one, other in zip(whole, faulty, strict=True)) == 1
+        assert ast.unparse(mutant.tree).splitlines() == whole
+
+
+def test_a_mutant_takes_the_place_of_the_sound_function(trial: Any) -> None:
+    mutants, wanted = trial("mutants"), "u >= threshold -> u > threshold"
+    mutant = next(one for one in mutants.mutants() if "if_step" in one.told and one.told.endswith(wanted))
+
+    def spikes() -> int:
+        return int(if_step(torch.ones(()), torch.zeros(()), 1.0)[0])
+
+    assert trial("memory").in_a_fork(lambda: 10 * mutants.infected(mutant) + spikes()) == 10
+    assert spikes() == 1
