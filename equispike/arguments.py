@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equispike.errors import CalibrationError, ConversionError, DataError, EquispikeError, FileError, SimulationError
+from equispike.errors import (
+    CalibrationError,
+    ConversionError,
+    DataError,
+    EquispikeError,
+    FileError,
+    SimulationError,
+    one_line,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +72,17 @@ def told(value: Any) -> str:
     if isinstance(value, str):
         return repr(value[:40])
     return f"a {type(value).__name__}"
+
+
+def moving_to(target: Any) -> Callable[[Tensor], Tensor]:
+    """Put tensors on that device, or into that floating-point type. EquispikeError if torch cannot do it here."""
+    try:
+        moved = torch.empty(0).to(target)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise EquispikeError(f"to: {one_line(error, 150)}. Use cpu, or a device that torch finds here") from error
+    if not moved.is_floating_point():
+        raise EquispikeError(f"to: {target}. Use a floating-point type")
+    return lambda tensor: tensor.to(target)
 
 
 def whole(name: str, value: Any, error: type[EquispikeError] = SimulationError) -> int:

@@ -63,7 +63,7 @@ For a model of several inputs, pairs whose images are a tuple or list of tensors
 Join = Callable[[tuple[Tensor, ...]], Tensor]
 """Makes one tensor of the inputs in a batch, images first, and refuses what does not go together."""
 
-IMAGES = "pixel_values", "images", "image", "inputs", "input", "x"
+IMAGES = "pixel_values", "images", "image", "img", "inputs", "input", "x"
 LABELS = "labels", "label", "targets", "target", "y"
 """Names that images and labels have in batches that are dicts."""
 ACCEPTED = "Pass tensors or NumPy arrays of images, (images, labels) pairs, or a DataLoader of them"
@@ -190,7 +190,7 @@ def _parts(where: str, item: object) -> tuple[object, object]:
         named = cast("Mapping[object, object]", item)
         found = next((key for key in IMAGES if key in named), None)
         if found is None:
-            raise DataError(f"{where}: a dict without {', '.join(IMAGES[:3])} ... Pass (images, labels) pairs")
+            raise DataError(f"{where}: a dict without {', '.join(IMAGES[:-1])} or x. Pass (images, labels) pairs")
         return named[found], next((named[key] for key in LABELS if key in named), None)
     parts = inputs_of(item)
     return parts[0] if parts else None, parts[1] if len(parts) > 1 else None

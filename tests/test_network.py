@@ -297,3 +297,15 @@ def test_a_convolution_that_cannot_be_is_refused_by_name(
     )
     with pytest.raises(ConversionError, match=said):
         Network(nodes)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "meta:x", torch.int32])
+def test_a_device_that_there_is_not_is_refused_in_one_line(target: object) -> None:
+    with pytest.raises(EquispikeError, match=r"^to: "):
+        small().to(target)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_there_is_not_is_refused_in_one_line() -> None:
+    with pytest.raises(EquispikeError, match=r"^to: .*Use cpu"):
+        small().to("cuda")

@@ -865,8 +865,20 @@ def test_a_forward_pass_that_fixes_the_number_of_images_is_told_so() -> None:
     message = refused(Forward(lambda m, x: x.view(len(x), 2, 2).relu().flatten(1)), 4)
     assert message == (
         "Forward: its forward pass fixes the number of images, as len(x) and int(x.shape[0]) do. "
-        "Write x.shape[0] in their place"
+        "Write x.shape[0] in their place, and keep the images along the first dimension"
     )
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (nn.LSTM(4, 4), "1 (LSTM): remembers earlier inputs"),
+        (nn.GRUCell(4, 4), "1 (GRUCell): remembers earlier inputs"),
+        (torch.ao.nn.quantized.dynamic.Linear(4, 4), "1 (Linear): has its weights packed as integers"),
+    ],
+)
+def test_layers_that_cannot_be_read_are_refused_in_their_own_words(layer: nn.Module, said: str) -> None:
+    assert refused(nn.Sequential(nn.ReLU(), layer), 4).startswith(said)
 
 
 def test_a_failing_forward_pass_is_reported_with_the_shape() -> None:

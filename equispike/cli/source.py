@@ -204,7 +204,7 @@ def _from_file(source: str) -> "tuple[Model, dict[str, Any]]":
 
 def _is_foreign(source: str) -> bool:
     """Tell a safetensors file of another program."""
-    from equispike.files.checkpoint import SPOKEN, kind_of
+    from equispike.files.checkpoint import KINDS, kind_of
 
     kind = kind_of(source)
-    return kind is not None and kind not in SPOKEN
+    return kind is not None and kind not in KINDS

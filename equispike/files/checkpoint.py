@@ -47,7 +47,7 @@ PLACES = ("source",)
 
 CONTIGUOUS: Any = torch.contiguous_format  # untyped in torch
 Format = Literal["equispike.network", "equispike.model", "equispike.training"]
-SPOKEN: dict[str, str] = {
+KINDS: dict[str, str] = {
     "equispike.network": "a converted network",
     "equispike.model": "a trained model",
     "equispike.training": "an interrupted training",
@@ -138,8 +138,8 @@ def read_tensors(path: str | os.PathLike[str], kind: Format) -> tuple[dict[str, 
                 header: dict[str, str] = file.metadata() or {}
                 found, version = header.get("format"), header.get("version")
                 if found != kind:
-                    is_now = SPOKEN.get(found or "", "a safetensors file of another program")
-                    raise FileError(f"{path}: is {is_now}, not {SPOKEN[kind]}. {_OTHERWISE[kind]}")
+                    is_now = KINDS.get(found or "", "a safetensors file of another program")
+                    raise FileError(f"{path}: is {is_now}, not {KINDS[kind]}. {_OTHERWISE[kind]}")
                 if version != str(_VERSION):
                     raise FileError(f"{path}: has version {version}; this release reads {_VERSION}. Upgrade equispike")
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in list(file.keys())}

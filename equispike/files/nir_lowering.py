@@ -346,7 +346,7 @@ def _read_by(network: Network, node: Node) -> list[Node]:
 
 
 def _behind_pads(network: Network, node: Node) -> list[Node]:
-    """What reads a node, and in the place of borders of zeros what reads them."""
+    """Readers of a node; in the place of a border of zeros, the readers of that."""
     readers = _read_by(network, node)
     return [last for r in readers for last in (_behind_pads(network, r) if isinstance(r.op, Pad) else [r])]
 

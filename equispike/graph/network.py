@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from equispike.arguments import moving_to
 from equispike.errors import ConversionError, SimulationError, one_line
 from equispike.functional.inputs import Images, join_inputs, reshaping
 from equispike.functional.numeric import all_finite
@@ -102,8 +103,7 @@ class Network:
         header = tuple(name.capitalize() if name != "macs" else "MACs" for name in TableRow._fields)
         rows = [header, *(_cells(row) for row in self.table())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        align = "<<<>>>>"
-        lines = ("  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)) for row in rows)
+        lines = ("  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, "<<<>>>>", widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
 
     @cached_property
@@ -155,8 +155,8 @@ class Network:
         return free(name, self._by_name)
 
     def to(self, target: torch.device | torch.dtype | str) -> "Network":
-        """The same network with its tensors on another device or in another floating-point type."""
-        return self.rewrite(lambda node: dataclasses.replace(node, op=map_tensors(node.op, lambda t: t.to(target))))
+        """The same network on another device or in another floating-point type. EquispikeError if there is no such."""
+        return self.rewrite(lambda node: dataclasses.replace(node, op=map_tensors(node.op, moving_to(target))))
 
     def widened(self) -> "Network":
         """The same network in float32 if it is in half precision, whose weights float32 holds; else itself."""

@@ -21,7 +21,7 @@ SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
 CHOICE = "chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU"
 ORDER = "puts the images' data in order. Use a pool, or ReLU"
 GATE = "multiplies two data-dependent tensors (a gate or attention). Remove it"
-STATISTICS = "its statistics change with every image. Train with batch norm, which folds into the weights"
+PER_IMAGE = "its statistics change with every image. Train with batch norm, which folds into the weights"
 RANDOM = "drops at random in eval mode too. Pass training=self.training"
 REMEDIES = {
     **dict.fromkeys(("sigmoid", "silu", "gelu", "tanh", "hardswish", "hardsigmoid", "mish", "softplus"), SMOOTH),
@@ -50,7 +50,7 @@ REMEDIES = {
             "var",
             "linalg_vector_norm",
         ),
-        STATISTICS,
+        PER_IMAGE,
     ),
     **dict.fromkeys(("native_batch_norm_legit", "native_batch_norm_legit_functional"), weights.NO_STATISTICS),
     **dict.fromkeys(("batch_norm", "BatchNorm1d", "BatchNorm2d"), weights.NO_STATISTICS),
@@ -199,7 +199,7 @@ def _instance_norm(
 ) -> Ops:  # fmt: skip
     """With running statistics, as in eval mode, the same as batch norm."""
     if of_images or mean is None:
-        raise Untranslatable(f"{STATISTICS}, or use track_running_stats=True")
+        raise Untranslatable(f"{PER_IMAGE}, or use track_running_stats=True")
     return weights.WEIGHTS[aten.batch_norm.default](x, weight, bias, mean, var, False, *more)
 
 

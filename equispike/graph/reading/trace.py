@@ -68,6 +68,7 @@ def export(model: Traceable, example: Images) -> Program:
     if not isinstance(model, nn.Module):
         return _checked(model, inputs)
     name, model = type(model).__name__, _copied(model)
+    _check_layers(model)
     given, parameter = inputs, next(model.parameters(), None)
     if parameter is not None:
         inputs = tuple(x.to(parameter.device, parameter.dtype) for x in inputs)
@@ -82,7 +83,7 @@ def export(model: Traceable, example: Images) -> Program:
         if "specialized it to be a constant" in reason:
             raise ConversionError(
                 f"{name}: its forward pass fixes the number of images, as len(x) and int(x.shape[0]) do. Write "
-                "x.shape[0] in their place"
+                "x.shape[0] in their place, and keep the images along the first dimension"
             ) from error
         raise ConversionError(
             f"{name}: torch.export could not read it with {_told(given)}: "
@@ -92,7 +93,7 @@ def export(model: Traceable, example: Images) -> Program:
 
 
 def _functional(program: ExportedProgram) -> Program:
-    """In calls that change none of their arguments. For gradients, torch would take some apart (softshrink)."""
+    """Write a program in calls that change none of their arguments. For gradients, torch would take some apart."""
     with torch.inference_mode():
         program = cast("Any", program).run_decompositions({})
     return of(program)
@@ -108,6 +109,19 @@ def _silence() -> Generator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _check_layers(model: nn.Module) -> None:
+    """ConversionError for layers that torch.export takes apart, or fails at in words of its own."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            why = "remembers earlier inputs, and networks here run forward only. Use convolutions or linear layers"
+        elif kind.__module__.startswith("torch.ao.nn.") and "quantized" in kind.__module__:
+            why = "has its weights packed as integers. Convert the model as it was before, then call es.quantize"
+        else:
+            continue
+        raise ConversionError(f"{name or 'model'} ({kind.__name__}): {why}")
 
 
 def _told(inputs: Sequence[Tensor]) -> str:
