@@ -18,11 +18,12 @@ from test_simulate import one_layer, same
 
 import equispike as es
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
+from equispike.graph.ops import Add, AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
 from equispike.simulation import beginning, cpu
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
+from equispike.simulation.currents import Spikes, apply_view, whole_train
 from equispike.simulation.state import PlannedBatch
 from equispike.simulation.task import Task
 from equispike.simulation.trains import as_integers, pack
@@ -540,3 +541,11 @@ def test_threads_are_those_of_torch() -> None:
     if before == "0" or llvm == "True":
         pytest.skip("torch or the core was built with another OpenMP than GNU's")
     assert (before, after, gnu) == ("1", "1", "True")
+
+
+def test_sums_and_differences_of_spikes_of_one_shape_stay_spikes() -> None:
+    one, other = (Spikes((whole_train(name, (2, 3, 3), torch.ones(1)),), (2, 3, 3)) for name in "ab")
+    summed = apply_view(Add((1.0, -0.5)), [one, other], (2, 3, 3))
+    assert summed is not None  # else torch would add them up, densely
+    assert [(view.train, view.scale.tolist()) for view in summed.views] == [("a", [1.0, 1.0]), ("b", [-0.5, -0.5])]
+    assert apply_view(Add((1.0, -0.5)), [one, dataclasses.replace(other, flat=True)], (2, 3, 3)) is None
