@@ -65,8 +65,8 @@ def set_for(provenance: Mapping[str, Any]) -> int | None:
     >>> set_for({"corrections": [{"name": "StepBias", "timesteps": 8}]}), set_for({})
     (8, None)
     """
-    told = [provenance.get("chosen"), *provenance.get("corrections", ())]
-    found = [one["timesteps"] for one in told if isinstance(one, Mapping) and isinstance(one.get("timesteps"), int)]
+    told: list[Mapping[str, Any]] = [provenance.get("chosen", {}), *provenance.get("corrections", ())]
+    found: list[int] = [one["timesteps"] for one in told if "timesteps" in one]
     return max(found, default=None)
 
 

@@ -56,7 +56,7 @@ def test_every_number_of_a_run_is_that_of_its_file(made: Path) -> None:
     page = page_data(read_runs([made]))
     filed = json.loads(made.read_text())["runs"]
     assert page["steps"] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
-    assert [run["label"] for run in page["runs"]] == ["DataNorm(99.9)", "DataNorm(80.0)", "DataNorm(99.9), poisson"]
+    assert [run["label"] for run in page["runs"]] == ["DataNorm(99.9)", "DataNorm(80)", "DataNorm(99.9), poisson"]
     for run, source in zip(page["runs"], filed, strict=True):
         for n, t in enumerate(page["steps"]):
             assert run["accuracy"][n] == source["accuracy"][t - 1]
@@ -382,6 +382,16 @@ def test_a_phone_shows_all_of_it_in_dark_too_without_scrolling_sideways(
     assert page.run("document.querySelectorAll('ul.legend').length") > 0
     assert page.printed().startswith(b"%PDF")
     assert page.problems == []
+
+
+def test_a_long_name_pushes_no_number_off_the_page(opened: tuple[Page, dict[str, Any], Path]) -> None:
+    page, _, out = opened
+    page.open(out, width=1280, height=900)
+    page.run("document.querySelector('tbody td').textContent = 'DataNorm(97, per_channel=True), '.repeat(8); undefined")
+    shown, whole = page.run(
+        "(({clientWidth, scrollWidth}) => [clientWidth, scrollWidth])(document.querySelector('.scroll'))"
+    )
+    assert whole <= shown
 
 
 def test_a_page_says_which_split_which_unit_and_how_each_network_came_about(tmp_path: Path) -> None:

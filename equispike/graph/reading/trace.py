@@ -5,7 +5,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, cast
 
@@ -113,7 +113,7 @@ def _silence() -> Generator[None]:
 
 def _check_layers(model: nn.Module) -> None:
     """ConversionError for layers that torch.export takes apart, or fails at in words of its own."""
-    for name, module in model.named_modules():
+    for name, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules()):
         kind = type(module)
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             why = "remembers earlier inputs, and networks here run forward only. Use convolutions or linear layers"
