@@ -5,7 +5,7 @@ import torch
 
 import equispike as es
 from equispike.analysis.causes import Causes
-from equispike.diagnosis import diagnose
+from equispike.diagnosis import _remedies, diagnose
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -52,12 +52,14 @@ def test_a_remedy_is_what_its_name_says(found):
     assert "reset='subtract'" in {remedy.name for remedy in hard.remedies}
 
 
-def test_remedies_for_the_default_keep_its_start(found):
-    remedies = {remedy.name: remedy for remedy in found(None, 1).remedies}
-    assert all("v_init=0.5" in name for name in remedies if name.startswith("method="))
-    remedy = remedies["method=DataNorm(percentile=99.9), v_init=0.5"]
-    measured = found(es.DataNorm(99.9), 1, v_init=0.5)
-    assert (remedy.accuracy, remedy.spike_rate) == (measured.accuracy, measured.spike_rate)
+def test_other_percentiles_are_tried_from_the_same_start():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    for options in ({}, {"method": es.DataNorm(97.0), "v_init": 0.5}):
+        tried = _remedies(es.convert(model, torch.rand(8, 4), **options), (), 4)
+        assert tried["method=DataNorm(percentile=99.9), v_init=0.5"] == {"method": es.DataNorm(99.9), "v_init": 0.5}
+        assert all(change["v_init"] == 0.5 for change in tried.values() if "method" in change)
+    tried = _remedies(es.convert(model, torch.rand(8, 4), es.DataNorm(97.0)), (), 4)
+    assert tried["method=DataNorm(percentile=99.9)"] == {"method": es.DataNorm(99.9)}
 
 
 def test_a_correction_is_measured_where_it_fits_the_cause(found, monkeypatch):
