@@ -14,6 +14,7 @@ from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Linear, Neuron, Readout, Sparse
 from equispike.simulation import stop as early_exit
 from equispike.simulation.events import installed
+from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.stop import largest_gains
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
@@ -52,6 +53,20 @@ def test_certain_answers_are_those_of_all_steps(drawn: Any, seed: int, engine: A
     run = es.simulate(network, images, T, es.Poisson(), seed, engine=engine, stop=es.Certain())
     assert torch.equal(run.predictions[-1], full.predictions[-1])
     assert torch.equal(exits(full, es.Certain()).predictions, full.predictions[-1])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_blocks_of_steps_are_run_in_chunks_where_memory_is_short(engine: Any) -> None:
+    one, weight = torch.ones((), dtype=torch.float64), torch.eye(3, dtype=torch.float64) * 0.375
+    nodes = Node("input", Input((3,))), Node("linear", Linear(weight, None), ("input",))
+    nodes += Node("neurons", Neuron(one, one), ("linear",)), Node("readout", Readout(), ("neurons",))
+    network = Network(nodes)
+    images = torch.tensor([[1.0, 0.5, 0.25], [0.125, 0.0, 1.0]]).double()
+    room = 3 * len(images) * bytes_per_step(network)  # three steps of layerwise, where a block has 16
+    whole = es.simulate(network, images, T, engine="stepwise")
+    run = es.simulate(network, images, T, engine=engine, memory=room, stop=es.Stable(T))
+    assert torch.equal(run.readout, whole.readout)
+    assert torch.equal(run.spikes["neurons"], whole.spikes["neurons"])
 
 
 def test_negative_weights_of_a_map_widen_the_bound() -> None:
