@@ -21,7 +21,7 @@ import torch
 
 import equispike as es
 from equispike.cli import main
-from equispike.files.checkpoint import kind_of, read_tensors
+from equispike.files.checkpoint import KINDS, kind_of, read_tensors
 from equispike.files.store import Store
 from equispike.zoo import data
 from equispike.zoo.store import load_model
@@ -128,7 +128,7 @@ def _content(path: Path) -> Any:
         return [{name: value for name, value in row.items() if name not in PASSING} for row in rows]
     if path.suffix == ".jsonl":
         return [_lasting(json.loads(line)) for line in path.read_text().splitlines()]
-    if (kind := kind_of(path)) is not None:
+    if (kind := kind_of(path)) in KINDS:
         described, tensors = read_tensors(path, kind)  # type: ignore[arg-type]
         return _lasting(described), {name: value.numpy().tobytes() for name, value in tensors.items()}
     if path.suffix == ".py":
