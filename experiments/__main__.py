@@ -98,7 +98,7 @@ def _show(entry: Entry, job: Job) -> None:
     with progress():
         content, again = result(entry, job)
     title = f"{content['title']}" + (f" ({content['source']})" if content["source"] else "")
-    print_table(table(content["lines"]), title, no_wrap=False)
+    print_table(table(content["lines"]), title)
     for sentence in (content["note"], content["all rows"] and f"All rows: {content['all rows']}", *content["remarks"]):
         if sentence:
             out.print(f"{sentence.removesuffix('.')}.")

@@ -110,10 +110,12 @@ def _fast(rows: Mapping[str, Any], _: Content) -> Verdict:
 
 
 def _energy(_: Mapping[str, Any], content: Content) -> Verdict:
-    last = content["lines"][-1]["ours"]
+    *_, last = (line["ours"] for line in content["lines"] if line["label"].startswith("RNL + RIL: "))
     if last.get("energy") is None:
         raise KeyError("energy")
-    return f"{last['energy']:.2f} of it, {last['times sooner']:.1f} times sooner", last["energy"] < 1
+    own = [line["ours"] for line in content["lines"] if line["label"].startswith("RNL + RIL, p by layer: ")]
+    more = f" ({own[-1]['energy']:.2f} and {own[-1]['times sooner']:.1f} with p by layer)" if own else ""
+    return f"{last['energy']:.2f} of it, {last['times sooner']:.1f} times sooner{more}", last["energy"] < 1
 
 
 def _bound(_: Mapping[str, Any], content: Content) -> Verdict:

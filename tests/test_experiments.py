@@ -240,6 +240,7 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     for way in (ding.STAGE_2, ding.LOCKED):
         monkeypatch.setitem(ding.LEARNT, way.label, ((0.01,), Settings(steps=1, maxima_move=way is ding.STAGE_2)))
     monkeypatch.setattr(ding_tables, "WAYS", (ding.MAX_NORM, ding.STAGE_1, ding.STAGE_2, ding.LOCKED))
+    monkeypatch.setattr(ding_figure_7, "WAYS", (ding.MAX_NORM, ding.STAGE_2))
     monkeypatch.setattr(ding, "TOLERANCE", 1.0)  # any accuracy will do, so the lowest thresholds are taken
     full = load("mnist-sample")
     few = Dataset(full.name, full.train.take(256), full.validation.take(100), full.test.take(50))
