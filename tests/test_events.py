@@ -23,10 +23,10 @@ from equispike.simulation import beginning, cpu
 from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
-from equispike.simulation.currents import Spikes, apply_view, whole_train
+from equispike.simulation.currents import Current, Spikes, Term, apply_view, whole_train
 from equispike.simulation.state import PlannedBatch
 from equispike.simulation.task import Task
-from equispike.simulation.trains import as_integers, pack
+from equispike.simulation.trains import Integers, as_integers, pack
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -549,3 +549,20 @@ def test_sums_and_differences_of_spikes_of_one_shape_stay_spikes() -> None:
     assert summed is not None  # else torch would add them up, densely
     assert [(view.train, view.scale.tolist()) for view in summed.views] == [("a", [1.0, 1.0]), ("b", [-0.5, -0.5])]
     assert apply_view(Add((1.0, -0.5)), [one, dataclasses.replace(other, flat=True)], (2, 3, 3)) is None
+
+
+def test_the_engine_takes_networks_in_full_precision_alone() -> None:
+    network = one_layer()
+    assert [engine.suits(network.to(kind)) for kind in (torch.float64, torch.float32, torch.float16)] == [1, 1, 0]
+
+
+def test_digits_are_multiplied_where_bytes_hold_the_spikes_and_32_bits_the_sums() -> None:
+    def fits(at_once: int = 1, inputs: int = 1, largest: int = 1) -> bool:
+        ranges = (torch.tensor([[[0, end]]]) for end in (1, at_once))
+        term = Term("a", (1, 1, at_once), *ranges, torch.zeros(1).expand(inputs, 1, 1))
+        return cpu._fits(Current((1,), (term,)), Integers(torch.ones(1), torch.ones(1), largest))
+
+    assert fits(at_once=255, inputs=2**16, largest=2**30)
+    assert not fits(at_once=256)
+    assert not fits(inputs=2**24)
+    assert not fits(largest=2**31)
