@@ -100,7 +100,7 @@ LEVELS_SET = (
 )
 """A network that was trained with levels: its own thresholds, with and without a drive."""
 
-TRAIN_ON = "--levels 4 --data cifar10 --recipe cifar-again --epochs 4 --bfloat16 --out levels.safetensors"
+TRAIN_ON = "--levels 4 --data cifar10 --recipe cifar-again --epochs 3 --bfloat16 --out levels.safetensors"
 
 
 def with_levels(network: Trained) -> Trained:
