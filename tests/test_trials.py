@@ -37,7 +37,7 @@ def fails(attempts: Iterator[Any]) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore")  # of exporters
 def test_hostile_files_end_well(trial: Any) -> None:
-    assert not fails(trial("readers").run(60, 0))
+    assert not fails(trial("readers").run(30, 0))
 
 
 def test_a_reader_that_ends_in_another_error_is_noticed(trial: Any, tmp_path: Path) -> None:
