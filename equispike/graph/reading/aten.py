@@ -18,7 +18,6 @@ from equispike.graph.reading import clips, moves, weights
 from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten, broadcast, flat
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
-CHOICE = "chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU"
 ORDER = "puts the images' data in order. Use a pool, or ReLU"
 GATE = "multiplies two data-dependent tensors (a gate or attention). Remove it"
 PER_IMAGE = "its statistics change with every image. Train with batch norm, which folds into the weights"
@@ -31,7 +30,7 @@ REMEDIES = {
         ("erf", "exp", "log", "sin", "cos", "sqrt", "rsqrt", "pow", "square", "reciprocal", "logit"), SMOOTH
     ),
     **dict.fromkeys(("sign", "round", "floor", "ceil", "trunc", "heaviside", "bernoulli"), clips.JUMPS),
-    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), CHOICE),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), clips.CHOICE),
     **dict.fromkeys(("sort", "topk", "kthvalue", "median", "argmax", "argsort"), ORDER),
     **dict.fromkeys(("glu", "GLU"), GATE),
     **dict.fromkeys(

@@ -12,6 +12,7 @@ from equispike.functional import rate
 from equispike.graph.ops import Add, Affine, LeakyReLU, Neuron, Op
 from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten
 
+CHOICE = "chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU"
 JUMPS = "jumps, and no sum of ReLUs does. Use ReLU, or equispike.nn.RateNorm with levels"
 
 
@@ -164,7 +165,7 @@ def chosen(mask: Any, x: Any, y: Any) -> Ops:
         zero = not isinstance(other, Value) and not bool(torch.as_tensor(other).any())
         if zero and isinstance(kept, Value) and (kept.node, kept.shape) == (mask.node, mask.shape):
             return [Step(Neuron(), (0,))]  # the mask and what it chooses from are one node's value
-    raise Untranslatable("chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU")
+    raise Untranslatable(CHOICE)
 
 
 def _filled(x: Value, mask: Any, value: Any) -> Ops:
