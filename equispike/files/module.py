@@ -94,8 +94,9 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, buffer)
     stored = buffer.getvalue()
+    timesteps = set_for(network.provenance) or 64
     source = TEMPLATE.format(
-        timesteps=set_for(network.provenance) or 64,
+        timesteps=timesteps,
         digest=hashlib.sha256(stored).hexdigest(),
         version=version("equispike"),
         weights=ascii(path.with_suffix(".pt").name),
@@ -113,7 +114,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
     )
     return [
         f"Needs torch alone, and {path.with_suffix('.pt').name} beside it: {entry}; "
-        f"Network()(images, timesteps={set_for(network.provenance) or 64}) gives the scores."
+        f"Network()(images, timesteps={timesteps}) gives the scores."
     ]
 
 
