@@ -113,8 +113,10 @@ class Data:
         from equispike.zoo.data.own import channels_last
 
         dataset, stated = self._read(known)
-        shape, given = known.get("shape", ()), dataset.train.take(1).floats().shape[1:]
-        last = shape != tuple(given) and len(given) > 1 and shape == (*given[1:], given[0])
+        if (shape := known.get("shape")) is None:
+            return dataset, stated
+        given = tuple(dataset.train.take(1).floats().shape[1:])
+        last = len(given) > 1 and shape == (*given[1:], given[0]) != given
         return channels_last(dataset) if last else dataset, stated
 
     def _read(self, known: "Mapping[str, Any]") -> "tuple[Dataset, dict[str, Any]]":
