@@ -88,22 +88,18 @@ LEVELS = (
     Way("levels", es.RateNorm(), v_init=0.5),
     Way("levels, signed", es.RateNorm(), v_init=0.5, spikes="signed"),
 )
-LEVELS_SET = (
-    Way("levels, set for T: StepBias", es.RateNorm(), v_init=0.5, correct=lambda t: [es.StepBias(t)]),
-    Way(
-        "levels, set for T: StepBias, signed",
-        es.RateNorm(),
-        v_init=0.5,
-        spikes="signed",
-        correct=lambda t: [es.StepBias(t)],
-    ),
+LEVELS_SET = tuple(
+    replace(
+        way, label=f"levels, set for T: StepBias{way.label.removeprefix('levels')}", correct=lambda t: [es.StepBias(t)]
+    )
+    for way in LEVELS
 )
 """A network that was trained with levels: its own thresholds, with and without a drive."""
 
 TRAIN_ON = "--levels 4 --data cifar10 --recipe cifar-again --epochs 3 --bfloat16 --out levels.safetensors"
 
 
-def with_levels(network: Trained) -> Trained:
+def levelled(network: Trained) -> Trained:
     """The network, if its neurons have levels. EquispikeError otherwise, with the way to them."""
     if any(layer.levels for _, layer in rate_norms(network.model)):
         return network
@@ -134,7 +130,7 @@ ENTRIES = (
     Entry(
         "low-latency-levels",
         "Right answers after few steps, trained on with levels",
-        partial(run, LEVELS, LEVELS_SET, with_levels),
+        partial(run, LEVELS, LEVELS_SET, levelled),
         CONDITIONS,
         ("vgg16-slim-rnl-cifar10",),
         cites=("bu2022", "wu2024"),

@@ -131,7 +131,9 @@ def measure(way: Way, network: Trained, job: Job) -> Row:
     conditions = job.conditions
     test, coder = test_images(network, conditions), coder_of(network, conditions)
     spiking = convert(way, network, conditions)
-    batches = test.batches(BATCH) if job.on else list(to(spiking.device, test.batches(BATCH)))
+    batches: Any = test.batches(BATCH)  # workers read their own
+    if spiking.device.type != "cpu":
+        batches = list(to(spiking.device, batches))
     label = f"{network.name}, {way.label}"
     e = es.evaluate(spiking, batches, conditions.timesteps, coder, runs=conditions.seeds, label=label, on=job.on)
     return {
