@@ -104,18 +104,19 @@ def _ratio(most: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
 
 def _fast(rows: Mapping[str, Any], _: Content) -> Verdict:
     ours, robust, most = (_at(rows[label], 32) for label in ("RNL + RIL", "Robust Norm", "Max Norm"))
-    others = [f"{_at(row, 32):.1f} {label}" for label, row in rows.items() if label.startswith("RNL + RIL, ")]
-    variants = f" ({', '.join(others).replace('RNL + RIL, ', 'with ')})" if others else ""
+    variant = "RNL + RIL, "
+    others = [
+        f"{_at(row, 32):.1f} with {name[len(variant) :]}" for name, row in rows.items() if name.startswith(variant)
+    ]
+    variants = f" ({', '.join(others)})" if others else ""
     return f"{ours:.1f} %{variants} against {robust:.1f} and {most:.1f} %", ours > max(robust, most) + 1
 
 
 def _energy(_: Mapping[str, Any], content: Content) -> Verdict:
-    *_, last = (line["ours"] for line in content["lines"] if line["label"].startswith("RNL + RIL: "))
-    if last.get("energy") is None:
-        raise KeyError("energy")
-    own = [line["ours"] for line in content["lines"] if line["label"].startswith("RNL + RIL, p by layer: ")]
-    more = f" ({own[-1]['energy']:.2f} and {own[-1]['times sooner']:.1f} with p by layer)" if own else ""
-    return f"{last['energy']:.2f} of it, {last['times sooner']:.1f} times sooner{more}", last["energy"] < 1
+    last = {line["label"].rpartition(":")[0]: line["ours"] for line in content["lines"] if line["ours"].get("energy")}
+    ours, own = last["RNL + RIL"], last.get("RNL + RIL, p by layer")
+    more = f" ({own['energy']:.2f} and {own['times sooner']:.1f} with p by layer)" if own else ""
+    return f"{ours['energy']:.2f} of it, {ours['times sooner']:.1f} times sooner{more}", ours["energy"] < 1
 
 
 def _bound(_: Mapping[str, Any], content: Content) -> Verdict:
