@@ -160,6 +160,7 @@ def worker(rank: int, folder: str) -> None:
         model = nn.parallel.DistributedDataParallel(with_rate_norm(mlp(), momentum))
         grads = train_step(model, images(0).split(6)[rank])
         torch.save((maxima(model), grads), f"{folder}/{rank} {momentum}")
+    distributed.barrier()  # threads of the group free the last sum's tensors; Python must still be there for them
     distributed.destroy_process_group()
 
 
