@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from equispike.arguments import tensor_of
 from equispike.errors import CalibrationError, DataError, EquispikeError
 from equispike.functional.inputs import Shape, inputs_of, join_inputs, reshaping, split_inputs
 from equispike.functional.numeric import all_finite
+from equispike.workers import Here, Workers
 
 
 class Batch(NamedTuple):
@@ -127,13 +129,8 @@ def numbered(
         first: number of the very first image.
         elsewhere: another process works on them, and reads them itself where they know how (``shards``).
     """
-    shards: Callable[[], Iterable[Labelled]] | None = getattr(batches, "shards", None) if elsewhere else None
-    found = (
-        shards()
-        if shards and len(cast("Any", batches))
-        else (Pair(*pair) for pair in read_labelled(batches, shape, join=join))
-    )
-    for batch in found:
+    shards: Iterator[Labelled] | None = _shards(batches) if elsewhere else None
+    for batch in shards or (Pair(*pair) for pair in read_labelled(batches, shape, join=join)):
         yield first, batch
         first += len(batch)
 
@@ -146,12 +143,25 @@ def hold(batches: Batches | Tensor, shape: tuple[int, ...] | None = None) -> lis
     return list(read(batches, shape, "calibration batch"))
 
 
-def input_scale(batches: list[Batch]) -> float:
-    """Largest |x| of the images. CalibrationError if all are zero."""
-    largest = max(float(batch.images.abs().max()) for batch in batches)
-    if largest == 0:
+def in_pieces(batches: Batches, shape: tuple[int, ...] | None = None) -> Iterator[Batches]:
+    """Calibration batches one by one, each to be read where it is needed if they know how (``shards``)."""
+    return _shards(batches) or ([batch] for batch in hold(batches, shape))
+
+
+def input_extent(
+    batches: Batches, shape: tuple[int, ...] | None = None, on: Workers | None = None
+) -> tuple[float, int]:
+    """Largest |x| of calibration images, and their number. CalibrationError if all are zero."""
+    found = [extent for _, extent in (on or Here()).map(partial(_extent, shape), in_pieces(batches, shape))]
+    scale = max(largest for largest, _ in found)
+    if scale == 0:
         raise CalibrationError("batches: every pixel is zero. Check the loading of the images")
-    return largest
+    return scale, sum(count for _, count in found)
+
+
+def _extent(shape: tuple[int, ...] | None, batches: Batches) -> tuple[float, int]:
+    held = hold(batches, shape)
+    return max(float(batch.images.abs().max()) for batch in held), sum(len(batch.images) for batch in held)
 
 
 def check_labels(labels: Tensor, classes: int, purpose: str = "labels") -> None:
@@ -163,6 +173,11 @@ def check_labels(labels: Tensor, classes: int, purpose: str = "labels") -> None:
             f"{purpose}: label {int(wrong[0])}, but the network has {classes} classes, 0 to {classes - 1}. Check the "
             "labels, and the network's last layer"
         )
+
+
+def _shards(batches: Any) -> Iterator[Any] | None:
+    """Batches that can be read elsewhere, if these can and there are any."""
+    return batches.shards() if hasattr(batches, "shards") and len(batches) else None
 
 
 def _items(batches: object) -> Iterable[object]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from equispike.arguments import checked
-from equispike.batches import Batch, Batches, hold, input_scale
+from equispike.batches import Batch, Batches, hold, input_extent, read
 from equispike.calibrate.choice import choose, usual
 from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.corrections import correct as apply_corrections
@@ -32,6 +32,7 @@ from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import Traceable, trace
 from equispike.graph.reading.verdicts import VERDICTS
 from equispike.provenance import as_data, versions
+from equispike.workers import Workers
 
 SpikeKind = Literal["binary", "signed"]
 DEFAULT = DataNorm(99, per_channel=True)
@@ -55,6 +56,7 @@ def convert(
     correct: Sequence[AnyCorrection] = (),
     lossy: Iterable[LossyPass] = (),
     output: int | None = None,
+    on: Workers | None = None,
 ) -> Network:
     """Turn a trained ReLU network into a network of integrate-and-fire neurons.
 
@@ -83,6 +85,8 @@ def convert(
             ``es.leaky_relu_to_pairs``. Max pools behind the first layer are exact as they are with constant input.
         output: which of several tensors that the model returns is to be the readout, from 0. Networks for several of
             them, from the same images, spike alike in the layers that they share.
+        on: who measures for ``DataNorm``, as for ``evaluate``: images of ``zoo.data`` are read by them, and not held.
+            Corrections, and the choice for ``timesteps``, are made in this process; other methods are refused.
     Returns:
         the network in the activation form: a layer's threshold is in units of its trained activation (of
         ``RMP(after=True)``: times the growth of its input, see ``calibrate.method.with_thresholds``). Layers
@@ -108,28 +112,31 @@ def convert(
     _check_options("subtract", "potential", spikes)
     if v_init is not None:
         check_v_init(v_init)
-    entered = _enter(model, batches, method, reset, readout, lossy, output)
+    entered = _enter(model, batches, method, reset, readout, lossy, output, on)
     if timesteps is not None:
         entered, correct = _chosen(entered, timesteps, 0.5 if v_init is None else v_init, spikes, method)
     spiking = entered.spiking(entered.measured(), v_init, spikes)
-    return corrected(spiking, entered.held, correct)
+    return corrected(spiking, entered.images, correct)
 
 
 @dataclass(frozen=True, eq=False)
 class _Entered:
-    """A network that is ready for a method, the images that it is calibrated with, V(0) unless one is given, and what
-    provenance says of them.
+    """A network that is ready for a method, the images that it is calibrated with, V(0) unless one is given, what
+    provenance says of them, and who measures.
     """
 
     network: Network
-    held: list[Batch]
+    images: Batches
     method: Method
     reset: Reset
     start: float
     told: Mapping[str, object]
+    on: Workers | None
 
     def measured(self) -> Thresholds:
-        return self.method(self.network, self.held)
+        if isinstance(self.method, DataNorm):
+            return self.method(self.network, self.images, self.on)
+        return self.method(self.network, self.images)
 
     def spiking(self, thresholds: Thresholds, v_init: float | str | None, spikes: SpikeKind) -> Network:
         """The network with these thresholds, which its method measured."""
@@ -151,7 +158,7 @@ def _chosen(
 
     learnt: list[Method] = [RateNorm()] * any(op.threshold is not None for op in entered.network.neurons.values())
     methods = [method] if method is not None else [*learnt, *usual()]
-    choice = choose(entered.network, entered.held, timesteps, methods, install)
+    choice = choose(entered.network, hold(entered.images), timesteps, methods, install)
     told = {**entered.told, "chosen": choice.told}
     return dataclasses.replace(entered, method=choice.method, start=0.5, told=told), choice.corrections
 
@@ -181,31 +188,34 @@ def _enter(
     readout: ReadoutKind | None,
     lossy: Iterable[LossyPass],
     output: int | None,
+    on: Workers | None = None,
 ) -> _Entered:
-    held = hold(batches)
-    network, changes = prepare(model, held[0].inputs, lossy, output)
+    images = batches if on is not None and hasattr(batches, "shards") else hold(batches)
+    first = next(read(images))
+    network, changes = prepare(model, first.inputs, lossy, output)
     levelled = any(op.levels for op in network.neurons.values())
     start = 0.5 if method is None or levelled else 0.0
     if method is None:
         method = RateNorm() if levelled else DEFAULT
-    held = hold(held, network.input.shape)
+    if on is not None and not isinstance(method, DataNorm):
+        raise ConversionError(f"workers: {method} measures in one process. Leave them out, or convert with DataNorm")
     reset, readout = reset or method.reset, readout or method.readout
     _check_options(reset, readout)
     if readout == "spikes":
         network = _with_output_neurons(network)
-    scale = input_scale(held)
+    scale, count = input_extent(images, network.input.shape, on)
     entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
     network = network.replace_ops({network.nodes[0].name: entrance})
     told: dict[str, object] = {
         "model": type(model).__name__,
         "readout": readout,
-        "calibration_images": sum(len(batch.images) for batch in held),
+        "calibration_images": count,
         "changes": [f"{change.layer}: {change.text}" for change in changes],
         "versions": versions(),
     }
-    if len(held[0].shapes) > 1:
-        told["inputs"] = [list(shape) for shape in held[0].shapes]
-    return _Entered(network, held, method, reset, start, told)
+    if len(first.shapes) > 1:
+        told["inputs"] = [list(shape) for shape in first.shapes]
+    return _Entered(network, images, method, reset, start, told, on)
 
 
 class Converter:

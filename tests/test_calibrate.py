@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import equispike as es
-from equispike.batches import hold, input_scale
+from equispike.batches import input_extent
 from equispike.calibrate.method import Thresholds, with_thresholds
 from equispike.calibrate.rmp import scaled
 from equispike.conversion import prepare
@@ -72,7 +72,7 @@ def chain(seed: int, bias: bool = False, spikes: bool = False) -> Network:
 
 def drive(network: Network, images: Tensor) -> Network:
     """The network with its input scale set as ``convert`` sets it."""
-    scale = input_scale(hold(images))
+    scale, _ = input_extent([images])
     entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
     return network.replace_ops({network.nodes[0].name: entrance})
 
@@ -200,7 +200,7 @@ def test_data_norm_on_digits_is_the_literal_loop(mnist: Dataset) -> None:
         factors = reference.data_norm_factors(network, reference.array(images), percentile)
         found = es.DataNorm(percentile)(network, [images])
         assert [float(t) for t in found.values()] == pytest.approx(factors[1:], rel=tolerance)
-    assert input_scale(hold(images)) == factors[0] == 1.0
+    assert input_extent([images]) == (factors[0], 3) == (1.0, 3)
 
 
 @given(seeds, st.booleans(), st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0]), min_size=4, max_size=4), RESETS)

@@ -303,6 +303,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: py
     assert "is for --method spikenorm or rmp" in refused(
         capsys, "convert", "mnist-cnn", "--method", "modelnorm", "--observe", "5", *out
     )
+    assert "workers: ModelNorm() measures in one process" in refused(
+        capsys, "convert", "mnist-cnn", "--method", "modelnorm", "--workers", "2", "--images", "4", *out
+    )
     assert "has no threshold from training" in refused(capsys, "convert", "mnist-cnn", "--method", "ratenorm", *out)
     assert "unknown. Known recipes" in refused(capsys, "train", "--recipe", "none", *out)
     assert "cannot be imported" in refused(capsys, "check", "no_such_module:model")

@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,10 +17,13 @@ from hypothesis import strategies as st
 from strategies import dyadic, networks, same, seeds
 
 import equispike as es
+from equispike import workers
 from equispike.analysis.evaluation import Evaluation
 from equispike.batches import Pair
-from equispike.workers import Here, Processes, Ray, Workers
+from equispike.conversion import digest
+from equispike.workers import AHEAD, Here, Processes, Ray, Workers
 from equispike.zoo.data import load
+from equispike.zoo.data.parts import Shard
 from equispike.zoo.store import load_model
 
 T = 6
@@ -64,34 +69,29 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
         es.evaluate(network, test.take(4).batches(4), 2, first=-1)
 
 
-def test_killed_processes_lose_nothing() -> None:
+def test_killed_processes_lose_nothing_and_items_wait_until_there_is_somebody_for_them() -> None:
     found: dict[int, int] = {}
-    for number, (value, process) in Processes(2).map(square, range(24)):
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in range(24):
+            taken.append(n)
+            yield n
+
+    for number, (value, process) in Processes(2).map(square, items()):
         assert number not in found
+        assert len(taken) <= len(found) + 2 * AHEAD
         found[number] = value
         if number in (3, 9):
             os.kill(process, signal.SIGKILL)
     assert found == {n: n * n for n in range(24)}
 
 
-def test_items_are_taken_when_there_is_somebody_for_them() -> None:
-    taken: list[int] = []
-
-    def items() -> Iterator[int]:
-        for n in range(100):
-            taken.append(n)
-            yield n
-
-    results = Processes(2).map(square, items())
-    next(results)
-    assert len(taken) <= 8
-    results.close()  # type: ignore[attr-defined]
-
-
-def test_errors_come_as_they_were_raised_and_deaths_without_end_are_told() -> None:
+def test_errors_come_as_they_were_raised_and_deaths_without_end_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TRIES", 1)
     with pytest.raises(es.DataError, match="number 7: is refused"):
         list(Processes(1).map(refuse, [7]))
-    with pytest.raises(es.EquispikeError, match=r"workers: \d died one after another .* Use fewer than 1"):
+    with pytest.raises(es.EquispikeError, match=r"workers: 2 died one after another .* Use fewer than 1"):
         list(Processes(1, threads=1).map(die, [1]))
 
 
@@ -120,6 +120,49 @@ def evaluated(digits: tuple[es.Network, Any, Evaluation], on: Workers) -> bool:
 def test_processes_find_what_one_finds(digits: tuple[es.Network, Any, Evaluation]) -> None:
     assert evaluated(digits, Here())
     assert evaluated(digits, Processes(2))
+
+
+class Backwards:
+    """Workers who do all pieces before they answer for the last one first, and get and give everything as bytes."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    def map(self, work: Any, items: Any) -> Iterator[tuple[int, Any]]:
+        self.items = [copied(item) for item in items]
+        done = [copied(copied(work)(item)) for item in self.items]
+        return reversed(list(enumerate(done)))
+
+
+def copied(x: Any) -> Any:
+    return cloudpickle.loads(cloudpickle.dumps(x))
+
+
+NORMS = es.DataNorm(), es.DataNorm(99.0), es.DataNorm(90.0, per_channel=True), es.DataNorm(None, timesteps=3)
+
+
+@given(networks(calibrated=False, v_init=False), seeds, st.sampled_from(NORMS), st.integers(1, 12))
+@settings(max_examples=8)
+def test_thresholds_are_the_same_in_pieces_of_any_size(network: es.Network, seed: int, norm: Any, size: int) -> None:
+    images = dyadic(seed, 12, *network.input.shape, low=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", es.CalibrationWarning)
+        alone = es.convert(network, images, norm)
+        shared = es.convert(network, images.split(size), norm, on=Backwards())
+    assert digest(shared) == digest(alone)
+
+
+def test_those_who_measure_thresholds_read_their_own_images() -> None:
+    model, _ = load_model("mnist-cnn")
+    batches = load("mnist-sample").train.take(20).batches(7)
+    alone, elsewhere = es.convert(model, batches, correct=[es.Bias(2)]), Backwards()
+    for on in (elsewhere, Processes(1)):
+        shared = es.convert(model, batches, correct=[es.Bias(2)], on=on)
+        assert digest(shared) == digest(alone)
+        assert shared.provenance == alone.provenance
+    assert [type(item) for item in elsewhere.items] == [Shard] * 3
+    with pytest.raises(es.ConversionError, match=r"workers: ModelNorm\(\) measures in one process. Leave them out"):
+        es.convert(model, batches, es.ModelNorm(), on=elsewhere)
 
 
 def test_shards_of_a_folder_carry_their_own_paths_alone(tmp_path: Path) -> None:

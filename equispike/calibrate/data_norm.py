@@ -2,22 +2,24 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from operator import length_hint
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equispike.arguments import checked_fields
-from equispike.batches import Batch, Batches, hold
+from equispike.batches import Batch, Batches, hold, in_pieces
 from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer, with_thresholds
 from equispike.calibrate.scores import halves, score_error
 from equispike.errors import CalibrationError, CalibrationWarning, warn
 from equispike.functional.integrate import Reset
-from equispike.functional.statistics import Maximum, Percentile
+from equispike.functional.statistics import Histogram, Maximum, Percentile
 from equispike.graph.network import Network, values_of
 from equispike.graph.ops import Neuron, Node
 from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
+from equispike.workers import Here, Workers
 
 PERCENTILES = 93.0, 95.0, 97.0, 99.0, 99.5, 99.9, 100.0
 """Those between which a number of time-steps decides."""
@@ -62,18 +64,14 @@ class DataNorm:
         percentile = f"{self.percentile:g}" if self.percentile is not None else f"None, timesteps={self.timesteps}"
         return f"DataNorm(percentile={percentile}{channels})"
 
-    def __call__(self, network: Network, batches: Batches) -> Thresholds:
-        """Thresholds by layer. DataError if the images are unusable."""
-        held = hold(batches, network.input.shape)
+    def __call__(self, network: Network, batches: Batches, on: Workers | None = None) -> Thresholds:
+        """Thresholds by layer; ``on`` says who measures, as for ``evaluate``. DataError if the images are unusable."""
         if self.timesteps is not None:
-            return self._choose(network, held, self.timesteps)
-        statistic = self._statistic()
-        layers = set(network.neurons)
-        states = {name: statistic.init(network.device) for name in network.neurons}
-        with torch.no_grad():
-            for batch in track(held, str(self), len(held)):
-                for name, value in values_of(network, network.check_images(batch.images), layers):
-                    states[name] = update(name, statistic, states[name], value)
+            return self._choose(network, hold(batches, network.input.shape), self.timesteps, on)
+        statistic, states = self._statistic(), dict[str, Any]()
+        parts = (on or Here()).map(_Work(network, statistic), in_pieces(batches, network.input.shape))
+        for _, found in track(parts, str(self), length_hint(batches)):
+            states = {name: statistic.merge(states[name], found[name]) for name in states} or found
         thresholds = Thresholds()
         for name in states:
             value = statistic.value(states[name])
@@ -86,7 +84,7 @@ class DataNorm:
                 )
         return thresholds
 
-    def _choose(self, network: Network, held: list[Batch], timesteps: int) -> Thresholds:
+    def _choose(self, network: Network, held: list[Batch], timesteps: int, on: Workers | None) -> Thresholds:
         fitted, held_out = halves(held)
         errors: dict[float, float] = {}
         for percentile in PERCENTILES:
@@ -97,7 +95,7 @@ class DataNorm:
             begun = {name: replace(op, v_init=0.5) for name, op in spiking.neurons.items()}
             errors[percentile] = score_error(spiking.replace_ops(begun), held_out, timesteps)
         best = min(errors, key=lambda percentile: errors[percentile])
-        thresholds = replace(self, percentile=best, timesteps=None)(network, held)
+        thresholds = replace(self, percentile=best, timesteps=None)(network, held, on)
         thresholds.told = {"timesteps": timesteps, "percentile": best, "errors": {f"{p:g}": errors[p] for p in errors}}
         return thresholds
 
@@ -112,6 +110,28 @@ class DataNorm:
         if largest <= 0:
             return substitute(network, name, found, "activation")
         return to_layer(network, name, value.where(value > 0, largest)) / gain(network.neurons[name])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The statistics of all layers of the trained network on a piece of the images."""
+
+    network: Network
+    statistic: Any
+
+    def __call__(self, piece: Batches) -> dict[str, Any]:
+        network, statistic = self.network, self.statistic
+        states = {name: statistic.init(network.device) for name in network.neurons}
+        with torch.no_grad():
+            for batch in hold(piece, network.input.shape):
+                for name, value in values_of(network, network.check_images(batch.images), set(states)):
+                    states[name] = update(name, statistic, states[name], value)
+        return {name: _packed(state) for name, state in states.items()}
+
+
+def _packed(state: Any) -> Any:
+    """The same state in fewer bytes: of the bins of a layer with 512 channels, 67 MB, 3 % are not empty."""
+    return state._replace(counts=state.counts.to_sparse()) if isinstance(state, Histogram) else state
 
 
 @dataclass(frozen=True)

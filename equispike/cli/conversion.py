@@ -19,7 +19,19 @@ from equispike.cli.method import (
     Start,
     ThresholdOptions,
 )
-from equispike.cli.shared import OWN, Data, Seed, in_options, out, progress, require_positive, require_writable, up_to
+from equispike.cli.shared import (
+    ALONE,
+    OWN,
+    Data,
+    Hands,
+    Seed,
+    in_options,
+    out,
+    progress,
+    require_positive,
+    require_writable,
+    up_to,
+)
 from equispike.cli.source import Source, name_of, read_model
 from equispike.errors import ConversionError, EquispikeError
 
@@ -122,15 +134,19 @@ def convert_command(
     given: Data = OWN,
     images: CalibrationImages = 256,
     seed: Seed = 0,
+    hands: Hands = ALONE,
 ) -> None:
     """Turn a trained model into a spiking network: weights carry over, each layer gets a firing threshold.
+
+    --workers and --cluster share what datanorm measures; other methods are refused with them, and corrections are made
+    in one process.
 
     Example: equispike convert mnist-cnn --timesteps 8 --out net.safetensors
     """
     require_positive(images=images)
     require_writable(out_file)
     thresholds.check()
-    asked = steps.options()
+    asked, on = steps.options(), hands.on
     from dataclasses import replace
 
     from equispike.conversion import convert as run
@@ -142,7 +158,7 @@ def convert_command(
     with progress():
         network = run(
             trained, up_to(splits.train, images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, v_init=v_init, lossy=lossy.passes, output=output, **asked,
+            readout=readout, v_init=v_init, lossy=lossy.passes, output=output, on=on, **asked,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)

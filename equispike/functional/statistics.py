@@ -135,7 +135,10 @@ class Mean:
 
 
 class Histogram(NamedTuple):
-    """State of a percentile: values in each bin, (1 or C, bins), int64, and the exact maximum, () or (C,), float64."""
+    """State of a percentile: values in each bin, (1 or C, bins), int64, and the exact maximum, () or (C,), float64.
+
+    Most bins are empty, so the counts may be sparse where they are sent to another process.
+    """
 
     counts: Tensor
     maximum: Tensor
@@ -207,10 +210,12 @@ class Percentile:
         return self.merge(state, Histogram(counts.reshape(channels, self.bins), maximum))
 
     def merge(self, a: Histogram, b: Histogram) -> Histogram:
-        return Histogram(a.counts + b.counts, torch.maximum(a.maximum, b.maximum))
+        if len(a.counts) != len(b.counts):  # one of them has seen nothing
+            return a if len(a.counts) > len(b.counts) else b
+        return Histogram(a.counts.to_dense() + b.counts, torch.maximum(a.maximum, b.maximum))
 
     def value(self, state: Histogram) -> Tensor:
-        below = state.counts.cumsum(dim=1)
+        below = state.counts.to_dense().cumsum(dim=1)
         if int(below[0, -1]) == 0:
             raise _nothing_seen()
         zeros, total = below[:, 0], below[:, -1]
@@ -223,9 +228,9 @@ class Percentile:
 
     def clipped(self, state: Histogram, limit: Tensor) -> float:
         """Share of the sum of all values that lies above the limit, () or (C,); a value counts as its bin's middle."""
-        middle = self._middle(torch.arange(self.bins, device=state.counts.device))
+        counts, middle = state.counts.to_dense(), self._middle(torch.arange(self.bins, device=state.counts.device))
         above = (middle - limit.reshape(-1, 1)).clamp(min=0)
-        return float((state.counts * above).sum() / (state.counts * middle).sum().clamp(min=1e-300))
+        return float((counts * above).sum() / (counts * middle).sum().clamp(min=1e-300))
 
     def _middle(self, bins: Tensor) -> Tensor:
         """Middle of each bin, float64; zero for the first, which holds zero."""

@@ -178,16 +178,19 @@ class PartBatches:
 
 @dataclass(frozen=True)
 class Shard:
-    """A batch of a data set that is read where it is needed."""
+    """A batch of a data set that is read where it is needed: batches of which there is one."""
 
     part: Part
 
     def __len__(self) -> int:
         return len(self.part)
 
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.part.batches(len(self.part)))
+
     def read(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Images of that shape, and labels. DataError if they are unusable."""
-        return next(read_labelled(self.part.batches(len(self.part)), shape, self.part.name))
+        return next(read_labelled(self, shape, self.part.name))
 
 
 @dataclass(frozen=True)
