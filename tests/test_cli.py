@@ -296,6 +296,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: py
     assert "no such file" in refused(capsys, "evaluate", str(tmp_path / "missing"))
     assert "less than 1" in refused(capsys, "convert", "mnist-cnn", "--images", "0", *out)
     assert "unknown name" in refused(capsys, "convert", "mnist-cnn", "--data", "emnist", *out)
+    assert "nowhere://x: cannot be listed" in refused(capsys, "convert", "mnist-cnn", "--data", "nowhere://x", *out)
     assert "Unknown option" in refused(capsys, "convert", "mnist-cnn", "--bogus", "1", *out)
     assert "spikes" in refused(capsys, "convert", "mnist-cnn", "--readout", "nonsense", *out)
     assert "percentile" in refused(capsys, "convert", "mnist-cnn", "--percentile", "101", *out)

@@ -1,9 +1,9 @@
 """Folders of pictures: real digits as JPEG and PNG, through the same training, conversion and evaluation as tensors."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -15,6 +15,7 @@ from equispike.errors import DataError
 from equispike.zoo import data
 from equispike.zoo.data import load
 from equispike.zoo.data.folder import Pictures, centre, crop, read_folder
+from equispike.zoo.data.own import from_folder
 from equispike.zoo.models import MODELS, plain
 from equispike.zoo.recipes import RECIPES, Recipe
 from equispike.zoo.train import train
@@ -55,7 +56,7 @@ def test_parts_classes_and_labels(folder):
     numbers = torch.cat([dataset.train.indices, dataset.validation.indices])
     assert torch.equal(numbers.sort().values, torch.arange(30))
     for part in (dataset.train, dataset.validation, dataset.test):
-        assert [part.files[i].split(os.sep)[0] for i in part.indices] == [f"digit{k}" for k in part.labels]
+        assert [part.files[i].split("/")[0] for i in part.indices] == [f"digit{k}" for k in part.labels]
     again = load("imagenet", folder)
     assert torch.equal(again.validation.indices, dataset.validation.indices)
     assert dataset.test.take(2).floats().shape == (2, 3, 224, 224)
@@ -78,6 +79,28 @@ def test_batches_are_the_pictures_in_order_for_any_number_of_workers(folder):
         part.batches(0)
 
 
+def test_pictures_are_read_from_wherever_fsspec_finds_them(folder):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/digits", recursive=True)
+    here, parts = small(folder), {}
+    for place in ("memory://bucket/digits", f"file://{folder}"):
+        train, test = parts[place] = read_folder(place, "digits", 28, workers=0)
+        assert (train.files, len(test)) == (here.files, 12)
+        assert torch.equal(train.take(3).floats(), here.take(3).floats())
+        assert from_folder(place, 28).name == Path(place).name
+    shard = next(train.batches(2).shards())
+    assert torch.equal(shard.read((3, 28, 28))[0], here.take(2).floats())
+    memory.rm("/bucket/digits/train/digit0/00.JPEG")
+    with pytest.raises(DataError, match=r"/bucket/digits/train/digit0/00.JPEG: cannot be decoded: FileNotFound"):
+        parts["memory://bucket/digits"][0].take(1).floats()
+    for place, reason in (
+        ("nowhere://x", "cannot be listed: ValueError: Protocol not known"),
+        ("memory://x", "no such"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            read_folder(place, "digits")
+
+
 def test_normalised_pictures_have_imagenets_mean_and_deviation_taken_off(folder):
     dataset = load("imagenet", folder)
     before, after = (d.test.take(3).floats() for d in (dataset, dataset.normalised()))
@@ -88,7 +111,7 @@ def test_normalised_pictures_have_imagenets_mean_and_deviation_taken_off(folder)
 def test_evaluation_is_resize_then_centre_crop(folder):
     part = small(folder)
     for number in (0, 11):
-        with Image.open(part.folder / part.files[number]) as picture:
+        with Image.open(Path(part.folder, part.files[number])) as picture:
             resized = picture.convert("RGB").resize((32, 40), Image.Resampling.BILINEAR)
         expected = np.asarray(resized.crop((2, 6, 30, 34)), np.float32) / 255
         found = part[torch.tensor([number])].floats()[0].permute(1, 2, 0).numpy()

@@ -27,8 +27,8 @@ out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.s
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 _DATA_SETS = (
     "mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet (in --data-folder); a folder of pictures in "
-    "train/CLASS/ and val/CLASS/; or package.module:factory or FILE.py:factory, a Python function that returns "
-    "(train, test), Datasets or DataLoaders of (image, label) pairs."
+    "train/CLASS/ and val/CLASS/, by its path or a URL that fsspec opens; or package.module:factory or "
+    "FILE.py:factory, a Python function that returns (train, test), Datasets or DataLoaders of (image, label) pairs."
 )
 TrainingData = Annotated[
     str, Parameter(help="Data set: mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet.")
@@ -133,12 +133,12 @@ class Data:
         name = self.data or ("mnist-sample" if own == "mnist" else str(own))
         normalised = bool(known.get("normalised", False)) if self.normalise is None else self.normalise
         stated: dict[str, Any] = {"data": name, "normalised": normalised}
-        pictures = name not in NAMES and ":" not in name and os.path.isdir(name)
+        pictures = name not in NAMES and ("://" in name or (":" not in name and os.path.isdir(name)))
         if self.size is not None and not pictures:
             raise EquispikeError(f"--size: is for --data with a folder of pictures, and {name} is none")
         if pictures:
             stated["size"] = self.size or int(known.get("size", 224))
-            dataset = from_folder(Path(name), stated["size"])
+            dataset = from_folder(name, stated["size"])
         elif ":" in name:
             dataset = from_loaders(name, imported(name))
         else:

@@ -1,6 +1,6 @@
 """Pictures in folders, as ImageNet comes: train/CLASS/*.JPEG and val/CLASS/*.JPEG, decoded by worker processes."""
-# pyright: reportUnknownMemberType=false
-# (some of torch's own signatures lack types)
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false, reportUnknownVariableType=false
+# (fsspec and some of torch's own signatures lack types)
 
 import math
 import os
@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -34,7 +36,7 @@ class Pictures(Part):
 
     Fields:
         name: e.g. "imagenet/train".
-        folder: where the files lie.
+        folder: where the files lie: a path, or a URL that fsspec opens, as s3://bucket/imagenet/train.
         files: paths in it of the whole official split, sorted by class and name.
         labels: (N,) int64, of the pictures in this part.
         indices: (N,) int64, their numbers in `files`.
@@ -45,7 +47,7 @@ class Pictures(Part):
     """
 
     name: str
-    folder: Path
+    folder: str
     files: tuple[str, ...]
     labels: Tensor
     indices: Tensor
@@ -127,9 +129,10 @@ class _Decoder(Dataset["tuple[Tensor, Tensor] | DataError"]):
 
     def __getitem__(self, number: int) -> "tuple[Tensor, Tensor] | DataError":
         part, chosen = self.pictures, self.batches[number]
+        files, root = file_system(part.folder)
         try:
             images = [
-                _read(part.folder / part.files[i], part.size, None if self.seed is None else (self.seed, i))
+                _read(files, f"{root}/{part.files[i]}", part.size, None if self.seed is None else (self.seed, i))
                 for i in cast("list[int]", part.indices[chosen].tolist())
             ]
         except DataError as error:
@@ -137,20 +140,33 @@ class _Decoder(Dataset["tuple[Tensor, Tensor] | DataError"]):
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), part.labels[chosen]
 
 
-def read_folder(folder: Path, name: str, size: int = 224, workers: int | None = None) -> tuple[Pictures, Pictures]:
+def file_system(folder: str) -> tuple[Any, str]:
+    """The file system that a folder lies in, and its path there."""
+    return url_to_fs(folder) if "://" in folder else (LocalFileSystem(), folder)
+
+
+def read_folder(
+    folder: str | Path, name: str, size: int = 224, workers: int | None = None
+) -> tuple[Pictures, Pictures]:
     """The official training and test part: ``folder/train/CLASS/*`` and ``folder/val/CLASS/*``.
 
     Args:
-        folder: of pictures that end in .jpeg, .jpg or .png, in any case; other files are passed over.
+        folder: of pictures that end in .jpeg, .jpg or .png, in any case; other files are passed over. A path, or a URL
+            (file://, s3://, gs://, ...) for which fsspec (https://filesystem-spec.readthedocs.io) has a package.
         name: of the data set.
         size: height and width of the images that come out, in pixels.
         workers: processes that decode; default one per core, shared by the processes of torchrun on this machine.
     Raises:
-        DataError: a folder is missing or has no pictures, or the two have other classes.
+        DataError: a folder is missing, cannot be listed or has no pictures, or the two have other classes.
     """
     if workers is None:
         workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    train, test = (_read_part(folder / part, f"{name}/{part}", size, workers) for part in ("train", "val"))
+    try:
+        train, test = (_read_part(f"{folder}/{part}", f"{name}/{part}", size, workers) for part in ("train", "val"))
+    except DataError:
+        raise
+    except Exception as error:  # packages for file systems raise errors of many types
+        raise DataError(f"{folder}: cannot be listed: {type(error).__name__}: {one_line(error, 200)}") from error
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(
@@ -160,27 +176,35 @@ def read_folder(folder: Path, name: str, size: int = 224, workers: int | None = 
     return train, replace(test, name=f"{name}/test")
 
 
-def _read_part(folder: Path, name: str, size: int, workers: int) -> Pictures:
-    if not os.path.isdir(folder):
+def _read_part(folder: str, name: str, size: int, workers: int) -> Pictures:
+    system, root = file_system(folder)
+    if not system.isdir(root):
         raise DataError(f"{folder}: no such folder. Pictures belong in train/CLASS/ and val/CLASS/")
-    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    inside: list[dict[str, Any]] = system.ls(root, detail=True)
+    kinds = (one["name"] for one in inside if one["type"] == "directory" or system.isdir(one["name"]))
+    classes = tuple(sorted(os.path.basename(kind) for kind in kinds))
     files: list[str] = []
     labels: list[int] = []
     for label, kind in enumerate(classes):
-        found = sorted(e.name for e in os.scandir(folder / kind) if e.name.lower().endswith(SUFFIXES))
+        paths: list[str] = system.ls(f"{root}/{kind}", detail=False)
+        found = sorted(os.path.basename(path) for path in paths if path.lower().endswith(SUFFIXES))
         if not found:
-            raise DataError(f"{folder / kind}: no pictures (.jpeg, .jpg, .png). Add some, or remove the folder")
-        files += [os.path.join(kind, file) for file in found]
+            raise DataError(f"{folder}/{kind}: no pictures (.jpeg, .jpg, .png). Add some, or remove the folder")
+        files += [f"{kind}/{file}" for file in found]
         labels += [label] * len(found)
     if not files:
-        raise DataError(f"{folder}: no folder of a class. Pictures belong in {folder.name}/CLASS/")
+        raise DataError(f"{folder}: no folder of a class. Pictures belong in {os.path.basename(folder)}/CLASS/")
     return Pictures(name, folder, tuple(files), torch.tensor(labels), torch.arange(len(files)), classes, size, workers)
 
 
-def _read(path: Path, size: int, key: tuple[int, int] | None) -> np.ndarray:
+def _read(files: Any, path: str, size: int, key: tuple[int, int] | None) -> np.ndarray:
     """The picture in RGB, uint8 (size, size, 3): its centre, or a crop that the key draws."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=("JPEG", "PNG")) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            files.open(path) as file,
+            Image.open(file, formats=("JPEG", "PNG")) as picture,
+        ):
             if picture.width * picture.height > LARGEST_PICTURE:
                 raise DataError(f"{path}: {picture.width} x {picture.height} pixels, too many to decode. Remove it")
             if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255

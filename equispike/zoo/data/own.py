@@ -108,14 +108,16 @@ def channels_last(dataset: Dataset) -> Dataset:
     return replace(dataset, **parts)
 
 
-def from_folder(folder: Path, size: int) -> Dataset:
+def from_folder(folder: str | Path, size: int) -> Dataset:
     """The pictures in train/CLASS/ and val/CLASS/ of a folder; a tenth of train becomes the validation part.
 
     Args:
+        folder: see ``read_folder``.
         size: height and width of the images that come out, in pixels.
     """
-    train, test = read_folder(folder, folder.resolve().name, size)
-    return cut_validation(folder.resolve().name, train, test, min(max(len(train) // 10, 1), 10_000))
+    name = Path(folder).resolve().name
+    train, test = read_folder(folder, name, size)
+    return cut_validation(name, train, test, min(max(len(train) // 10, 1), 10_000))
 
 
 def from_loaders(name: str, given: object) -> Dataset:
