@@ -1,6 +1,6 @@
 """Who does independent pieces of work: this process, processes of this machine, or a Ray cluster."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # (cloudpickle and loky have no types)
 
 import io
