@@ -12,13 +12,14 @@ from torch.export import ExportedProgram
 
 from equispike.arguments import checked
 from equispike.batches import Batch, Batches, hold, input_extent, read
-from equispike.calibrate.choice import choose, usual
+from equispike.calibrate.choice import DELAYS, choose, usual
 from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.corrections import correct as apply_corrections
 from equispike.calibrate.data_norm import DataNorm
 from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.rmp import RMP, scaled
+from equispike.calibrate.scores import with_delay
 from equispike.errors import ConversionError
 from equispike.functional.inputs import Images
 from equispike.functional.integrate import Reset
@@ -51,6 +52,7 @@ def convert(
     reset: Reset | None = None,
     readout: ReadoutKind | None = None,
     v_init: float | str | None = None,
+    delay: float | None = None,
     spikes: SpikeKind = "binary",
     timesteps: int | None = None,
     correct: Sequence[AnyCorrection] = (),
@@ -75,6 +77,9 @@ def convert(
             calibrated like any other); default the method's own.
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta); default a
             half without a ``method``, with ``timesteps``, and where layers were trained with levels; else 0.
+        delay: share of the steps, the first ones, that scores leave out, in [0, 1) (see ``functional.coding.delayed``):
+            they are run, but in deep networks what they give is no rate yet. Default a half without a ``method`` and
+            without trained levels, chosen with ``timesteps``, else 0.
         spikes: "binary", or "signed": neurons with soft reset that also take spikes back, which hardware must offer.
         timesteps: T for which the network is to answer. Percentile (unless a method is given) and correction (none,
             ``Bias``, ``StepBias``, ``RidgeReadout``) are then those whose scores after T steps are nearest to the
@@ -112,9 +117,10 @@ def convert(
     _check_options("subtract", "potential", spikes)
     if v_init is not None:
         check_v_init(v_init)
-    entered = _enter(model, batches, method, reset, readout, lossy, output, on)
+    entered = _enter(model, batches, method, reset, readout, delay, lossy, output, on)
     if timesteps is not None:
-        entered, correct = _chosen(entered, timesteps, 0.5 if v_init is None else v_init, spikes, method)
+        start, delays = 0.5 if v_init is None else v_init, DELAYS if delay is None else (delay,)
+        entered, correct = _chosen(entered, timesteps, start, delays, spikes, method)
     spiking = entered.spiking(entered.measured(), v_init, spikes)
     return corrected(spiking, entered.images, correct)
 
@@ -149,7 +155,12 @@ class _Entered:
 
 
 def _chosen(
-    entered: _Entered, timesteps: int, v_init: float | str, spikes: SpikeKind, method: Method | None
+    entered: _Entered,
+    timesteps: int,
+    v_init: float | str,
+    delays: Sequence[float],
+    spikes: SpikeKind,
+    method: Method | None,
 ) -> tuple[_Entered, Sequence[AnyCorrection]]:
     """The same with the method that is best for T steps and V(0), and the corrections that go with it."""
 
@@ -158,9 +169,10 @@ def _chosen(
 
     learnt: list[Method] = [RateNorm()] * any(op.threshold is not None for op in entered.network.neurons.values())
     methods = [method] if method is not None else [*learnt, *usual()]
-    choice = choose(entered.network, hold(entered.images), timesteps, methods, install)
-    told = {**entered.told, "chosen": choice.told}
-    return dataclasses.replace(entered, method=choice.method, start=0.5, told=told), choice.corrections
+    choice = choose(entered.network, hold(entered.images), timesteps, methods, install, delays)
+    network, told = with_delay(entered.network, choice.delay), {**entered.told, "delay": choice.delay}
+    told["chosen"] = choice.told
+    return dataclasses.replace(entered, network=network, method=choice.method, start=0.5, told=told), choice.corrections
 
 
 def corrected(network: Network, batches: Batches, corrections: Sequence[AnyCorrection]) -> Network:
@@ -186,6 +198,7 @@ def _enter(
     method: Method | None,
     reset: Reset | None,
     readout: ReadoutKind | None,
+    delay: float | None,
     lossy: Iterable[LossyPass],
     output: int | None,
     on: Workers | None = None,
@@ -195,6 +208,7 @@ def _enter(
     network, changes = prepare(model, first.inputs, lossy, output)
     levelled = any(op.levels for op in network.neurons.values())
     start = 0.5 if method is None or levelled else 0.0
+    delay = checked_delay((0.5 if method is None and not levelled else 0.0) if delay is None else delay)
     if method is None:
         method = RateNorm() if levelled else DEFAULT
     if on is not None and not isinstance(method, DataNorm):
@@ -205,10 +219,11 @@ def _enter(
         network = _with_output_neurons(network)
     scale, count = input_extent(images, network.input.shape, on)
     entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
-    network = network.replace_ops({network.nodes[0].name: entrance})
+    network = with_delay(network.replace_ops({network.nodes[0].name: entrance}), delay)
     told: dict[str, object] = {
         "model": type(model).__name__,
         "readout": readout,
+        "delay": delay,
         "calibration_images": count,
         "changes": [f"{change.layer}: {change.text}" for change in changes],
         "versions": versions(),
@@ -237,6 +252,7 @@ class Converter:
         reset: Reset | None = None,
         readout: ReadoutKind | None = None,
         v_init: float | str | None = None,
+        delay: float | None = None,
         spikes: SpikeKind = "binary",
         correct: Sequence[AnyCorrection] = (),
     ) -> Network:
@@ -245,9 +261,9 @@ class Converter:
             check_v_init(v_init)
         after = method if isinstance(method, RMP) and method.after and method.scale is not None else None
         base = method if after is None else dataclasses.replace(after, scale=1.0)
-        key = f"{base!r}, {reset}, {readout}"
+        key = f"{base!r}, {reset}, {readout}, {delay}"
         if key not in self._measured:
-            entered = _enter(self._model, self._held, base, reset, readout, self._lossy, self._output)
+            entered = _enter(self._model, self._held, base, reset, readout, delay, self._lossy, self._output)
             self._measured[key] = entered, entered.measured()
         entered, thresholds = self._measured[key]
         if after is not None and after.scale is not None:
@@ -283,6 +299,13 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
         return model.state_dict
     fields = ((node.name, field, value) for node in model.nodes for field, value in vars(node.op).items())
     return {f"{name}.{field}": value for name, field, value in fields if isinstance(value, Tensor)}
+
+
+def checked_delay(delay: float) -> float:
+    """The delay. ConversionError if there is none such."""
+    if not (isinstance(delay, int | float) and 0 <= delay < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConversionError(f"delay: {delay} is no share of the steps. Give a number in [0, 1)")
+    return delay
 
 
 def prepare(

@@ -160,9 +160,11 @@ def _remedies(network: Network, layers: Sequence[Causes], timesteps: int) -> dic
     """
     told = network.provenance
     tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
-    start: Any = told["v_init"]  # a method that is named would start at zero
-    kept, said = ({"v_init": start}, f", v_init={start!r}") if start else ({}, "")
-    if not kept:
+    kept = {name: told[name] for name in ("v_init", "delay") if told.get(name)}  # a named method would have none
+    said = "".join(f", {name}={value!r}" for name, value in kept.items())
+    if "delay" not in kept:
+        tried["delay=0.5"] = {"delay": 0.5}
+    if "v_init" not in kept:
         tried["v_init=0.5"] = {"v_init": 0.5}
     if told["reset"] == "zero":
         tried["reset='subtract'"] = {"reset": "subtract"}

@@ -249,8 +249,7 @@ def conversion(provenance: Mapping[str, Any]) -> str:
     words = [in_words(settings, scale=provenance.get("scale"))]
     if provenance.get("reset") != settings.get("reset", "subtract"):
         words.append("hard reset" if provenance.get("reset") == "zero" else "soft reset")
-    if provenance.get("v_init"):
-        words.append(f"v_init {provenance['v_init']}")
+    words += [f"{name} {value}" for name in ("v_init", "delay") if (value := provenance.get(name))]
     words += map(in_words, provenance.get("corrections", ()))
     if provenance.get("spikes") == "signed":
         words.append("signed spikes")

@@ -221,13 +221,18 @@ def spiking(network: Any, currents: Array, v: dict[str, Array]) -> tuple[dict[st
     return {name: np.stack(train) for name, train in trains.items()}, mixed(network, np.cumsum(scores, axis=0))
 
 
-def mixed(network: Any, scores: Array) -> Array:
-    """Cumulative scores, (T, B, classes), as the readout corrects them: M s(t) + t c."""
+def mixed(network: Any, totals: Array) -> Array:
+    """Scores, (T, B, classes), as the readout makes them of sums: M S(t) + t c, without those of the first steps."""
     op = network.nodes[-1].op
-    if op.mix is None:
-        return scores
-    mix, shift = array(op.mix), array(op.shift)
-    return np.stack([np.stack([mix @ s for s in step]) + t * shift for t, step in enumerate(scores, start=1)])
+    if op.mix is not None:
+        mix, shift = array(op.mix), array(op.shift)
+        totals = np.stack([np.stack([mix @ s for s in step]) + t * shift for t, step in enumerate(totals, start=1)])
+    scores = totals.copy()
+    for t in range(1, len(totals) + 1):
+        early = int(op.delay * t)
+        if early:
+            scores[t - 1] = (totals[t - 1] - totals[early - 1]) * (t / (t - early))
+    return scores
 
 
 def stages(network: Any) -> list[list[Any]]:

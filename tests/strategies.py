@@ -178,7 +178,8 @@ class _Builder:
         scale, classes = self.draw(st.sampled_from(POWERS)), self.shape[0]
         special = self.calibrated and self.drives and not self.plain and self.draw(st.booleans())
         mix = dyadic(self.draw(seeds), classes, classes + 1, dtype=self.dtype) if special else None
-        self.add("readout", Readout(scale) if mix is None else Readout(scale, mix[:, 1:], mix[:, 0]))
+        delay = self.draw(st.sampled_from([0.0, 0.5, 0.75])) if self.calibrated and not self.plain else 0.0
+        self.add("readout", Readout(scale, *(() if mix is None else (mix[:, 1:], mix[:, 0])), delay=delay))
 
     @property
     def last(self) -> str:

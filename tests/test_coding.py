@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equispike.errors import SimulationError
 from equispike.functional import coding
-from equispike.functional.coding import Constant, Poisson, philox, predict, uniform
+from equispike.functional.coding import Constant, Poisson, delayed, left_out, philox, predict, uniform
 
 MASK = 2**32 - 1
 
@@ -261,6 +261,24 @@ def test_equal_scores_go_to_the_lowest_class(classes: int) -> None:
         both = scores if classes > 1 else [0.0, *scores]  # a single score is that of class 1
         assert prediction == both.index(max(both))
         assert tie == (both.count(max(both)) > 1)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 40))
+def test_delayed_scores_are_the_sums_of_the_last_steps_made_as_large_as_those_of_all(delay: float, steps: int) -> None:
+    inputs = torch.randint(-8, 9, (steps, 2, 3), generator=torch.Generator().manual_seed(steps)).double()
+    scores = delayed(inputs.cumsum(0), delay)
+    for t in range(1, steps + 1):
+        early = left_out(delay, t)
+        assert delay * t - 1 < early <= delay * t
+        assert early < t
+        last = inputs[early:t].sum(0)
+        assert torch.equal(scores[t - 1], last if not early else last * (t / (t - early)))
+
+
+def test_delayed_scores_of_a_current_that_stays_are_its_sums() -> None:
+    totals = 3.0 * torch.arange(1.0, 17)[:, None, None]
+    assert torch.equal(delayed(totals, 0.75), totals)
+    assert delayed(totals, 0.0) is totals
 
 
 def test_predict_refuses_nan() -> None:

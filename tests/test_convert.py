@@ -170,7 +170,7 @@ def test_options_override_the_methods_own_and_are_kept() -> None:
 def test_the_default_is_a_percentile_per_channel_with_half_a_threshold_at_the_start() -> None:
     images = torch.rand(50, 4)
     named = es.DataNorm(99, per_channel=True)
-    default, same = es.convert(mlp(), images), es.convert(mlp(), images, named, v_init=0.5)
+    default, same = es.convert(mlp(), images), es.convert(mlp(), images, named, v_init=0.5, delay=0.5)
     bare = es.convert(mlp(), images, named)
     assert torch.equal(default.thresholds["1"], same.thresholds["1"])
     assert default.provenance == same.provenance

@@ -18,7 +18,7 @@ from equispike.batches import hold
 from equispike.calibrate.choice import NEAREST
 from equispike.calibrate.corrections import RIDGE_PENALTIES, correct
 from equispike.calibrate.data_norm import PERCENTILES
-from equispike.calibrate.scores import halves, score_error
+from equispike.calibrate.scores import halves, score_errors
 from equispike.conversion import with_spikes, with_v_init
 from equispike.graph.ops import Readout
 from equispike.zoo.data import load
@@ -72,6 +72,22 @@ def test_the_readout_is_fitted_as_if_each_image_were_left_out_in_turn(seed: int,
     mix, shift = reference.ridge(scores.numpy(), trained.numpy(), RIDGE_PENALTIES)
     found = scores @ readout.mix.double().T + readout.shift
     np.testing.assert_allclose(found.numpy(), scores.numpy() @ mix.T + shift, rtol=1e-6, atol=1e-6)
+
+
+def test_a_delay_that_is_given_is_kept_and_the_readout_fitted_to_it() -> None:
+    network = es.convert(model(), pictures(), timesteps=8, delay=0.75)
+    chosen: Any = network.provenance["chosen"]
+    assert {way["delay"] for way in (chosen, *chosen["others"])} == {0.75}
+    plain = es.convert(model(), pictures(), es.DataNorm(), v_init=0.5, delay=0.75)
+    run = es.simulate(plain, pictures(), 8)
+    readout = correct(plain, pictures(), [es.RidgeReadout(8)]).readout
+    assert readout.mix is not None
+    assert readout.shift is not None
+    late = (run.totals[7] - run.totals[5]).double() / 2
+    mix, shift = reference.ridge(late.numpy(), model()(pictures()).detach().numpy(), RIDGE_PENALTIES)
+    np.testing.assert_allclose(
+        (late @ readout.mix.double().T + readout.shift).numpy(), late.numpy() @ mix.T + shift, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_corrected_readout_moves_scores_and_no_spike() -> None:
@@ -157,7 +173,10 @@ def test_convert_takes_what_is_best_for_the_steps_and_says_what_it_tried(spikes:
     method = es.DataNorm(network.provenance["method"]["percentile"], per_channel=True)  # type: ignore[index]
     told: Any = network.provenance.get("corrections", [])
     corrections = [getattr(es, c["name"])(**{k: v for k, v in c.items() if k != "name"}) for c in told]
-    again = es.convert(model(), pictures(), method, v_init=0.5, spikes=spikes, correct=corrections)
+    assert network.readout.delay == network.provenance["delay"] == chosen["delay"]
+    again = es.convert(
+        model(), pictures(), method, v_init=0.5, delay=chosen["delay"], spikes=spikes, correct=corrections
+    )
     assert torch.equal(es.simulate(network, pictures(), 6).readout, es.simulate(again, pictures(), 6).readout)
     shuffled = es.convert(model(), pictures().flip(0).split(7), timesteps=6, spikes=spikes)
     assert shuffled.provenance["method"] == network.provenance["method"]
@@ -194,17 +213,21 @@ def test_held_out_images_are_others_and_the_same_in_any_order() -> None:
 
 
 def test_the_error_of_scores_is_that_of_their_differences() -> None:
-    network = es.convert(model(), pictures(), es.DataNorm())
-    found = es.simulate(network, pictures(), 7).readout[-1] / 7
-    trained = model()(pictures()).detach()
-    a, b = (scores - scores.mean(1, keepdim=True) for scores in (found, trained))
-    assert score_error(network, pictures(), 7) == pytest.approx(float((a - b).square().sum() / b.square().sum()))
+    delays, trained = (0.0, 0.5), model()(pictures()).detach()
+    errors = score_errors(es.convert(model(), pictures(), es.DataNorm()), pictures(), 7, delays)
+    for delay, error in zip(delays, errors, strict=True):
+        network = es.convert(model(), pictures(), es.DataNorm(), delay=delay)
+        found = es.simulate(network, pictures(), 7).readout[-1] / 7
+        a, b = (scores - scores.mean(1, keepdim=True) for scores in (found, trained))
+        assert error == pytest.approx(float((a - b).square().sum() / b.square().sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"timesteps": 0}, "timesteps: 0 is less than 1"),
+        ({"delay": 1.0}, "delay: 1.0 is no share of the steps"),
+        ({"delay": -0.5, "timesteps": 4}, "delay: -0.5 is no share of the steps"),
         ({"timesteps": 4, "correct": [es.Bias(4)]}, "timesteps: chooses a correction"),
         ({"spikes": "signed", "reset": "zero"}, "signed spikes need soft reset"),
         ({"spikes": "both"}, "spikes: 'both' is not known"),

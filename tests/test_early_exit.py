@@ -1,5 +1,6 @@
 """Early exit: the bound holds, rules are their literal loops, and a run that stops is the full run cut off."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from equispike.simulation import stop as early_exit
 from equispike.simulation.events import installed
 from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.stop import largest_gains
+from equispike.simulation.task import scores_of
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -37,8 +39,8 @@ def gains(network: Network) -> Any:
 def test_no_class_gains_more_than_the_bound(drawn: Any, seed: int) -> None:
     network, data = drawn
     bound = gains(network)
-    readout = es.simulate(network, data.draw(images_for(network)), T, es.Poisson(), seed).readout
-    steps = readout.diff(dim=0)
+    totals = es.simulate(network, data.draw(images_for(network)), T, es.Poisson(), seed).totals
+    steps = scores_of(dataclasses.replace(network.readout, delay=0.0), totals).diff(dim=0)
     assert bool((steps[..., :, None] - steps[..., None, :] <= bound).all())
 
 
@@ -110,10 +112,15 @@ def test_scores_of_bare_pixels_have_no_bound() -> None:
         largest_gains(Network((*nodes, Node("readout", Readout(), ("out",)))))
 
 
+def bare(classes: int) -> Network:
+    """A network whose scores are its pixels."""
+    return Network((Node("input", Input((classes,))), Node("readout", Readout(), ("input",))))
+
+
 @given(st.integers(1, 5), st.sampled_from([0.0, 0.5]), seeds, st.integers(1, 3))
 def test_stable_is_its_literal_loop(steps: int, lead: float, seed: int, classes: int) -> None:
     readout = torch.randint(-2, 3, (T, 3, classes), generator=torch.Generator().manual_seed(seed)).cumsum(0).double()
-    settled = es.Stable(steps, lead).settled(Network.__new__(Network), readout, T)
+    settled = es.Stable(steps, lead).settled(bare(classes), readout, T)
     for image in range(3):
         unchanged = 0
         previous = None
@@ -163,4 +170,4 @@ def test_early_exit_saves_steps_on_digits_and_keeps_their_answers() -> None:
 @pytest.mark.parametrize("rule", [es.Stable(0), es.Stable(2, -1.0)])
 def test_rules_out_of_range_are_refused(rule: es.Stable) -> None:
     with pytest.raises(es.SimulationError, match="must be at least 1 and 0"):
-        rule.settled(Network.__new__(Network), torch.zeros(2, 1, 2), 2)
+        rule.settled(bare(2), torch.zeros(2, 1, 2), 2)

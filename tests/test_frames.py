@@ -52,7 +52,7 @@ def test_each_step_takes_its_frame_in_every_engine(engine: str) -> None:
         scores.append(total)
     for memory in (1, 2**20):
         run = es.simulate(network(), frames, T, es.Frames(), engine=engine, memory=memory, batch_size=2)  # type: ignore[arg-type]
-        assert torch.equal(run.readout.double(), torch.stack(scores))
+        assert torch.equal(run.totals.double(), torch.stack(scores))
     other = es.simulate(network(), frames.movedim(0, 1), T, es.Frames(batch_first=True), engine=engine)  # type: ignore[arg-type]
     assert torch.equal(other.readout, run.readout)
 

@@ -222,6 +222,9 @@ def test_the_file_says_what_nir_cannot(tmp_path: Path) -> None:
     assert any("Potentials start above zero" in note for note in notes)
     again = read_nir(tmp_path / "n.nir").neurons["1"]
     assert (again.reset, again.v_init) == ("zero", 0.5)
+    late = small().replace_ops({"readout": Readout(delay=0.5)})
+    assert any("scores of the last T - floor(0.5 T) alone" in note for note in write_nir(late, tmp_path / "n.nir"))
+    assert read_nir(tmp_path / "n.nir").readout.delay == 0.5
 
 
 @pytest.mark.parametrize("profile", ["portable", "compact"])

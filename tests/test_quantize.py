@@ -92,7 +92,7 @@ def test_float32_where_it_was_proved_enough_is_float64(network: Network, coder: 
     images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(seed))
     wide = es.simulate(network.to(torch.float64), images.double(), T, coder, seed)
     run = es.simulate(network, images, T, coder, seed)
-    same(run, dataclasses.replace(wide, readout=wide.readout.to(run.readout.dtype)))
+    same(run, dataclasses.replace(wide, totals=wide.totals.to(run.totals.dtype)))
 
 
 @given(networks(form="any"), coders, seeds, st.integers(4, 16))

@@ -49,7 +49,7 @@ def same(a: Run, b: Run) -> None:
 def part(run: Run, chosen: Any) -> Run:
     return dataclasses.replace(
         run,
-        readout=run.readout[:, chosen],
+        totals=run.totals[:, chosen],
         counts={name: count[chosen] for name, count in run.counts.items()},
         negative={name: count[chosen] for name, count in run.negative.items()},
         spikes={name: layer[:, chosen] for name, layer in run.spikes.items()},
@@ -115,7 +115,7 @@ def test_float32_gives_the_spikes_of_float64(drawn: Any, coder: Any, seed: int) 
     exact = es.simulate(network, images, T, coder, seed)
     run = es.simulate(network.to(torch.float32), images.float(), T, coder, seed)
     assert run.readout.dtype == torch.float32
-    same(dataclasses.replace(run, readout=run.readout.double()), exact)
+    same(dataclasses.replace(run, totals=run.totals.double()), exact)
 
 
 @given(everything, coders, seeds)

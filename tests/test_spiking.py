@@ -12,6 +12,7 @@ from strategies import images_for, networks
 from torch import Tensor, nn
 
 import equispike as es
+from equispike.functional.coding import delayed
 from equispike.graph.network import Network
 from equispike.graph.ops import Input, Linear, Neuron, Node, Readout, WinnerPool
 from equispike.graph.reading.trace import trace
@@ -47,7 +48,7 @@ def test_its_spikes_and_scores_are_those_of_simulate(data: Any, timesteps: int) 
     seen = watched(module)
     with torch.no_grad():
         scores = torch.stack([module(images) for _ in range(timesteps)]).cumsum(0)
-    assert torch.equal(scores.to(run.readout.dtype), run.readout)
+    assert torch.equal(delayed(scores, network.readout.delay).to(run.readout.dtype), run.readout)
     for name, counts in run.counts.items():
         assert torch.equal(torch.stack(seen[name]).ne(0).sum(0, dtype=torch.int32), counts)
 

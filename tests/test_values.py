@@ -55,10 +55,11 @@ def test_engines_agree_on_scores_in_space(engine: str) -> None:
     assert torch.equal(run.readout, es.simulate(quantized, IMAGES[:3], 9, engine="stepwise").readout)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.5])
 @pytest.mark.parametrize("trained", [SPACE, NUMBER], ids=["space", "number"])
-def test_values_are_within_the_error_that_whole_spikes_leave(trained: Network) -> None:
+def test_values_are_within_the_error_that_whole_spikes_leave(trained: Network, delay: float) -> None:
     """With a potential of half a threshold in the beginning, leftovers lie around zero, as the error assumes."""
-    converted = es.convert(trained, IMAGES, es.DataNorm(100.0), v_init=0.5)
+    converted = es.convert(trained, IMAGES, es.DataNorm(100.0), v_init=0.5, delay=delay)
     found = values(es.simulate(converted, IMAGES, 128))
     assert found.values.shape == (40, *found.deviation.shape)
     error = (found.values - trained(IMAGES)).square().mean().sqrt()

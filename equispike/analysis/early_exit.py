@@ -25,6 +25,6 @@ def exits(run: Run, stop: Stop) -> Exits:
         run: of B images over T steps.
         stop: the rule.
     """
-    settled = stop.settled(run.task.network, run.readout, run.timesteps)
+    settled = stop.settled(run.task.network, run.totals, run.timesteps)
     first = settled.to(torch.uint8).argmax(0)  # of equal values, the first: every image is settled at T
     return Exits(first + 1, run.predictions.gather(0, first[None])[0])

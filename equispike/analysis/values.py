@@ -10,7 +10,8 @@ each other, the error that this leaves has the deviation
 
 .. math:: \sigma = \frac{1}{T} \sqrt{\sum_i \frac{(w_i a_i)^2}{12}}
 
-It falls with 1/T. What earlier layers lose, and activations above the thresholds, come on top: see
+It falls with 1/T. Of a delayed readout T are the steps that count, and charge is left over before them too, which makes
+the variance twice as large. What earlier layers lose, and activations above the thresholds, come on top: see
 ``analysis.causes``.
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from equispike.errors import ConversionError, SimulationError, one_line
+from equispike.functional.coding import left_out
 from equispike.graph.network import Network, calibrated
 from equispike.graph.ops import Neuron, Node, Readout, WinnerPool
 from equispike.graph.walk import interpret, reweighted
@@ -47,7 +49,10 @@ def values(run: Run) -> Values:
     >>> found.values.shape, found.deviation.shape
     (torch.Size([16, 1]), torch.Size([1]))
     """
-    return Values(run.readout[-1] / run.timesteps, _variance(run.task.network).sqrt() / run.timesteps)
+    early = left_out(run.task.network.readout.delay, run.timesteps)
+    ends = 2 if early else 1  # where charge is left over: before the steps that count, and after them
+    deviation = (ends * _variance(run.task.network)).sqrt() / (run.timesteps - early)
+    return Values(run.readout[-1] / run.timesteps, deviation)
 
 
 def _variance(network: Network) -> Tensor:

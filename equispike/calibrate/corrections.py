@@ -22,7 +22,7 @@ from equispike.batches import Batches, hold
 from equispike.calibrate.method import gain
 from equispike.calibrate.scores import in_one_order
 from equispike.errors import CalibrationError
-from equispike.functional.coding import Constant
+from equispike.functional.coding import Constant, left_out
 from equispike.functional.statistics import Mean
 from equispike.graph.network import OUTPUT_NEURONS, Network, calibrated
 from equispike.graph.ops import Input, Neuron, Node, Op, Readout, WinnerPool
@@ -280,7 +280,8 @@ def _pass(network: Network, images: Tensor, timesteps: int, corrections: Sequenc
 
     for node, value in interpret(network.nodes, enter, fire, through):
         if isinstance(node.op, Readout) and of_scores:
-            scores = torch.stack([score.double() for score in value.steps()]).mean(0)
+            early = left_out(node.op.delay, timesteps)
+            scores = torch.stack([score.double() for score in value.steps()][early:]).mean(0)
             found[node.name] = of_scores[-1](node.op, scores, value.trained)
     return network.replace_ops(found)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold, in_pieces
 from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer, with_thresholds
-from equispike.calibrate.scores import halves, score_error
+from equispike.calibrate.scores import halves, score_errors
 from equispike.errors import CalibrationError, CalibrationWarning, warn
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Histogram, Maximum, Percentile
@@ -93,7 +93,8 @@ class DataNorm:
                 warnings.simplefilter("ignore", CalibrationWarning)
                 spiking = with_thresholds(network, method(network, fitted), self.reset)
             begun = {name: replace(op, v_init=0.5) for name, op in spiking.neurons.items()}
-            errors[percentile] = score_error(spiking.replace_ops(begun), held_out, timesteps)
+            spiking, delays = spiking.replace_ops(begun), [network.readout.delay]
+            (errors[percentile],) = score_errors(spiking, held_out, timesteps, delays)
         best = min(errors, key=lambda percentile: errors[percentile])
         thresholds = replace(self, percentile=best, timesteps=None)(network, held, on)
         thresholds.told = {"timesteps": timesteps, "percentile": best, "errors": {f"{p:g}": errors[p] for p in errors}}

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from equispike.batches import Batch
 from equispike.graph.network import Network, without_output_neurons
 from equispike.simulation.run import simulate
+from equispike.simulation.task import scores_of
 
 FITTED, HELD_OUT = 64, 128
 """Images to fit candidates on, and to compare them on, at most."""
@@ -39,8 +41,13 @@ def in_one_order(images: Tensor) -> Tensor:
     return images[sorted(range(len(images)), key=lambda i: digests[i])]
 
 
-def score_error(network: Network, images: Tensor, timesteps: int) -> float:
-    r"""Squared error of the scores after T steps of constant input, relative to the trained scores.
+def with_delay(network: Network, delay: float) -> Network:
+    """The network whose scores leave out that share of the steps."""
+    return network.replace_ops({network.nodes[-1].name: replace(network.readout, delay=delay)})
+
+
+def score_errors(network: Network, images: Tensor, timesteps: int, delays: Sequence[float]) -> list[float]:
+    r"""Squared errors of the scores after T steps of constant input, relative to the trained scores.
 
     .. math:: \sum \| s / T - y \|^2 \big/ \sum \| y \|^2
 
@@ -48,13 +55,16 @@ def score_error(network: Network, images: Tensor, timesteps: int) -> float:
 
     Args:
         images: (B, *features).
+        delays: of the readout; an error for each, from one simulation.
     """
-    found = simulate(network, images, timesteps).readout[-1].double() / timesteps
+    totals = simulate(network, images, timesteps).totals
     with torch.no_grad():
-        trained = without_output_neurons(network)(network.check_images(images)).double()
-    found, trained = (_centred(scores.flatten(1)) for scores in (found, trained))
-    return float((found - trained).square().sum() / trained.square().sum().clamp(min=1e-300))
+        trained = _centred(without_output_neurons(network)(network.check_images(images)))
+    size = float(trained.square().sum().clamp(min=1e-300))
+    found = (scores_of(replace(network.readout, delay=delay), totals)[-1] for delay in delays)
+    return [float((_centred(scores) / timesteps - trained).square().sum()) / size for scores in found]
 
 
 def _centred(scores: Tensor) -> Tensor:
+    scores = scores.double().flatten(1)
     return scores - scores.mean(1, keepdim=True) if scores.shape[1] > 1 else scores

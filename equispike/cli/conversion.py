@@ -12,6 +12,7 @@ from equispike.cli.method import (
     USUAL,
     CalibrationImages,
     CoderName,
+    Delay,
     ForSteps,
     Lossy,
     Output,
@@ -127,6 +128,7 @@ def convert_command(
     thresholds: ThresholdOptions = USUAL,
     reset: ResetRule = None,
     v_init: Start = None,
+    delay: Delay = None,
     steps: ForSteps = ANY,
     readout: Annotated[Literal["potential", "spikes"] | None, Parameter(help="Default: the method's own.")] = None,
     lossy: Lossy = NOTHING,
@@ -158,7 +160,7 @@ def convert_command(
     with progress():
         network = run(
             trained, up_to(splits.train, images).batches(100), thresholds.build(splits, seed), reset=reset,
-            readout=readout, v_init=v_init, lossy=lossy.passes, output=output, on=on, **asked,
+            readout=readout, v_init=v_init, delay=delay, lossy=lossy.passes, output=output, on=on, **asked,
         )  # fmt: skip
     network = replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated})
     save(network, out_file)
@@ -175,7 +177,7 @@ def convert_command(
             f"scores after T = {tried['timesteps']}:"
         )
         for way in sorted([tried, *tried["others"]], key=lambda way: way["error"]):
-            out.print(f"  {way['error']:.4f}  {way['method']}, correction {way['correction']}")
+            out.print(f"  {way['error']:.4f}  {way['method']}, correction {way['correction']}, delay {way['delay']:g}")
     out.print(f"{out_file}: {conversion(used)}, reset {used['reset']}, readout {used['readout']}")
 
 
@@ -187,6 +189,7 @@ def diagnose_command(
     thresholds: ThresholdOptions = USUAL,
     reset: ResetRule = None,
     v_init: Start = None,
+    delay: Delay = None,
     lossy: Lossy = NOTHING,
     output: Output = None,
     coder: CoderName = "constant",
@@ -212,7 +215,7 @@ def diagnose_command(
             model, up_to(splits.train, images).batches(100), validation.floats(), validation.labels,
             thresholds.build(splits, seed), timesteps,
             Constant() if coder == "constant" else Poisson(), seed, reset=reset,
-            v_init=v_init, lossy=lossy.passes, output=output,
+            v_init=v_init, delay=delay, lossy=lossy.passes, output=output,
         )  # fmt: skip
     layers = Table("layer", "inherited", "clipping", "quantisation", "unevenness", "in all", "its own largest")
     for row in found.layers:

@@ -170,6 +170,13 @@ Start = Annotated[
         "where no method is named or with --timesteps, else 0.",
     ),
 ]
+Delay = Annotated[
+    float | None,
+    Parameter(
+        help="Share of the steps, the first ones, that scores leave out: in deep networks they mislead. Default: 0.5 "
+        "where no method is named, chosen with --timesteps, else 0."
+    ),
+]
 CalibrationImages = Annotated[int, Parameter(help="Training images to calibrate with.")]
 CoderName = Annotated[
     Literal["constant", "poisson"], Parameter(help="Pixels as constant currents, or as random spikes.")

@@ -171,7 +171,7 @@ _OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"correct=\[Bias\((\d+)\)\]", r"--correct bias --timesteps \1"),
     (r"\bes\.(\w+Norm|RMP)\(\)", lambda found: f"--method {found[1].lower()}"),
     (
-        r"\b(v_init|timesteps|reset|readout|scale|percentile|spikes)=['\"]?([\w.]+)['\"]?",
+        r"\b(v_init|delay|timesteps|reset|readout|scale|percentile|spikes)=['\"]?([\w.]+)['\"]?",
         lambda found: f"--{found[1].replace('_', '-')} {found[2]}",
     ),
 )

@@ -39,7 +39,7 @@ ADDED: dict[type, dict[str, object]] = {
     ops.Input: {"step": None},
     ops.Pad: {"between": []},
     ops.Neuron: {"drive": None, "spikes": "binary", "levels": None},
-    ops.Readout: {"mix": None, "shift": None},
+    ops.Readout: {"mix": None, "shift": None, "delay": 0.0},
 }
 """Fields that the first files of this version lack, and what they mean there."""
 PLACES = ("source",)

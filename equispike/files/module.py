@@ -46,14 +46,14 @@ class Network(torch.nn.Module):
 
     @torch.no_grad()
     def forward(self, images, timesteps):
-        """Scores of the classes, added up over the steps; divided by the number of steps, the trained network's."""
+        """Scores of the classes after each step; divided by the number of steps, the trained network's."""
         x0 = {entrance}
         total, scores = 0.0, []
 {before}
         for t in range(timesteps):
 {step}
             scores.append(total)
-        return torch.stack(scores)
+        return {scores}
 '''
 
 
@@ -104,6 +104,7 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
         entrance=_entrance(network),
         before="\n".join(f"        {line}" for line in before),
         step="\n".join(f"            {line}" for lines in step for line in lines.split("\n")),
+        scores=_scores(network.readout),
     )
     write_bytes(path.with_suffix(".pt"), stored)
     write_bytes(path, source.encode())
@@ -116,6 +117,15 @@ def write_module(network: Network, path: str | PathLike[str]) -> list[str]:
         f"Needs torch alone, and {path.with_suffix('.pt').name} beside it: {entry}; "
         f"Network()(images, timesteps={timesteps}) gives the scores."
     ]
+
+
+def _scores(op: ops.Readout) -> str:
+    """Scores of the sums after each step: see ``functional.coding.delayed``."""
+    if not op.delay:
+        return "torch.stack(scores)"
+    early = f"min(int({op.delay!r} * t), t - 1)"
+    window = f"scores[t - 1] - (scores[{early} - 1] if {early} else 0.0)"
+    return f"torch.stack([({window}) * (t / (t - {early})) for t in range(1, timesteps + 1)])"
 
 
 def _before(node: Node, number: int, tensors: dict[str, Tensor]) -> list[str]:

@@ -119,6 +119,8 @@ def _instructions(network: Network) -> list[str]:
         "Neurons fire at their threshold, as in SpikingJelly and sinabs. NIR says above it, and so does Norse: take "
         "the next smaller number for v_th on every IAFCell."
     )
+    if delay := network.readout.delay:
+        notes.append(f"After T steps add up the scores of the last T - floor({delay:g} T) alone: earlier ones mislead.")
     if not all(neuron.at_rest for neuron in network.neurons.values()):
         notes.append("Potentials start above zero here (v_init), and at zero in every reader: set them before the run.")
     return notes
@@ -155,6 +157,7 @@ def _metadata(network: Network, names: dict[str, str]) -> dict[str, Any]:
     return {
         "input": {"scale": op.scale, "amplitude": op.amplitude, "step": op.step},
         "readout": network.readout.scale,
+        "delay": network.readout.delay,
         "names": {own: name for name, own in names.items()},
         "neurons": {names[n]: {"reset": op.reset, "v_init": op.v_init} for n, op in network.neurons.items()},
         "provenance": dict(network.provenance),

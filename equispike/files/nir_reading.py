@@ -140,7 +140,10 @@ class _Assembly:
             if len(shape) > 1:
                 self.last.append(Node(f"{own}.flat", Flatten(), (source,)))
                 source = self.last[-1].name
-            self.last.append(Node(own, Readout(_positive(self.own.get("readout", 1.0))), (source,)))
+            scale, delay = _positive(self.own.get("readout", 1.0)), self.own.get("delay", 0.0)
+            if not isinstance(delay, int | float) or not 0 <= delay < 1:
+                raise ValueError(f"delay {delay!r} is no share of the steps")
+            self.last.append(Node(own, Readout(scale, delay=float(delay)), (source,)))
             return
         op = self._neuron(name, fields, shape) if kind == "IF" else _operation(kind, fields, shape)
         if op is not None:

@@ -269,6 +269,35 @@ def predict(readout: Tensor) -> tuple[Tensor, Tensor]:
     return classes.where(best, readout.shape[-1]).amin(dim=-1), best.sum(dim=-1) > 1
 
 
+def left_out(delay: float, timesteps: int) -> int:
+    """Steps at the beginning that scores leave out after so many: that share of them, but never all.
+
+    >>> [left_out(0.5, t) for t in (1, 2, 3, 4)]
+    [0, 1, 1, 2]
+    """
+    return min(math.floor(delay * timesteps), timesteps - 1)
+
+
+def delayed(totals: Tensor, delay: float) -> Tensor:
+    r"""Sums over the last steps, as large as those over all steps would be (delayed readout; Bu et al., 2025).
+
+    .. math:: s(t) = \frac{t}{t - d} \, (S(t) - S(d)), \qquad d = \lfloor \text{delay} \cdot t \rfloor
+
+    Deep layers are silent at first, and what arrives in the first steps is no rate yet.
+
+    Args:
+        totals: S, the sums over all steps after each step, (T, B, *outputs).
+        delay: share of the steps that are left out, in [0, 1).
+    """
+    if not delay:
+        return totals
+    before = torch.tensor([left_out(delay, t) for t in range(1, len(totals) + 1)], device=totals.device)
+    steps = torch.arange(1, len(totals) + 1, device=totals.device)
+    factor = (steps.double() / (steps - before)).view(-1, *(1,) * (totals.ndim - 1))
+    exact = torch.cat([torch.zeros_like(totals[:1]), totals]).double()
+    return ((exact[1:] - exact[before]) * factor).to(totals.dtype)
+
+
 def _block(device: torch.device, steps: int) -> int:
     """Groups to draw at once for this many steps."""
     return max(1, _BLOCK.get(device.type, _BLOCK_ELSEWHERE) // max(1, steps))

@@ -303,7 +303,7 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     >>> shape_of(Node("conv", Conv(torch.ones(8, 3, 5, 5), None, (1, 1), (0, 0), (1, 1)), ("input",)), [(3, 32, 32)])
     (8, 28, 28)
     """
-    op = node.op
+    op, where = node.op, f"{node.name} ({type(node.op).__name__})"
     if isinstance(op, Input):
         return op.shape
     _check_inputs(node, inputs)
@@ -311,20 +311,20 @@ def shape_of(node: Node, inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
     try:
         result = meta(*(torch.empty(2, *shape, device="meta") for shape in inputs))
     except (RuntimeError, IndexError, TypeError, ValueError, ArithmeticError) as error:
-        where, reason = f"{node.name} ({type(op).__name__})", str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise ConversionError(f"{where}: does not fit its input {inputs}: {reason}") from error
     shape = tuple(result.shape[1:])
     if 0 in shape:
-        raise ConversionError(f"{node.name} ({type(op).__name__}): leaves nothing of its input {inputs}")
+        raise ConversionError(f"{where}: leaves nothing of its input {inputs}")
+    if isinstance(op, Readout) and not 0 <= op.delay < 1:
+        raise ConversionError(f"{where}: delay {op.delay} is outside [0, 1)")
     mixing = op.mixing if isinstance(op, Readout) else None
     if mixing and (len(shape) != 1 or shape_of(Node(node.name, mixing, ("",)), [shape]) != shape):
-        raise ConversionError(f"{node.name} (Readout): mix does not fit scores of shape {shape}")
+        raise ConversionError(f"{where}: mix does not fit scores of shape {shape}")
     if isinstance(op, Neuron):
         _check_neurons(node.name, op, inputs[0])
         if shape != inputs[0]:
-            raise ConversionError(
-                f"{node.name} (Neuron): threshold or amplitude does not fit a layer of shape {inputs[0]}"
-            )
+            raise ConversionError(f"{where}: threshold or amplitude does not fit a layer of shape {inputs[0]}")
     return shape
 
 

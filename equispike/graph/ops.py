@@ -329,12 +329,14 @@ class Readout:
     """Class scores: the sum over time of its input, times ``scale``, so that score / T estimates the trained output.
 
     Its input is the last layer's current (readout by potential) or spikes of output neurons. ``mix`` M, (classes,
-    classes), and ``shift`` c, (classes,), correct scores s of t steps of spikes to M s + t c, and no trained ones.
+    classes), and ``shift`` c, (classes,), correct scores s of t steps of spikes to M s + t c. Scores leave out the
+    share ``delay`` of the steps, the first ones (see ``functional.coding.delayed``). Trained scores stay as they are.
     """
 
     scale: float = 1.0
     mix: Tensor | None = None
     shift: Tensor | None = None
+    delay: float = 0.0
 
     @property
     def mixing(self) -> Linear | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from equispike.errors import ConversionError
 from equispike.graph.fold import fold_affine
 from equispike.graph.network import Network, Node, calibrated
-from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Readout, Sum
+from equispike.graph.ops import Affine, AvgPool, Input, Neuron, Op, Sum
 from equispike.graph.walk import in_unit, interpret
 
 Form = Literal["activation", "balanced"]
@@ -185,7 +185,9 @@ def mixing_as_layer(network: Network) -> Network:
         return network
     *before, last = network.nodes
     layer = Node(network.free(f"{last.name}.mix"), network.readout.mixing, last.inputs)
-    readout = dataclasses.replace(last, op=Readout(network.readout.scale), inputs=(layer.name,))
+    readout = dataclasses.replace(
+        last, op=dataclasses.replace(network.readout, mix=None, shift=None), inputs=(layer.name,)
+    )
     return dataclasses.replace(network, nodes=(*before, layer, readout))
 
 

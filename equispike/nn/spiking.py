@@ -214,7 +214,7 @@ class Spiking(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Go one step on: class scores of this step (B, classes) for the input of this step (B, *features).
 
-        The scores of ``simulate`` are their sums over the steps.
+        The scores of ``simulate`` are their sums over the steps, or what ``functional.coding.delayed`` makes of these.
         """
         scores, self.state = self.step(x, self.state)
         return scores

@@ -24,7 +24,7 @@ _MADE = "versions", "device", "threads", "date", "command", "processor"
 MOST_VALUES = 8
 """Of a setting that colours can tell apart."""
 
-_TOLD = "method", "reset", "readout", "v_init", "spikes", "quantized", "calibration_images", "corrections"
+_TOLD = "method", "reset", "readout", "v_init", "delay", "spikes", "quantized", "calibration_images", "corrections"
 _COPIED = "method", "reset", "readout", "seeds", "steps", "not_counted", "additions_per_mac"
 
 

@@ -286,7 +286,7 @@ class Cpu:
 
     def score(self, state: PlannedBatch, layer: CpuLayer, scale: float) -> None:
         first, steps = state.rows.start, len(state.steps)
-        scores = state.sums.numpy(), state.readout.numpy()
+        scores = state.sums.numpy(), state.totals.numpy()
         given = *layer.inputs(state), *scores, first, steps, scale, torch.get_num_threads(), ISA
         layer.run(state.batch * steps, lambda own: own.score(*given))
 

@@ -55,9 +55,9 @@ class LayerwiseBatch:
     def record(self) -> Record:
         counts = {name: count.to(torch.int32) for name, count in self.counts.items()}
         scores = self.scores[1:] * self.task.network.readout.scale
-        readout = scores.to(torch.promote_types(self.task.images.dtype, torch.float32))
+        totals = scores.to(torch.promote_types(self.task.images.dtype, torch.float32))
         negative = negative_spikes(counts, self.start.sent, self.sent)
-        return Record(readout, counts, self.spikes, self.trains, self.potentials, negative)
+        return Record(totals, counts, self.spikes, self.trains, self.potentials, negative)
 
     def moment(self) -> Moment:
         return Moment(self.done, self.v, self.scores[-1], self.sent)

@@ -310,5 +310,5 @@ def score(state: PlannedBatch, name: str, scale: float) -> None:
     """Add up what the readout reads."""
     value = state.value(name).double()
     sums = torch.cat([state.sums[None], value.expand(len(state.steps), *value.shape[1:])]).cumsum(0)
-    state.readout[state.rows] = sums[1:] * scale
+    state.totals[state.rows] = sums[1:] * scale
     state.sums = sums[-1]

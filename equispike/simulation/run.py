@@ -38,8 +38,8 @@ from equispike.simulation.task import (
     enter,
     entered,
     neuron_layers,
-    record_of,
     run,
+    scores_of,
     watch,
 )
 
@@ -68,9 +68,6 @@ def _listed(values: Tensor) -> list[Any]:
 class Run(Record):
     """A simulation of B images over T steps: what happened, and how.
 
-    Divided by the step's number, ``readout`` estimates the trained network's output. Of a network with other outputs
-    than class scores it is (T, B, *outputs), see ``analysis.values``.
-
     Attributes:
         task: what was run: network, images, their numbers, coder and seed.
         steps: that each image was run for, (B,), int64: all T, unless ``stop`` ended it before.
@@ -83,6 +80,19 @@ class Run(Record):
     steps: Tensor
     seconds: float
     mismatch: float | None = None
+
+    @cached_property
+    def readout(self) -> Tensor:
+        """Class scores after each step, (T, B, classes), as the network's readout makes them of ``totals``.
+
+        Divided by the step's number, they estimate the trained network's output. Of a network with other outputs they
+        are (T, B, *outputs), see ``analysis.values``. Behind the end of an image they stay.
+        """
+        scores, last = scores_of(self.task.network.readout, self.totals), self.steps - 1
+        if bool((last + 1 == self.timesteps).all()):
+            return scores
+        steps = torch.arange(self.timesteps, device=last.device)[:, None].minimum(last)
+        return scores.gather(0, steps[..., None].expand_as(scores))
 
     @cached_property
     def neurons(self) -> Mapping[str, int]:
@@ -118,11 +128,11 @@ class Run(Record):
 
     @property
     def timesteps(self) -> int:
-        return self.readout.shape[0]
+        return self.totals.shape[0]
 
     @property
     def images(self) -> int:
-        return self.readout.shape[1]
+        return self.totals.shape[1]
 
     @property
     def predictions(self) -> Tensor:
@@ -205,7 +215,7 @@ def simulate(
     def finished(engine: Engine, part: Task) -> tuple[Record, Tensor]:
         if stop is not None:
             return until_settled(engine, part, room, stop)
-        return record_of(run(engine, part, room), part), torch.full_like(part.indices, timesteps)
+        return run(engine, part, room).record(), torch.full_like(part.indices, timesteps)
 
     chosen, batches = ENGINES[engine] if engine != "auto" else automatic(network), task.in_batches(size)
     began = time.perf_counter()
@@ -373,10 +383,10 @@ def stages(
         began = time.perf_counter()
         with torch.no_grad(), full_precision(network.device):
             batch = run(engine, task.until(end), default_memory(network), start)
-            enter(whole, record_of(batch, task, done), done, everyone)
+            enter(whole, batch.record(), done, everyone)
             start = batch.moment()
         seconds += time.perf_counter() - began
         counts, negative = ({n: own.clone() for n, own in x.items()} for x in (whole.counts, whole.negative))
         spikes = {name: layer[:end].clone() for name, layer in whole.spikes.items()}
-        seen = Record(whole.readout[:end].clone(), counts, spikes, negative=negative)
+        seen = Record(whole.totals[:end].clone(), counts, spikes, negative=negative)
         yield Run(task=task.until(end), **vars(seen), steps=torch.full_like(task.indices, end), seconds=seconds)

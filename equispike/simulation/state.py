@@ -200,8 +200,8 @@ class PlannedBatch:
         bases: of layers, the current that is there without spikes, where it is the same in every step.
         potentials: after each step, (T, B, *features), of layers that the task names.
         sums: of what the readout read so far, before its scale, (B, *classes), float64.
-        readout: cumulative scores after each step, (T, B, *classes). Runs without ``scored`` have none: where a wide
-            layer is observed, all steps would not fit into memory.
+        totals: as of ``Record``. Runs without ``scored`` have none: where a wide layer is observed, all steps would not
+            fit into memory.
         task: what is simulated, and ``batch``, the number of its images.
         plan: what is done in the next chunk; ``first_plan``: in the first one.
         given: trains of all steps that are known, (T, B, positions, bytes); ``keep``: those that are kept.
@@ -240,7 +240,7 @@ class PlannedBatch:
         self.neurons = machine.Neurons(network, shapes, batch, steps)
         self.potentials = task.every_step(task.potentials, steps, network.dtype)
         classes = network.shapes[network.nodes[-1].name]
-        self.readout = images.new_empty(steps * scored, batch, *classes)
+        self.totals = images.new_empty(steps * scored, batch, *classes)
         if start is None and not all(network.neurons[name].at_rest for name in shapes):
             start = beginning(task)
         if start is None:
@@ -282,7 +282,7 @@ class PlannedBatch:
             for own in negative:
                 trains[name] -= unpack(own, shape, kind)
         own = self.neurons
-        return Record(self.readout, own.counts, own.fired, trains, self.potentials, own.negative)
+        return Record(self.totals, own.counts, own.fired, trains, self.potentials, own.negative)
 
     def moment(self) -> Moment:
         return Moment(self.done, {**self.neurons.v, **self.pools}, self.sums, self.neurons.sent)

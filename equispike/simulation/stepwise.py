@@ -24,7 +24,7 @@ class StepwiseBatch:
         task = self.task
         self.done, self.total = self.start.step, self.start.scores
         self.v, self.sent = dict(self.start.potentials), dict(self.start.sent)
-        self.readout: list[Tensor] = []
+        self.totals: list[Tensor] = []
         self.spikes: dict[str, list[Tensor]] = {name: [] for name in task.network.neurons}
         self.trains: dict[str, list[Tensor]] = {name: [] for name in task.trains}
         self.potentials: dict[str, list[Tensor]] = {name: [] for name in task.potentials}
@@ -37,7 +37,7 @@ class StepwiseBatch:
         kept = self.spikes, self.trains, self.potentials
         spikes, trains, potentials = ({name: torch.stack(layer) for name, layer in own.items()} for own in kept)
         negative = negative_spikes(self.counts, self.start.sent, self.sent)
-        return Record(torch.stack(self.readout), self.counts, spikes, trains, potentials, negative)
+        return Record(torch.stack(self.totals), self.counts, spikes, trains, potentials, negative)
 
     def moment(self) -> Moment:
         return Moment(self.done, self.v, self.total, self.sent)
@@ -59,7 +59,7 @@ class Stepwise:
         network = batch.task.network
         batch.total = batch.total + values[network.nodes[-1].inputs[0]].double()
         scores = batch.total * network.readout.scale
-        batch.readout.append(scores.to(torch.promote_types(batch.task.images.dtype, torch.float32)))
+        batch.totals.append(scores.to(torch.promote_types(batch.task.images.dtype, torch.float32)))
         for name in batch.spikes:
             fired = (values[name] != 0).to(torch.int32)
             batch.counts[name] += fired

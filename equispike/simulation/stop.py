@@ -3,7 +3,7 @@
 ``until_settled`` saves the time: it looks at the scores every few steps and goes on with the images that are left.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
-from equispike.functional.coding import predict
+from equispike.functional.coding import left_out, predict
 from equispike.graph.network import Network, Node, calibrated
 from equispike.graph.ops import Input, Linear, Neuron, WinnerPool, map_tensors
 from equispike.graph.walk import reweighted
-from equispike.simulation.task import Engine, Record, Task, empty_record, enter, record_of, run
+from equispike.simulation.task import Engine, Record, Task, empty_record, enter, run, scores_of
 
 BLOCK = 16
 """Steps between two looks at the scores."""
@@ -25,12 +25,13 @@ BLOCK = 16
 class Stop(Protocol):
     """A rule that says which answers stand."""
 
-    def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
+    def settled(self, network: Network, totals: Tensor, timesteps: int) -> Tensor:
         """Tell whether each image may stop after each step.
 
         Args:
             network: calibrated.
-            readout: cumulative scores after steps 1 to t, (t, B, classes).
+            totals: as of ``Run``, after steps 1 to t, (t, B, classes); ``task.scores_of(network.readout, totals)`` are
+                the scores.
             timesteps: T, the steps that would be run without early exit.
         Returns:
             bool, (t, B).
@@ -44,25 +45,30 @@ class Certain:
 
     .. math:: S_i(t) - S_j(t) > (T - t)\, G_{ji} \quad \text{for all } j \ne i,
 
-    with :math:`G_{ji}` the most that one step can add to the score of j beyond that of i (:func:`largest_gains`).
+    with :math:`G_{ji}` the most that one step can add to the score of j beyond that of i (:func:`largest_gains`). Of
+    a delayed readout S counts from the first step that the scores after T steps do not leave out.
     """
 
-    def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
+    def settled(self, network: Network, totals: Tensor, timesteps: int) -> Tensor:
         """See :meth:`Stop.settled`.
 
         Raises:
             SimulationError: scores depend on pixels without a neuron in between, so no bound exists.
         """
-        if readout.shape[2] == 1:
+        if totals.shape[2] == 1:
             raise SimulationError(
                 "Certain: the network gives one score per image, which has no rival. Use Stable(steps)"
             )
-        gains = largest_gains(network).to(readout.device)
+        op, gains = network.readout, largest_gains(network).to(totals.device)
+        early = min(left_out(op.delay, timesteps), len(totals))
+        counted = totals[early:] - (totals[early - 1] if early else 0)
+        readout, timesteps = scores_of(replace(op, delay=0.0), counted), timesteps - early
         winner, _ = predict(readout)
         lead = readout.double().gather(2, winner[..., None]) - readout.double()
         left = timesteps - torch.arange(1, len(readout) + 1, device=readout.device)
         ahead = lead > left[:, None, None] * gains.T[winner] + timesteps * rounding_of_mix(network)
-        return ahead.scatter(2, winner[..., None], True).all(2) | (left == 0)[:, None]
+        settled = ahead.scatter(2, winner[..., None], True).all(2) | (left == 0)[:, None]
+        return torch.cat([settled.new_zeros(len(totals) - len(settled), totals.shape[1]), settled])
 
 
 @checked_fields
@@ -78,7 +84,7 @@ class Stable:
     steps: int
     lead: float = 0.0
 
-    def settled(self, network: Network, readout: Tensor, timesteps: int) -> Tensor:
+    def settled(self, network: Network, totals: Tensor, timesteps: int) -> Tensor:
         """See :meth:`Stop.settled`.
 
         Raises:
@@ -86,6 +92,7 @@ class Stable:
         """
         if self.steps < 1 or self.lead < 0:
             raise SimulationError(f"Stable: steps {self.steps} and lead {self.lead} must be at least 1 and 0")
+        readout = scores_of(network.readout, totals)
         winner, _ = predict(readout)
         t = torch.arange(1, len(readout) + 1, device=readout.device)[:, None]
         changed = torch.ones_like(winner, dtype=torch.bool)
@@ -109,9 +116,9 @@ def until_settled(engine: Engine, task: Task, memory: int, stop: Stop) -> tuple[
     for done in range(0, timesteps, BLOCK):
         end = min(done + BLOCK, timesteps)
         batch = run(engine, task.of(running).until(end), memory, start)
-        enter(record, record_of(batch, task, done), done, running)
+        enter(record, batch.record(), done, running)
         steps[running] = end
-        going = ~stop.settled(task.network, record.readout[:end, running], timesteps)[-1]
+        going = ~stop.settled(task.network, record.totals[:end, running], timesteps)[-1]
         running, start = running[going], batch.moment().of(going)
         if not len(running):
             break

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from equispike.arguments import told
 from equispike.errors import SimulationError
-from equispike.functional.coding import Coder, Constant, Frames, Poisson
+from equispike.functional.coding import Coder, Constant, Frames, Poisson, delayed
 from equispike.functional.inputs import Images, inputs_of, join_inputs
 from equispike.graph.network import Network
+from equispike.graph.ops import Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ class Record:
     """Spikes and scores of one batch.
 
     Attributes:
-        readout: cumulative class score after each step, (T, B, classes).
+        totals: sums over the steps of what the readout reads, times its scale, after each step, (T, B, classes).
         counts: spikes of each neuron over all steps, by layer, (B, *features), int32; negative ones count as well.
         spikes: spikes of each layer in each step, by layer, (T, B), int32; likewise.
         trains: which neurons spike in each step, (T, B, *features), bool, of the layers that the task names; of signed
@@ -111,7 +112,7 @@ class Record:
         negative: of ``counts``, the negative spikes of signed layers.
     """
 
-    readout: Tensor
+    totals: Tensor
     counts: Mapping[str, Tensor]
     spikes: Mapping[str, Tensor]
     trains: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -261,20 +262,18 @@ def _memory_of(device: torch.device) -> float:
         return math.inf
 
 
-def record_of(batch: Running, task: Task, before: int = 0) -> Record:
-    """The record of a batch, which began behind so many steps, with its scores as the readout corrects them.
+def scores_of(op: Readout, totals: Tensor) -> Tensor:
+    """Scores after each step, (T, B, classes), of the sums up to each step: corrected, then delayed.
 
     Corrections add up class by class, so that neither the number of images nor the processor changes a bit.
     """
-    record, op = batch.record(), task.network.readout
     if op.mix is None or op.shift is None:
-        return record
-    scores = record.readout
-    steps = torch.arange(before + 1, before + 1 + len(scores), device=scores.device)
-    total = steps[:, None, None] * op.shift.double()
-    for weights, own in zip(op.mix.double().unbind(1), scores.double().unbind(2), strict=True):
-        total = total + own[..., None] * weights
-    return replace(record, readout=total.to(scores.dtype))
+        return delayed(totals, op.delay)
+    steps = torch.arange(1, 1 + len(totals), device=totals.device)
+    scores = steps[:, None, None] * op.shift.double()
+    for weights, own in zip(op.mix.double().unbind(1), totals.double().unbind(2), strict=True):
+        scores = scores + own[..., None] * weights
+    return delayed(scores, op.delay).to(totals.dtype)
 
 
 def empty_record(task: Task, images: int) -> Record:
@@ -295,15 +294,15 @@ def empty_record(task: Task, images: int) -> Record:
 
 def enter(whole: Record, part: Record, first: int, images: Tensor | slice) -> None:
     """Add what these images, (n,), did behind so many steps; their scores and potentials stay from there on."""
-    end = first + len(part.readout)
+    end = first + len(part.totals)
     for mine, other in ((whole.counts, part.counts), (whole.negative, part.negative)):
         for name, own in other.items():
             mine[name][images] += own
     for mine, other in ((whole.spikes, part.spikes), (whole.trains, part.trains), (whole.potentials, part.potentials)):
         for name, own in other.items():
             mine[name][first:end, images] = own
-    whole.readout[first:end, images] = part.readout
-    whole.readout[end:, images] = part.readout[-1:]
+    whole.totals[first:end, images] = part.totals
+    whole.totals[end:, images] = part.totals[-1:]
     for name, own in part.potentials.items():
         whole.potentials[name][end:, images] = own[-1:]
 

@@ -239,14 +239,32 @@ class GraphWriter:
         self.place, self.layer = self.before, "time"
         ends = [f"{state.name}.end" for state in self.carried]
         starts = [state.start for state in self.carried]
+        delay = self.network.readout.delay
+        totals = "totals" if delay else "scores"
         self.before.append(
-            self.helper.make_node("Loop", ["timesteps", "", *starts], [*ends, "scores"], "time", body=body)
+            self.helper.make_node("Loop", ["timesteps", "", *starts], [*ends, totals], "time", body=body)
         )
+        if delay:
+            self._delayed(totals, total, delay)
         results = [self._info("scores", total.type, ["timesteps", *total.sizes])]
         for name in self.network.neurons:
             self._put("Cast", f"n{self.numbers[name]}.end", to=self.types.INT64, result=f"spikes.{name}")
             results.append(self._info(f"spikes.{name}", self.types.INT64, ["batch", *self.network.shapes[name]]))
         return results
+
+    def _delayed(self, totals: str, total: _Carried, delay: float) -> None:
+        """Scores of the sums after each step: see ``functional.coding.delayed``."""
+        one = self._tensor(torch.tensor(1))
+        numbers = self._put("Range", one, self._put("Add", "timesteps", one), one)
+        steps = self._put("Cast", numbers, to=self.types.DOUBLE)
+        share = self._put("Floor", self._put("Mul", steps, self._tensor(torch.tensor(delay, dtype=torch.float64))))
+        early = self._put("Min", share, self._put("Sub", steps, self._tensor(torch.ones((), dtype=torch.float64))))
+        first = self._put("Unsqueeze", total.start, self._integers(0))
+        rows = self._put("Cast", early, to=self.types.INT64)
+        before = self._put("Gather", self._put("Concat", first, totals, axis=0), rows, axis=0)
+        factor = self._put("Div", steps, self._put("Sub", steps, early))
+        factor = self._put("Reshape", factor, self._integers(-1, *(1 for _ in total.sizes)))
+        self._put("Mul", self._put("Sub", totals, before), factor, result="scores")
 
     def _put(self, kind: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
         """An operation; the name of its value, a free one unless it is given."""
