@@ -26,6 +26,10 @@ CANDIDATES = (
     Way("DataNorm(99.9)", es.DataNorm(99.9)),
     Way("DataNorm(99.9), half a threshold", es.DataNorm(99.9), v_init=0.5),
     Way("DataNorm(99, per_channel=True), half a threshold", es.DataNorm(99, per_channel=True), v_init=0.5),
+    *(
+        Way(f"the same, scores without the first {share}", es.DataNorm(99, per_channel=True), v_init=0.5, delay=delay)
+        for share, delay in (("quarter", 0.25), ("half", 0.5), ("three quarters", 0.75))
+    ),
     Way("DataNorm(99.9, per_channel=True), half a threshold", es.DataNorm(99.9, per_channel=True), v_init=0.5),
 )
 LEARNT = (

@@ -29,7 +29,9 @@ ONE = (
     Way("DataNorm(99.9)", es.DataNorm(99.9)),
     Way("DataNorm(99.9), half a threshold at the start", es.DataNorm(99.9), v_init=0.5),
     Way("LTB", LocalThresholdBalancing(), v_init=0.5),
+    Way("LTB, scores of the second half", LocalThresholdBalancing(), v_init=0.5, delay=0.5),
     Way("DataNorm(99, per_channel=True), half a threshold", es.DataNorm(99, per_channel=True), v_init=0.5),
+    Way("the same, scores of the second half", es.DataNorm(99, per_channel=True), v_init=0.5, delay=0.5),
 )
 SET = (
     Way("set for T: SNN Calibration, light", NearestSteps(STEPS[0]), v_init=0.5, correct=lambda t: [es.Bias(t)]),

@@ -11,7 +11,8 @@ from experiments.entry import Conditions
 from experiments.rows import Way
 
 WAYS = (
-    Way("DataNorm(99, per_channel=True), half a threshold: the default", DEFAULT, v_init=0.5),
+    Way("the default: half a threshold, scores of the second half", DEFAULT, v_init=0.5, delay=0.5),
+    Way("DataNorm(99, per_channel=True), half a threshold", DEFAULT, v_init=0.5),
     Way("DataNorm(99.9)", es.DataNorm(99.9)),
     Way("DataNorm(99.9), half a threshold at the start", es.DataNorm(99.9), v_init=0.5),
     Way("DataNorm(99.9, per_channel=True)", es.DataNorm(99.9, per_channel=True)),

@@ -32,8 +32,9 @@ class Way:
         method: it observes for the table's number of steps, under the table's coder.
         reset: other than the method's own.
         v_init: initial potential, as in ``convert``.
+        delay: share of the steps that scores leave out, as in ``convert``.
         spikes: "binary" or "signed".
-        chosen: percentile and correction are chosen for the table's T, in place of the method.
+        chosen: percentile, correction and delay are chosen for the table's T, in place of the method.
         correct: T -> corrections, set for the table's T; None for none.
     """
 
@@ -41,6 +42,7 @@ class Way:
     method: Method = field(default_factory=es.DataNorm)
     reset: Reset | None = None
     v_init: float = 0.0
+    delay: float = 0.0
     spikes: SpikeKind = "binary"
     chosen: bool = False
     correct: Callable[[int], Sequence[AnyCorrection]] | None = None
@@ -83,7 +85,7 @@ def convert(way: Way, network: Trained, conditions: Conditions) -> es.Network:
         return es.convert(model, batches, timesteps=conditions.timesteps, readout=conditions.readout, spikes=way.spikes)
     return es.convert(
         model, batches, method_of(way, network, conditions), reset=way.reset, readout=conditions.readout,
-        v_init=way.v_init, spikes=way.spikes, correct=way.corrections(conditions.timesteps),
+        v_init=way.v_init, delay=way.delay, spikes=way.spikes, correct=way.corrections(conditions.timesteps),
     )  # fmt: skip
 
 
@@ -121,6 +123,8 @@ def row(way: Way, network: Trained, job: Job) -> Row:
         "runs": 1 if coder is CONSTANT else conditions.seeds,
         "device": conditions.device,
     }
+    if way.chosen or way.delay:
+        asked["delay"] = "chosen for T" if way.chosen else way.delay
     if way.correct is not None:
         asked["corrections"] = as_data(list(way.corrections(conditions.timesteps)))
     return {**asked, **Store(job.out / "rows.sqlite").point(asked, lambda: measure(way, network, job))}
