@@ -17,6 +17,7 @@ from experiments import (
     sengupta_figure_3,
     sengupta_figure_5,
     sengupta_tables,
+    two_runs,
 )
 from experiments.entry import Entry
 
@@ -26,6 +27,7 @@ MODULES = (
     *(ding_tables, ding_figure_3, ding_figure_4, ding_figure_6, ding_figure_7),
     methods,
     low_latency,
+    two_runs,
     default_method,
 )
 CATALOGUE: dict[str, Entry] = {entry.name: entry for module in MODULES for entry in module.ENTRIES}

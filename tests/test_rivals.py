@@ -1,5 +1,7 @@
 """Thresholds that others set, which experiments compare with: literal loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ import equispike as es
 from equispike.graph.network import values_of
 from experiments.local_balancing import BATCH, LocalThresholdBalancing
 from experiments.nearest_steps import GRID, NearestSteps
+from experiments.two_runs import SMALL, answer, first_steps
 
 
 def activations(network: es.Network, images: torch.Tensor) -> dict[str, np.ndarray]:
@@ -50,3 +53,60 @@ def test_nearest_steps_has_the_smallest_error_of_its_grid(seed: int, timesteps: 
             if values[:, c].any():
                 best = min(error(values[:, c], values[:, c].max() * part / GRID) for part in range(1, GRID + 1))
                 assert error(values[:, c], float(theta)) <= best * (1 + 1e-9) + 1e-12
+
+
+def neuron(currents: list[float], v: float) -> tuple[list[int], list[float]]:
+    """Spikes of one neuron with threshold 1 and soft reset; its potentials before each reset, and the last."""
+    spikes, potentials = [], []
+    for current in currents:
+        v += current
+        potentials.append(v)
+        spikes.append(int(v >= 1))
+        v -= spikes[-1]
+    return spikes, [*potentials, v]
+
+
+@given(seeds, st.integers(2, 16))
+@settings(max_examples=15)
+def test_two_runs_are_their_literal_loops_neuron_by_neuron(seed: int, timesteps: int) -> None:
+    images = dyadic(seed, 3, 2, 6, 6, low=0)
+    network = es.convert(drive(chain(seed % 10**6, bias=True), images), images, es.DataNorm(), v_init=0.5)
+    powers = {name: 2.0 ** op.threshold.double().log2().round() for name, op in network.neurons.items()}  # exact sums
+    network = network.to(torch.float64).replace_ops(
+        {name: replace(network.neurons[name], threshold=power, amplitude=power) for name, power in powers.items()}
+    )
+    early, images = first_steps(timesteps), images.double()
+
+    def through(kind: str, steps: int, silent: dict[str, np.ndarray]) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+        values = {network.nodes[0].name: images.expand(steps, *images.shape)}
+        left: dict[str, np.ndarray] = {}
+        for node in network.nodes[1:]:
+            before = [values[name] for name in node.inputs]
+            if node.name not in network.neurons:
+                values[node.name] = torch.stack([node.op(*(x[t] for x in before)) for t in range(steps)])
+                continue
+            theta, amplitude = (t.expand(before[0].shape[1:]) for t in (node.op.threshold, node.op.amplitude))
+            spikes, left[node.name] = np.zeros(before[0].shape), np.zeros(before[0].shape[1:])
+            for place in np.ndindex(*before[0].shape[1:]):
+                currents = (before[0][(slice(None), *place)] / theta[place]).tolist()
+                v = 0.5
+                if kind == "COS":
+                    first, potentials = neuron(currents[:early], v)
+                    if potentials[-1] < 0 and any(first):
+                        v -= max(1.0, min(p for p, z in zip(potentials, first, strict=False) if z) - (1 - SMALL))
+                    elif potentials[-1] >= 1:
+                        silent_at = [p for p, z in zip(potentials, first, strict=False) if not z]
+                        v += max(1.0, 1 + SMALL - max(silent_at, default=-np.inf))
+                own, potentials = neuron(currents, v)
+                left[node.name][place] = potentials[-1]
+                if not silent or silent[node.name][place] > SMALL:
+                    spikes[(slice(None), *place)] = own
+            values[node.name] = torch.from_numpy(spikes) * amplitude
+        return values[network.nodes[-1].name].sum(0), left
+
+    one, _ = through("one run", timesteps, {})
+    cos, _ = through("COS", timesteps - early, {})
+    srp, _ = through("SRP", timesteps - early, through("SRP", early, {})[1])
+    for kind, wanted in (("one run", one), ("SRP", srp), ("COS", cos)):
+        torch.testing.assert_close(answer(kind, network, images, timesteps), wanted, rtol=1e-12, atol=1e-12)  # type: ignore[arg-type]
+    assert torch.equal(one, es.simulate(network, images, timesteps).readout[-1])
