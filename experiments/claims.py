@@ -4,6 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+import equispike as es
+
 Content = Mapping[str, Any]
 Verdict = tuple[str, bool | None]
 """Our figure, and whether it bears the claim out; None: so few steps do not tell."""
@@ -55,12 +59,22 @@ def _sparse(rows: Mapping[str, Any], _: Content) -> Verdict:
     return f"{rate:.1f} %", rate < 2.5
 
 
+def _at_half(soft: Mapping[str, Any], hard: Mapping[str, Any], least: float) -> Verdict:
+    """How many times sooner soft reset is at half the trained accuracy, at least, where hard reset never gets there."""
+    half, told = _trained(hard) / 200, f"after all steps {_last(soft):.1f} %, hard reset {_last(hard):.1f} %"
+    steps, others = (es.latency(torch.tensor(row["accuracy"]), half) for row in (soft, hard))
+    if steps is None or others is not None:
+        return told, None
+    times = hard["timesteps"] / steps
+    return f"more than {times:.1f} times, at {100 * half:.1f} %; {told}", True if times >= least else None
+
+
 def _sooner(scale: str, least: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
     def judge(rows: Mapping[str, Any], content: Content) -> Verdict:
         hard, soft = rows["IF, hard reset"], rows[f"RMP, scale {scale}"]
         ours = {line["label"]: line["ours"] for line in content["lines"]}[f"RMP, scale {scale}"]
         if ours["times sooner"] is None:
-            return f"after all steps {_last(soft):.1f} %, hard reset {_last(hard):.1f} %", None
+            return _at_half(soft, hard, least)
         return f"{ours['times sooner']:.1f} times, at {ours['level']}", ours["times sooner"] >= least
 
     return judge

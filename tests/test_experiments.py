@@ -348,13 +348,19 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
     lines = [{"label": label, "ours": ours} for label, ours in speed.items()]
     stored = {"name": "han-figure-5", "lines": lines, "numbers": {"rows": labelled}, "note": "n", "conditions": QUICK}
     said = {words: holds for words, _, _, holds, _ in judged([stored])}
+    sooner = "Han: soft reset is sooner than hard"
     assert said == {
         "Han: thresholds at 0.6 lose nothing": "holds",
         "Han: at 0.2 accuracy drops": "holds",
         "Han: 0.6 takes few spikes": "holds",
-        "Han: soft reset is sooner than hard": "open",
+        sooner: "holds",
         "Han: lowered thresholds are sooner still": "holds",
     }
+    for late, words in (([0.1, 0.87], "more than 1.0 times, at 44.0 %; after"), ([0.1, 0.2], "after all steps 20.0 %")):
+        labelled["RMP, scale 1.0"]["accuracy"] = late
+        ((ours, holds),) = [(ours, holds) for claim, _, ours, holds, _ in judged([stored]) if claim == sooner]
+        assert ours.startswith(words)
+        assert holds == "open"
 
 
 def test_networks_of_others_are_read_as_they_were_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
