@@ -228,9 +228,11 @@ class Percentile:
 
     def clipped(self, state: Histogram, limit: Tensor) -> float:
         """Share of the sum of all values that lies above the limit, () or (C,); a value counts as its bin's middle."""
-        counts, middle = state.counts.to_dense(), self._middle(torch.arange(self.bins, device=state.counts.device))
-        above = (middle - limit.reshape(-1, 1)).clamp(min=0)
-        return float((counts * above).sum() / (counts * middle).sum().clamp(min=1e-300))
+        counts = state.counts.to_dense()
+        channels, bins = counts.nonzero(as_tuple=True)  # few of the bins hold anything
+        numbers, middle = counts[channels, bins], self._middle(bins)
+        above = (middle - limit.expand(len(counts))[channels]).clamp(min=0)
+        return float((numbers * above).sum() / (numbers * middle).sum().clamp(min=1e-300))
 
     def _middle(self, bins: Tensor) -> Tensor:
         """Middle of each bin, float64; zero for the first, which holds zero."""
