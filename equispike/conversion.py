@@ -110,19 +110,11 @@ def convert(
     >>> es.simulate(network, images, timesteps=32).predictions.shape
     torch.Size([32, 16])
     """
-    if timesteps is not None and timesteps < 1:
-        raise ConversionError(f"timesteps: {timesteps} is less than 1")
-    if timesteps is not None and correct:
-        raise ConversionError("timesteps: chooses a correction, and correct names one. Give one of the two")
-    _check_options("subtract", "potential", spikes)
-    if v_init is not None:
-        check_v_init(v_init)
-    entered = _enter(model, batches, method, reset, readout, delay, lossy, output, on)
-    if timesteps is not None:
-        start, delays = 0.5 if v_init is None else v_init, DELAYS if delay is None else (delay,)
-        entered, correct = _chosen(entered, timesteps, start, delays, spikes, method)
-    spiking = entered.spiking(entered.measured(), v_init, spikes)
-    return corrected(spiking, entered.images, correct)
+    convert = Converter(model, batches, lossy, output, on)
+    return convert(
+        method, reset=reset, readout=readout, v_init=v_init, delay=delay, spikes=spikes, timesteps=timesteps,
+        correct=correct,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,47 +184,6 @@ def with_spikes(network: Network, spikes: SpikeKind) -> Network:
     return dataclasses.replace(network.replace_ops(changed), provenance={**network.provenance, **told})
 
 
-def _enter(
-    model: Model,
-    batches: Batches | Tensor,
-    method: Method | None,
-    reset: Reset | None,
-    readout: ReadoutKind | None,
-    delay: float | None,
-    lossy: Iterable[LossyPass],
-    output: int | None,
-    on: Workers | None = None,
-) -> _Entered:
-    images = batches if on is not None and hasattr(batches, "shards") else hold(batches)
-    first = next(read(images))
-    network, changes = prepare(model, first.inputs, lossy, output)
-    levelled = any(op.levels for op in network.neurons.values())
-    start = 0.5 if method is None or levelled else 0.0
-    delay = checked_delay((0.5 if method is None and not levelled else 0.0) if delay is None else delay)
-    if method is None:
-        method = RateNorm() if levelled else DEFAULT
-    if on is not None and not isinstance(method, DataNorm):
-        raise ConversionError(f"workers: {method} measures in one process. Leave them out, or convert with DataNorm")
-    reset, readout = reset or method.reset, readout or method.readout
-    _check_options(reset, readout)
-    if readout == "spikes":
-        network = _with_output_neurons(network)
-    scale, count = input_extent(images, network.input.shape, on)
-    entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
-    network = with_delay(network.replace_ops({network.nodes[0].name: entrance}), delay)
-    told: dict[str, object] = {
-        "model": type(model).__name__,
-        "readout": readout,
-        "delay": delay,
-        "calibration_images": count,
-        "changes": [f"{change.layer}: {change.text}" for change in changes],
-        "versions": versions(),
-    }
-    if len(first.shapes) > 1:
-        told["inputs"] = [list(shape) for shape in first.shapes]
-    return _Entered(network, images, method, reset, start, told, on)
-
-
 class Converter:
     """:func:`convert` for one model and one set of images; what several ways to convert share is measured once.
 
@@ -240,9 +191,14 @@ class Converter:
     """
 
     def __init__(
-        self, model: Model, batches: Batches | Tensor, lossy: Iterable[LossyPass] = (), output: int | None = None
+        self,
+        model: Model,
+        batches: Batches | Tensor,
+        lossy: Iterable[LossyPass] = (),
+        output: int | None = None,
+        on: Workers | None = None,
     ) -> None:
-        self._model, self._batches, self._lossy, self._output = model, batches, tuple(lossy), output
+        self._model, self._batches, self._lossy, self._output, self._on = model, batches, tuple(lossy), output, on
         self._measured: dict[str, tuple[_Entered, Thresholds]] = {}
 
     def __call__(
@@ -254,25 +210,79 @@ class Converter:
         v_init: float | str | None = None,
         delay: float | None = None,
         spikes: SpikeKind = "binary",
+        timesteps: int | None = None,
         correct: Sequence[AnyCorrection] = (),
     ) -> Network:
         """The network; arguments and errors as for :func:`convert`."""
+        if timesteps is not None and timesteps < 1:
+            raise ConversionError(f"timesteps: {timesteps} is less than 1")
+        if timesteps is not None and correct:
+            raise ConversionError("timesteps: chooses a correction, and correct names one. Give one of the two")
+        _check_options("subtract", "potential", spikes)
         if v_init is not None:
             check_v_init(v_init)
+        if timesteps is not None:
+            start, delays = 0.5 if v_init is None else v_init, DELAYS if delay is None else (delay,)
+            entered = self._enter(method, reset, readout, delay)
+            entered, correct = _chosen(entered, timesteps, start, delays, spikes, method)
+            thresholds = entered.measured()
+        else:
+            entered, thresholds = self._thresholds(method, reset, readout, delay)
+        return corrected(entered.spiking(thresholds, v_init, spikes), entered.images, correct)
+
+    def _thresholds(
+        self, method: Method | None, reset: Reset | None, readout: ReadoutKind | None, delay: float | None
+    ) -> tuple[_Entered, Thresholds]:
+        """Measure with the method, or take what it measured before."""
         after = method if isinstance(method, RMP) and method.after and method.scale is not None else None
         base = method if after is None else dataclasses.replace(after, scale=1.0)
         key = f"{base!r}, {reset}, {readout}, {delay}"
         if key not in self._measured:
-            entered = _enter(self._model, self._held, base, reset, readout, delay, self._lossy, self._output)
+            entered = self._enter(base, reset, readout, delay)
             self._measured[key] = entered, entered.measured()
         entered, thresholds = self._measured[key]
-        if after is not None and after.scale is not None:
-            entered, thresholds = dataclasses.replace(entered, method=after), scaled(thresholds, after.scale)
-        return corrected(entered.spiking(thresholds, v_init, spikes), self._held, correct)
+        if after is None or after.scale is None:
+            return entered, thresholds
+        return dataclasses.replace(entered, method=after), scaled(thresholds, after.scale)
+
+    def _enter(
+        self, method: Method | None, reset: Reset | None, readout: ReadoutKind | None, delay: float | None
+    ) -> _Entered:
+        images, first, network, changes = self._prepared
+        levelled = any(op.levels for op in network.neurons.values())
+        start = 0.5 if method is None or levelled else 0.0
+        delay = checked_delay((0.5 if method is None and not levelled else 0.0) if delay is None else delay)
+        if method is None:
+            method = RateNorm() if levelled else DEFAULT
+        if self._on is not None and not isinstance(method, DataNorm):
+            raise ConversionError(
+                f"workers: {method} measures in one process. Leave them out, or convert with DataNorm"
+            )
+        reset, readout = reset or method.reset, readout or method.readout
+        _check_options(reset, readout)
+        if readout == "spikes":
+            network = _with_output_neurons(network)
+        scale, count = input_extent(images, network.input.shape, self._on)
+        entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
+        network = with_delay(network.replace_ops({network.nodes[0].name: entrance}), delay)
+        told: dict[str, object] = {
+            "model": type(self._model).__name__,
+            "readout": readout,
+            "delay": delay,
+            "calibration_images": count,
+            "changes": [f"{change.layer}: {change.text}" for change in changes],
+            "versions": versions(),
+        }
+        if len(first.shapes) > 1:
+            told["inputs"] = [list(shape) for shape in first.shapes]
+        return _Entered(network, images, method, reset, start, told, self._on)
 
     @cached_property
-    def _held(self) -> list[Batch]:
-        return hold(self._batches)
+    def _prepared(self) -> tuple[Batches, Batch, Network, list[Change]]:
+        """Images, the first of them, the network that takes them, and what lossy passes changed in it."""
+        images = self._batches if self._on is not None and hasattr(self._batches, "shards") else hold(self._batches)
+        first = next(read(images))
+        return images, first, *prepare(self._model, first.inputs, self._lossy, self._output)
 
 
 def with_v_init(network: Network, v_init: float | str) -> Network:
