@@ -146,7 +146,7 @@ def diagnose(
     if trained - reached > SMALL:
         tried = _remedies(network, layers, timesteps)
         for name, change in track(tried.items(), "trying remedies", len(tried)):
-            steps = change.pop("timesteps", timesteps)
+            steps = change.pop("simulated", timesteps)
             _, *helped = measured(convert(**{**asked, **change}), steps)
             remedies.append(Remedy(name, *helped))
     remedies.sort(key=lambda remedy: (-remedy.accuracy, remedy.spike_rate))
@@ -159,7 +159,7 @@ def _remedies(network: Network, layers: Sequence[Causes], timesteps: int) -> dic
     The cause of most of the error decides which corrections are measured.
     """
     told = network.provenance
-    tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"timesteps": 4 * timesteps}}
+    tried: dict[str, dict[str, Any]] = {f"timesteps={4 * timesteps}": {"simulated": 4 * timesteps}}
     kept = {name: told[name] for name in ("v_init", "delay") if told.get(name)}  # a named method would have none
     said = "".join(f", {name}={value!r}" for name, value in kept.items())
     if "delay" not in kept:
@@ -179,16 +179,21 @@ def _corrections(network: Network, layers: Sequence[Causes], timesteps: int) -> 
     """Corrections that fit the cause of most of the error, by name.
 
     A mean error of whole spikes is what a drive takes away; for unevenness it changes from step to step, or spikes
-    that came too early are taken back. Clipping needs other thresholds.
+    that came too early are taken back. Clipping needs other thresholds. Up to LONGEST_TABLE steps ``convert`` is asked
+    to choose thresholds and correction together, which takes as long as some twenty other remedies.
     """
     told = network.provenance
     totals = {cause: sum(getattr(row, cause) ** 2 for row in layers) for cause in EXPLANATIONS}
     largest = max(totals, key=lambda cause: totals[cause])
+    few = timesteps <= LONGEST_TABLE
     tried: dict[str, dict[str, Any]] = {}
-    if largest != "clipping" and told["v_init"] != "uniform" and "corrections" not in told:
-        by_step = largest == "unevenness" and timesteps <= LONGEST_TABLE
-        correction = StepBias(timesteps) if by_step else Bias(timesteps)
-        tried[f"correct=[{type(correction).__name__}({timesteps})]"] = {"correct": [correction]}
+    if largest != "clipping" and "corrections" not in told:
+        if few:
+            chosen = {"method": None, "v_init": None, "delay": None, "timesteps": timesteps}
+            tried[f"convert(timesteps={timesteps})"] = chosen
+        if told["v_init"] != "uniform":
+            correction = StepBias(timesteps) if few and largest == "unevenness" else Bias(timesteps)
+            tried[f"correct=[{type(correction).__name__}({timesteps})]"] = {"correct": [correction]}
     if largest == "unevenness" and told["reset"] == "subtract" and told.get("spikes") != "signed":
         tried["spikes='signed'"] = {"spikes": "signed"}
     return tried

@@ -5,6 +5,7 @@ import torch
 
 import equispike as es
 from equispike.analysis.causes import Causes
+from equispike.conversion import Converter
 from equispike.diagnosis import _remedies, diagnose
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
@@ -65,19 +66,29 @@ def test_other_percentiles_are_tried_from_the_same_start():
 
 
 def test_a_correction_is_measured_where_it_fits_the_cause(found, monkeypatch):
+    digits = load("mnist-sample")
+    convert = Converter(load_model("mnist-cnn")[0], digits.train.take(32).floats())
+    judged = digits.validation.take(60)
+
+    def measured(**options):
+        run = es.simulate(convert(**options), judged.floats(), 4)
+        return float((run.predictions[-1] == judged.labels).double().mean()), float(run.spike_rate[-1])
+
     few = found(es.DataNorm(99.0), 4)
-    remedy = next(remedy for remedy in few.remedies if remedy.name == "correct=[Bias(4)]")
-    corrected = found(es.DataNorm(99.0), 4, correct=[es.Bias(4)])
-    assert (remedy.accuracy, remedy.spike_rate) == (corrected.accuracy, corrected.spike_rate)
-    assert remedy.accuracy > few.accuracy
-    assert not any(remedy.name.startswith("correct") for remedy in corrected.remedies)
-    clipped = found(es.RMP(0.1, 16), 32)
-    assert not any(remedy.name.startswith("correct") for remedy in clipped.remedies)
+    remedies = {remedy.name: (remedy.accuracy, remedy.spike_rate) for remedy in few.remedies}
+    assert remedies["correct=[Bias(4)]"] == measured(method=es.DataNorm(99.0), correct=[es.Bias(4)])
+    assert remedies["convert(timesteps=4)"] == measured(timesteps=4)
+    assert min(remedies["correct=[Bias(4)]"], remedies["convert(timesteps=4)"])[0] > few.accuracy
+    corrected = _remedies(convert(es.DataNorm(99.0), correct=[es.Bias(4)]), few.layers, 4)
+    clipped = [Causes("1", 0.0, 0.3, 0.1, 0.2, 0.3)]
+    names = {*corrected, *_remedies(convert(es.DataNorm(99.0)), clipped, 4)}
+    assert not any(name.startswith(("correct", "convert")) for name in names)
+    assert "convert(timesteps=33)" not in _remedies(convert(es.DataNorm(99.0)), few.layers, 33)  # no longer few
     uneven = Causes("1", 0.0, 0.0, 0.1, 0.2, 0.3)
     monkeypatch.setattr("equispike.diagnosis.causes", lambda _: [uneven])
-    names = {remedy.name: remedy for remedy in found(es.DataNorm(99.0), 4).remedies}
-    assert names["correct=[StepBias(4)]"].accuracy > few.accuracy
-    assert names["spikes='signed'"].accuracy == found(es.DataNorm(99.0), 4, spikes="signed").accuracy
+    found_again = {remedy.name: remedy for remedy in found(es.DataNorm(99.0), 4).remedies}
+    assert found_again["correct=[StepBias(4)]"].accuracy > few.accuracy
+    assert found_again["spikes='signed'"].accuracy == measured(method=es.DataNorm(99.0), spikes="signed")[0]
 
 
 def test_where_little_is_lost_nothing_is_tried(found):
@@ -88,6 +99,6 @@ def test_where_little_is_lost_nothing_is_tried(found):
 
 
 def test_where_nothing_helps_it_says_so(found, monkeypatch):
-    monkeypatch.setattr("equispike.diagnosis._remedies", lambda *_: {"timesteps=1": {"timesteps": 1}})
+    monkeypatch.setattr("equispike.diagnosis._remedies", lambda *_: {"timesteps=1": {"simulated": 1}})
     assert "None of the remedies tried helped" in found(es.DataNorm(), 6).sentence
     assert torch.is_grad_enabled()

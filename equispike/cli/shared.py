@@ -156,6 +156,8 @@ def in_options(text: str) -> str:
     'Pass --max-pool-to-avg, or --percentile 99.9 --per-channel, --v-init 0.5'
     >>> in_options("correct=[StepBias(8)] helps most")
     '--correct step-bias --timesteps 8 helps most'
+    >>> in_options("convert(timesteps=8)")
+    'equispike convert --timesteps 8'
     """
     for pattern, option in _OPTIONS:
         text = re.sub(pattern, option, text)
@@ -165,6 +167,7 @@ def in_options(text: str) -> str:
 _OPTIONS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(lossy=)?\[es\.(\w+)\]", lambda found: f"--{found[2].replace('_', '-')}"),
     (r"es\.convert\(model, batches, method=\.\.\.\)", "equispike convert"),
+    (r"(?:es\.)?convert\(timesteps=(\d+)\)", r"equispike convert --timesteps \1"),
     (r"method=DataNorm\(percentile=([\d.]+)\)", r"--percentile \1"),
     (r"method=DataNorm\(percentile=([\d.]+), per_channel=True\)", r"--percentile \1 --per-channel"),
     (r"correct=\[StepBias\((\d+)\)\]", r"--correct step-bias --timesteps \1"),
