@@ -56,4 +56,4 @@ $(PLAIN): pyproject.toml constraints.txt $(CORE)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build docs/_build .pytest_cache .ruff_cache .hypothesis equispike-demo
+	rm -rf $(VENV) build docs/_build docs/api .pytest_cache .ruff_cache .hypothesis equispike-demo

@@ -1,11 +1,13 @@
 """Sphinx settings. Build: sphinx-build -W -q -b html docs docs/_build/html"""
 
 import re
+import shutil
 from importlib.metadata import version as installed
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.ext.autosummary import import_by_name
 
 from equispike.report.bibliography import page as bibliography
 
@@ -15,11 +17,19 @@ copyright = author
 version = release = installed("equispike")
 
 extensions = [
-    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton",
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode",
+    "sphinx.ext.intersphinx", "sphinx_copybutton",
 ]  # fmt: skip
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 suppress_warnings = ["ref.python"]  # fields of several classes have one name, and none is meant more
+ELSEWHERE = {
+    "python": "https://docs.python.org/3", "torch": "https://docs.pytorch.org/docs/stable",
+    "numpy": "https://numpy.org/doc/stable",
+}  # fmt: skip
+# Without a network the second place is read, which knows no names: no links, and no warning either.
+intersphinx_mapping = {name: (place, (None, "offline.inv")) for name, place in ELSEWHERE.items()}
+intersphinx_timeout = 2
 html_math_renderer = "mathml"
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
@@ -70,6 +80,30 @@ def readable(app, what, name, obj, options, signature, returned):
     return (signature.replace("<factory>", "..."), returned) if signature else None
 
 
+PAGE = """:orphan:
+
+{name}
+{line}
+
+Back to the :doc:`list of all names <../reference>`.
+
+.. auto{kind}:: {name}
+{members}"""
+MEMBERS = "   :members:\n   :special-members: __call__\n"
+
+
+def one_page_each(app):
+    """Write a page for every name that a table of the reference lists: in no contents list, which would be long."""
+    folder = Path(app.srcdir, "api")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    reference = Path(app.srcdir, "reference.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^   (equispike\.\S+)$", reference, re.MULTILINE):
+        kind, members = ("class", MEMBERS) if isinstance(import_by_name(name)[1], type) else ("function", "")
+        text = PAGE.format(name=name, line="=" * len(name), kind=kind, members=members)
+        (folder / f"{name}.rst").write_text(text, encoding="utf-8")
+
+
 def formula(tag):
     """What writes a formula as MathML: browsers show it without a script, and without a network."""
 
@@ -83,5 +117,6 @@ def formula(tag):
 
 def setup(app):
     app.add_html_math_renderer("mathml", formula("span"), formula("div"))
+    app.connect("builder-inited", one_page_each)
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon, at 500
     app.connect("autodoc-process-signature", readable)

@@ -1,5 +1,6 @@
 """The pages build without a warning. Their examples are run by pytest itself (testpaths, --doctest-glob)."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,12 @@ def test_pages_build_without_warnings(tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stdout + built.stderr
     assert (tmp_path / "html" / "index.html").is_file()
+    names = re.findall(r"^   (equispike\S+)$", (ROOT / "docs/reference.md").read_text("utf-8"), re.MULTILINE)
+    assert len(names) > 100
+    for name in names:  # a page of its own, with a permanent link and the source
+        page = (tmp_path / "html/api" / f"{name}.html").read_text("utf-8")
+        assert f'class="headerlink" href="#{name}"' in page, name
+        assert "viewcode-link" in page, name
 
 
 def test_files_that_pages_name_exist() -> None:
