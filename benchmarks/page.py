@@ -1,4 +1,4 @@
-"""Write the tables of docs/speed.md and docs/simulation.md from what the benchmarks printed.
+"""Write the tables of docs/speed.md, docs/simulation.md and docs/cluster.md from what the benchmarks printed.
 
 The last line of each run is JSON; such lines, one for each run, are kept in benchmarks/results.jsonl.
 
@@ -12,7 +12,10 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-RESULTS, PAGES = HERE / "results.jsonl", [HERE.parent / "docs" / name for name in ("speed.md", "simulation.md")]
+RESULTS, PAGES = (
+    HERE / "results.jsonl",
+    [HERE.parent / "docs" / name for name in ("speed.md", "simulation.md", "cluster.md")],
+)
 END = "<!-- end of the table -->"
 OURS = "auto", "events", "layerwise"
 OTHERS = "plain torch loop", "spikingjelly-multi", "spikingjelly-single", "sinabs", "snntorch"
@@ -115,6 +118,22 @@ def rounding(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def scaling(runs: list[dict[str, Any]]) -> list[str]:
+    """Costs of a piece of an evaluation, seconds of all where nobody else worked, and how far workers bring it."""
+    workers = "2", "8", "32", "100"
+    names = "piece, s", "driver, ms a piece", "start, s", "1 process, s", "2 processes, s"
+    lines = header("network", "images a piece", "T", "pieces", "n", *names, *(f"x at {number}" for number in workers))
+    for run in runs:
+        found, costs = run["scaling"], run["scaling"]["costs"]
+        driver = f"{1e3 * (costs['give'] + costs['take']):.1f}"
+        wholes = (spread(found["seconds"][number]) if run["load"] < IDLE else "-" for number in ("1", "2"))
+        curve = found["simulated"]
+        faster = (f"{curve['1'] / curve[number]:.1f}" for number in workers)
+        known = run["network"], run["batch"], run["timesteps"], found["pieces"], run["n"], f"{costs['piece']:.3f}"
+        lines.append(line(*known, driver, f"{costs['start']:.1f}", *wholes, *faster))
+    return lines
+
+
 TABLES = {
     "measured": simulation,
     "integers": integers,
@@ -122,8 +141,13 @@ TABLES = {
     "seconds": calibration,
     "MiB": memory,
     "rounding": rounding,
+    "scaling": scaling,
 }
 """What a line of results holds, and the table that is made of all that hold it."""
+
+
+IDLE = 3.0
+"""Load under which two processes were not held up by others."""
 
 
 def line(*cells: object) -> str:

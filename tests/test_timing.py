@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import equispike as es
-from benchmarks import page, timing
+from benchmarks import page, scaling, timing
 from equispike.analysis.operations import operations
 from equispike.graph.network import Network
 from equispike.simulation import cpu
@@ -77,6 +79,15 @@ def test_pages_show_what_was_measured() -> None:
     readme = (page.HERE.parent / "README.md").read_text()
     assert claim in readme
     assert f"spike rates of {min(rates):.0f} to {max(rates):.0f} %" in readme
+
+
+@given(st.integers(1, 100), st.integers(1, 60), st.integers(1, 9), st.integers(0, 9), st.integers(0, 9))
+def test_workers_or_the_driver_keep_simulated_pieces_waiting(workers, pieces, piece, give, take) -> None:
+    costs = {"start": 5, "piece": piece, "give": give, "take": take}
+    seconds = scaling.simulated(workers, pieces, costs)
+    alone = 5 + -(-pieces // workers) * piece
+    assert scaling.simulated(workers, pieces, {**costs, "give": 0, "take": 0}) == alone
+    assert max(alone, pieces * (give + take)) <= seconds <= alone + pieces * (give + take)
 
 
 def test_numbers_are_added_up() -> None:
