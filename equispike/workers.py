@@ -1,9 +1,11 @@
 """Who does independent pieces of work: this process, processes of this machine, or a Ray cluster."""
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # (cloudpickle and loky have no types)
 
+import io
 import os
+import pickle
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import cloudpickle
 import torch
 from loky import ProcessPoolExecutor
+from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.errors import EquispikeError, extra, one_line
@@ -68,7 +71,7 @@ class Processes:
 
     def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
         """See ``Workers.map``. The work is sent to each process once."""
-        sent = cloudpickle.dumps(work)
+        sent = pickled(work)
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.number)
         waiting = enumerate(items)
         left: list[tuple[int, Item]] = []
@@ -80,7 +83,7 @@ class Processes:
                 while True:
                     new, left = [*left, *islice(waiting, AHEAD * self.number - len(pending) - len(left))], []
                     for number, item in new:
-                        pending[executor.submit(_do, cloudpickle.dumps(item))] = number, item
+                        pending[executor.submit(_do, pickled(item))] = number, item
                     if not pending:
                         return
                     for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -123,19 +126,35 @@ class Ray:
     def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
         """See ``Workers.map``. The work lies in Ray's object store once; pieces that are lost are done again."""
         with _connected(self.address) as ray:
-            place = ray.put(cloudpickle.dumps(work))
+            place = ray.put(pickled(work))
             do = ray.remote(num_cpus=self.threads, max_retries=-1)(_fetch_and_do)
             waiting = enumerate(items)
             pending: dict[Future[Any], int] = {}
             while True:
                 room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // self.threads) - len(pending)
                 for number, item in islice(waiting, max(room, 0)):
-                    pending[do.remote([place], self.threads, cloudpickle.dumps(item)).future()] = number
+                    pending[do.remote([place], self.threads, pickled(item)).future()] = number
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     number = pending.pop(future)
                     yield number, cloudpickle.loads(_result(ray, future))
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Sends of a tensor that is a part of a larger one that part alone: torch would send all that it is a part of."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is Tensor and obj.layout == torch.strided and obj.untyped_storage().nbytes() > obj.nbytes:
+            return obj.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return super().reducer_override(obj)
+
+
+def pickled(x: object) -> bytes:
+    """Bytes from which another process makes the same object with ``cloudpickle.loads``."""
+    file = io.BytesIO()
+    _Pickler(file).dump(x)
+    return file.getvalue()
 
 
 _held: dict[str, Callable[[Any], Any]] = {}
@@ -148,7 +167,7 @@ def _begin(sent: bytes, threads: int) -> None:
 
 
 def _do(item: bytes) -> bytes:
-    return cloudpickle.dumps(_held["work"](cloudpickle.loads(item)))
+    return pickled(_held["work"](cloudpickle.loads(item)))
 
 
 def _fetch_and_do(places: list[Any], threads: int, item: bytes) -> bytes:
@@ -158,7 +177,7 @@ def _fetch_and_do(places: list[Any], threads: int, item: bytes) -> bytes:
         torch.set_num_threads(threads)
         _held.clear()
         _held[key] = cloudpickle.loads(extra("ray", "ray", "clusters").get(places[0]))
-    return cloudpickle.dumps(_held[key](cloudpickle.loads(item)))
+    return pickled(_held[key](cloudpickle.loads(item)))
 
 
 @contextmanager

@@ -117,6 +117,18 @@ def evaluated(digits: tuple[es.Network, Any, Evaluation], on: Workers) -> bool:
     return same(found, alone)
 
 
+def test_parts_of_tensors_are_sent_without_the_rest(digits: tuple[es.Network, Any, Evaluation]) -> None:
+    network, part, _ = digits
+    whole = torch.arange(10_000)
+    assert len(workers.pickled({"a": [whole[3:5]]})) < 1_000
+    found = cloudpickle.loads(workers.pickled((whole[3:5], whole.reshape(100, 100).T, whole[:0])))
+    assert [x.tolist() for x in found] == [[3, 4], whole.reshape(100, 100).T.tolist(), []]
+    shard = next(part.batches(2).shards())
+    assert len(workers.pickled(shard)) < 2 * 28 * 28 + 2_000
+    (tally,) = es.evaluate(network, part.take(2).batches(2), 50).tallies
+    assert tally.predictions[0].untyped_storage().nbytes() == 16  # of the last step alone
+
+
 def test_processes_find_what_one_finds(digits: tuple[es.Network, Any, Evaluation]) -> None:
     assert evaluated(digits, Here())
     assert evaluated(digits, Processes(2))

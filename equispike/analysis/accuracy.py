@@ -194,7 +194,7 @@ def _counted(run: Run, labels: Tensor, first: int) -> Tally:
         among.round().long().expand(run.timesteps),
         {name: layer.sum(1, dtype=torch.int64).cpu() for name, layer in run.spikes.items()},
         {name: layer.sum(0, dtype=torch.int64).cpu() for name, layer in run.counts.items()},
-        {first: run.predictions[-1].cpu()},
+        {first: run.predictions[-1].cpu().clone()},
         run.seconds,
         int(run.steps.sum()),
     )
