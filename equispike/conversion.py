@@ -32,12 +32,16 @@ from equispike.graph.ops import Neuron
 from equispike.graph.reading.program import check_chosen
 from equispike.graph.reading.trace import Traceable, trace
 from equispike.graph.reading.verdicts import VERDICTS
+from equispike.graph.walk import interpret
 from equispike.provenance import as_data, versions
 from equispike.workers import Workers
 
 SpikeKind = Literal["binary", "signed"]
 DEFAULT = DataNorm(99, per_channel=True)
 """The method if none is named, with half a threshold at the start: experiments/default_method.py measures it."""
+
+DEEP = 8
+"""Neuron layers in a row from which scores leave out the first half of the steps by default."""
 
 Model = Traceable | Network
 """A trained network in any form that converts."""
@@ -78,8 +82,8 @@ def convert(
         v_init: potential before the first step as a fraction of the threshold, or "uniform" in [0, theta); default a
             half without a ``method``, with ``timesteps``, and where layers were trained with levels; else 0.
         delay: share of the steps, the first ones, that scores leave out, in [0, 1) (see ``functional.coding.delayed``):
-            they are run, but in deep networks what they give is no rate yet. Default a half without a ``method`` and
-            without trained levels, chosen with ``timesteps``, else 0.
+            they are run, but in deep networks what they give is no rate yet. Chosen with ``timesteps``; else default
+            a half without a ``method`` if at least DEEP neuron layers follow each other and none has levels, and 0.
         spikes: "binary", or "signed": neurons with soft reset that also take spikes back, which hardware must offer.
         timesteps: T for which the network is to answer. Percentile (unless a method is given) and correction (none,
             ``Bias``, ``StepBias``, ``RidgeReadout``) are then those whose scores after T steps are nearest to the
@@ -251,7 +255,9 @@ class Converter:
         images, first, network, changes = self._prepared
         levelled = any(op.levels for op in network.neurons.values())
         start = 0.5 if method is None or levelled else 0.0
-        delay = checked_delay((0.5 if method is None and not levelled else 0.0) if delay is None else delay)
+        if delay is None:
+            delay = 0.5 if method is None and not levelled and depth(network) >= DEEP else 0.0
+        delay = checked_delay(delay)
         if method is None:
             method = RateNorm() if levelled else DEFAULT
         if self._on is not None and not isinstance(method, DataNorm):
@@ -309,6 +315,14 @@ def _tensors(model: Model) -> Mapping[str, Tensor]:
         return model.state_dict
     fields = ((node.name, field, value) for node in model.nodes for field, value in vars(node.op).items())
     return {f"{name}.{field}": value for name, field, value in fields if isinstance(value, Tensor)}
+
+
+def depth(network: Network) -> int:
+    """Neuron layers on the longest way from the input to the readout."""
+    *_, (_, layers) = interpret(
+        network.nodes, lambda node, op: 0, lambda node, op, before: before + 1, lambda node, inputs: max(inputs)
+    )
+    return layers
 
 
 def checked_delay(delay: float) -> float:

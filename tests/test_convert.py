@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import equispike as es
 from equispike.calibrate.method import Thresholds, with_thresholds
-from equispike.conversion import Converter, prepare
+from equispike.conversion import DEEP, Converter, prepare
 from equispike.graph.network import Network
 from equispike.provenance import as_data
 from equispike.zoo.data import Dataset, load
@@ -170,7 +170,7 @@ def test_options_override_the_methods_own_and_are_kept() -> None:
 def test_the_default_is_a_percentile_per_channel_with_half_a_threshold_at_the_start() -> None:
     images = torch.rand(50, 4)
     named = es.DataNorm(99, per_channel=True)
-    default, same = es.convert(mlp(), images), es.convert(mlp(), images, named, v_init=0.5, delay=0.5)
+    default, same = es.convert(mlp(), images), es.convert(mlp(), images, named, v_init=0.5)
     bare = es.convert(mlp(), images, named)
     assert torch.equal(default.thresholds["1"], same.thresholds["1"])
     assert default.provenance == same.provenance
@@ -179,6 +179,17 @@ def test_the_default_is_a_percentile_per_channel_with_half_a_threshold_at_the_st
     again = Converter(mlp(), images)
     assert again().provenance == default.provenance
     assert again(named).neurons["1"].v_init == 0.0
+
+
+@pytest.mark.parametrize(("layers", "delay"), [(DEEP - 1, 0.0), (DEEP, 0.5)])
+def test_scores_of_a_deep_network_leave_out_the_first_half_of_the_steps(layers: int, delay: float) -> None:
+    torch.manual_seed(0)
+    blocks = [part for _ in range(layers) for part in (nn.Linear(16, 16), nn.ReLU())]
+    model, images = nn.Sequential(*blocks, nn.Linear(16, 2)), torch.rand(50, 16)
+    network = es.convert(model, images)
+    assert network.readout.delay == network.provenance["delay"] == delay
+    assert es.convert(model, images, es.DataNorm()).readout.delay == 0.0
+    assert es.convert(model, images, delay=0.25).readout.delay == 0.25
 
 
 def test_a_model_that_ends_in_a_relu_has_its_output_neurons() -> None:

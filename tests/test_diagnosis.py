@@ -55,7 +55,7 @@ def test_a_remedy_is_what_its_name_says(found):
 
 def test_other_percentiles_are_tried_from_the_same_start():
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-    for options, late in (({}, {"delay": 0.5}), ({"method": es.DataNorm(97.0), "v_init": 0.5}, {})):
+    for options, late in (({"delay": 0.5}, {"delay": 0.5}), ({"method": es.DataNorm(97.0), "v_init": 0.5}, {})):
         tried = _remedies(es.convert(model, torch.rand(8, 4), **options), (), 4)
         name = "method=DataNorm(percentile=99.9), v_init=0.5" + ", delay=0.5" * len(late)
         assert tried[name] == {"method": es.DataNorm(99.9), "v_init": 0.5, **late}
