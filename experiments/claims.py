@@ -60,7 +60,7 @@ def _sparse(rows: Mapping[str, Any], _: Content) -> Verdict:
 
 
 def _at_half(soft: Mapping[str, Any], hard: Mapping[str, Any], least: float) -> Verdict:
-    """The least factor by which soft reset is sooner at half the trained accuracy, where hard reset never gets there."""
+    """The least factor by which soft reset is sooner at half the trained accuracy, which hard reset never has."""
     half, told = _trained(hard) / 200, f"after all steps {_last(soft):.1f} %, hard reset {_last(hard):.1f} %"
     steps, others = (es.latency(torch.tensor(row["accuracy"]), half) for row in (soft, hard))
     if steps is None or others is not None:

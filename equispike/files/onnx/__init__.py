@@ -70,8 +70,9 @@ def write_onnx(network: Network, path: str | PathLike[str]) -> list[str]:
     Its inputs are ``images``, (B, *features), float32, preprocessed as in training, as a current in every step; and
     ``timesteps``, T, one integer. Its outputs are ``scores``, (T, B, classes), float64, after each step those of
     ``simulate``, and for each neuron layer ``spikes.NAME``, (B, *features), its spikes over all steps. On a quantized
-    network in float32 both are exact, scores once they are rounded to float32. Runtimes have no convolutions in float64: a network that holds some is
-    written in float32, and the sentences say so. Half precision is written in float32 as well.
+    network in float32 both are exact, scores once they are rounded to float32. Runtimes have no convolutions in
+    float64: a network that holds some is written in float32, and the sentences say so. Half precision is written in
+    float32 as well.
 
     Args:
         network: converted.
