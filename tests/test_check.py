@@ -88,13 +88,15 @@ def test_every_second_pixel_and_the_largest_of_one_leave_spikes_out() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.pool, self.last = nn.Conv2d(1, 2, 1), nn.MaxPool2d(1, 2), nn.Conv2d(2, 2, 1)
+            self.one = nn.AdaptiveAvgPool2d(8)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.last(self.pool(torch.relu(self.last(torch.relu(self.conv(x))))[:, :, ::2]))
+            return self.last(self.pool(torch.relu(self.last(self.one(torch.relu(self.conv(x)))))[:, :, ::2]))
 
     model, x = Steps().eval(), torch.rand(2, 1, 8, 8)
     found = {row.operation: (row.converts, row.why) for row in es.check(model, x).rows}
     assert found["slice"] == found["MaxPool2d"] == ("exact", "leaves spikes out")
+    assert found["AdaptiveAvgPool2d"] == ("exact", "nothing to do")
     assert torch.allclose(es.trace(model, x)(x), model(x))
 
 

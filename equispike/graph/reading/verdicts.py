@@ -54,5 +54,5 @@ SPOKEN: dict[type, str] = {ops.Neuron: "Relu", ops.Affine: "Mul, Add", ops.Spars
 def verdict(op: object) -> tuple[Verdict, str, str]:
     """Judge an operation of a Network: does it convert, why, and what to do."""
     if isinstance(op, ops.AvgPool) and set(op.kernel) == {1}:
-        return "exact", "leaves spikes out", ""
+        return "exact", "nothing to do" if set(op.stride) == {1} else "leaves spikes out", ""
     return VERDICTS[type(op)]
