@@ -74,8 +74,8 @@ def test_a_module_is_taken_as_it_is() -> None:
         ("missing.safetensors", "no such file"),
         ("resnet20", "no network of that name comes with equispike"),
         ("mine.py", "say which function in it returns the model: mine.py:factory"),
-        ("nowhere.py:net", "cannot be imported: FileNotFoundError"),
-        ("broken.py:net", "cannot be imported: ZeroDivisionError"),
+        ("nowhere.py:net", "cannot be imported: FileNotFoundError: .*Give package.module:factory or FILE.py:factory"),
+        ("broken.py:net", "cannot be imported: ZeroDivisionError: .*Mend it first"),
     ],
 )
 def test_what_gives_no_model_is_refused_in_one_line(source: str, words: str) -> None:

@@ -66,8 +66,10 @@ def imported(place: str) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:  # whatever the user's module may raise
+        absent = isinstance(error, ImportError | AttributeError | FileNotFoundError)
+        remedy = "Give package.module:factory or FILE.py:factory" if absent else "Mend it first"
         raise FileError(
-            f"{place}: cannot be imported: {type(error).__name__}: {one_line(error, 200)}. Give package.module:factory"
+            f"{place}: cannot be imported: {type(error).__name__}: {one_line(error, 200)}. {remedy}"
         ) from error
     if not callable(found) or _is_model(found):
         return found
