@@ -10,9 +10,11 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Protocol, TypeVar
 
 import cloudpickle
@@ -70,38 +72,38 @@ class Processes:
         _at_least_one(self, "number", "threads")
 
     def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
-        """See ``Workers.map``. The work is sent to each process once."""
-        sent = pickled(work)
+        """See ``Workers.map``. Each process reads the work once."""
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.number)
         waiting = enumerate(items)
         left: list[tuple[int, Item]] = []
         deaths = 0
-        while True:
-            executor = ProcessPoolExecutor(self.number, initializer=_begin, initargs=(sent, threads))
-            pending: dict[Future[bytes], tuple[int, Item]] = {}
-            try:
-                while True:
-                    new, left = [*left, *islice(waiting, AHEAD * self.number - len(pending) - len(left))], []
-                    for number, item in new:
-                        pending[executor.submit(_do, pickled(item))] = number, item
-                    if not pending:
-                        return
-                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                        number, _ = pending[future]
-                        found = cloudpickle.loads(future.result())
-                        del pending[future]
-                        deaths = 0
-                        yield number, found
-            except BrokenProcessPool as error:
-                deaths += 1
-                if deaths > TRIES:
-                    raise EquispikeError(
-                        f"workers: {deaths} died one after another before anything was done, as they do where memory "
-                        f"runs out. Use fewer than {self.number}"
-                    ) from error
-                left = list(pending.values())
-            finally:
-                executor.shutdown(wait=False, kill_workers=True)
+        with _written(pickled(work)) as path:
+            while True:
+                executor = ProcessPoolExecutor(self.number, initializer=_begin, initargs=(path, threads))
+                pending: dict[Future[bytes], tuple[int, Item]] = {}
+                try:
+                    while True:
+                        new, left = [*left, *islice(waiting, AHEAD * self.number - len(pending) - len(left))], []
+                        for number, item in new:
+                            pending[executor.submit(_do, pickled(item))] = number, item
+                        if not pending:
+                            return
+                        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                            number, _ = pending[future]
+                            found = cloudpickle.loads(future.result())
+                            del pending[future]
+                            deaths = 0
+                            yield number, found
+                except BrokenProcessPool as error:
+                    deaths += 1
+                    if deaths > TRIES:
+                        raise EquispikeError(
+                            f"workers: {deaths} died one after another before anything was done, as they do where "
+                            f"memory runs out. Use fewer than {self.number}"
+                        ) from error
+                    left = list(pending.values())
+                finally:
+                    executor.shutdown(wait=False, kill_workers=True)
 
 
 @checked_fields
@@ -161,9 +163,28 @@ _held: dict[str, Callable[[Any], Any]] = {}
 """The work of a worker's process, by where it came from."""
 
 
-def _begin(sent: bytes, threads: int) -> None:
+@contextmanager
+def _written(data: bytes) -> Generator[str]:
+    """The path of a file with these bytes, which is there as long as the context lasts.
+
+    loky would send them through a pipe that nobody empties before a process has started: it waits for each in turn, and
+    for ever for one that dies as it starts.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(NamedTemporaryFile(prefix="equispike-"))
+            file.write(data)
+            file.flush()
+        except OSError as error:
+            raise EquispikeError(
+                f"workers: no temporary file can be written: {error.strerror}. Free some space, or set TMPDIR"
+            ) from error
+        yield file.name
+
+
+def _begin(path: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    _held["work"] = cloudpickle.loads(sent)
+    _held["work"] = cloudpickle.loads(Path(path).read_bytes())
 
 
 def _do(item: bytes) -> bytes:

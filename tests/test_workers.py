@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,10 +39,6 @@ def square(x: int) -> tuple[int, int]:
 
 def refuse(x: int) -> int:
     raise es.DataError(f"number {x}: is refused")
-
-
-def die(_: int) -> int:
-    os._exit(1)
 
 
 @given(networks(), st.data(), st.sampled_from([es.Constant(), es.Poisson()]))
@@ -87,12 +86,18 @@ def test_killed_processes_lose_nothing_and_items_wait_until_there_is_somebody_fo
     assert found == {n: n * n for n in range(24)}
 
 
-def test_errors_come_as_they_were_raised_and_deaths_without_end_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "TRIES", 1)
+def test_errors_come_as_they_were_raised_and_deaths_without_end_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(es.DataError, match="number 7: is refused"):
         list(Processes(1).map(refuse, [7]))
-    with pytest.raises(es.EquispikeError, match=r"workers: 2 died one after another .* Use fewer than 1"):
-        list(Processes(1, threads=1).map(die, [1]))
+    large = partial(max, bytes(2**20))  # more than a pipe holds
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(es.EquispikeError, match=r"workers: \d died one after another .* Use fewer than 2"):
+        list(Processes(2, threads=1).map(large, [b"1"]))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(es.EquispikeError, match=r"workers: no temporary file .*: No such file.*set TMPDIR"):
+        list(Processes(2, threads=1).map(large, [b"1"]))
 
 
 @pytest.mark.parametrize(("kind", "field"), [(Processes, "number"), (Processes, "threads"), (Ray, "threads")])
