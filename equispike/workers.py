@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import socket
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 import cloudpickle
@@ -79,7 +81,7 @@ class Processes:
         deaths = 0
         with _written(pickled(work)) as path:
             while True:
-                executor = ProcessPoolExecutor(self.number, initializer=_begin, initargs=(path, threads))
+                executor = ProcessPoolExecutor(self.number, initializer=_begin, initargs=(path, threads, os.getpid()))
                 pending: dict[Future[bytes], tuple[int, Item]] = {}
                 try:
                     while True:
@@ -182,9 +184,17 @@ def _written(data: bytes) -> Generator[str]:
         yield file.name
 
 
-def _begin(path: str, threads: int) -> None:
+def _begin(path: str, threads: int, parent: int) -> None:
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     _held["work"] = cloudpickle.loads(Path(path).read_bytes())
+
+
+def _end_with(parent: int) -> None:
+    """End this process once the one that started it has ended: killed, it could not tell."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _do(item: bytes) -> bytes:

@@ -100,6 +100,19 @@ def test_errors_come_as_they_were_raised_and_deaths_without_end_are_told(
         list(Processes(2, threads=1).map(large, [b"1"]))
 
 
+def test_workers_end_with_the_process_that_started_them() -> None:
+    ended, held = os.pipe()
+    if not (driver := os.fork()):
+        parent = os.getpid()
+        if not os.fork():
+            workers._end_with(parent)
+        os._exit(0)
+    os.close(held)
+    os.waitpid(driver, 0)
+    assert os.read(ended, 1) == b""  # nobody holds the other end any more
+    os.close(ended)
+
+
 @pytest.mark.parametrize(("kind", "field"), [(Processes, "number"), (Processes, "threads"), (Ray, "threads")])
 def test_numbers_below_one_are_refused(kind: Any, field: str) -> None:
     for wrong in (0, -1):
