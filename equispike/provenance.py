@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-TELLING = "percentile", "scale"
+TELLING = "percentile", "scale", "timesteps"
 """Settings that come first."""
 
 UNSAID = "reset", "readout", "seed", "coder", "scales", "trial", "tolerance"
@@ -51,6 +51,8 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
     'DataNorm(percentile=99.9, per_channel=True)'
     >>> in_words({"name": "DataNorm", "percentile": 95.0})
     'DataNorm(percentile=95)'
+    >>> in_words({"name": "Bias", "passes": 5, "timesteps": 8})
+    'Bias(timesteps=8, passes=5)'
     """
     told = {key: value for key, value in {**data, **known}.items() if key in data and key not in ("name", *UNSAID)}
     told = {key: told[key] for key in sorted(told, key=lambda key: key not in TELLING)}  # files hold them by alphabet

@@ -15,7 +15,7 @@ from torch import nn
 import equispike as es
 from equispike.analysis.closer import look_closer
 from equispike.errors import FileError
-from equispike.report.data import page_data, serves
+from equispike.report.data import _provenance, page_data, serves
 from equispike.report.page import in_script, write_report
 from equispike.report.read import read_runs
 from equispike.results import Result, document, write_json
@@ -323,7 +323,7 @@ def test_many_runs_are_told_apart_by_their_settings(made: Path, tmp_path: Path) 
     page = page_data(read_runs([made]))
     assert [(setting["name"], setting["values"]) for setting in page["settings"]] == [
         ("input", ["constant", "poisson"]),
-        ("percentile", ["80.0", "99.9"]),
+        ("percentile", ["80", "99.9"]),
     ]  # fmt: skip
     if installed() is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
@@ -430,3 +430,6 @@ def test_a_run_says_whether_its_network_was_made_for_some_steps() -> None:
     corrected = es.convert(model, images, es.DataNorm(), correct=[es.StepBias(7)])
     told = [serves(json.loads(json.dumps(network.provenance))) for network in (plain, chosen, corrected)]
     assert told == ["one network at every T", "calibrated for T = 5", "calibrated for T = 7"]
+    words = _provenance({"coder": {"name": "Constant"}, "provenance": json.loads(json.dumps(chosen.provenance))})
+    assert "timesteps 5, fitted 9, held out 3" in words["chosen"]
+    assert not any(set("[{'") & set(text) for text in words.values())  # words, not Python's data

@@ -38,7 +38,7 @@ function logTicks(low, high, base) {
   const every = Math.max(1, Math.ceil((last - first + 1) / 8));
   const ticks = [];
   for (let n = first; n <= last; n += every) ticks.push(base ** n);
-  if (ticks.length < 2 && base === 10) return [low, high].map((x) => Number(x.toPrecision(1)));
+  if (ticks.length < 2 && base === 10) return [low, high].map((x) => Number(x.toPrecision(2)));
   return ticks;
 }
 

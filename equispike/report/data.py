@@ -140,8 +140,22 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def _in_words(value: Any) -> str:
-    known = isinstance(value, dict) and "name" in value
-    return in_words(cast("dict[str, Any]", value)) if known else str(cast("object", value))
+    """Data as a reader would write them; of what was tried, only what was taken.
+
+    >>> _in_words({"correction": "none", "error": 0.0389823, "held_out": 8, "others": [{"error": 0.04}]})
+    'correction none, error 0.03898, held out 8'
+    >>> _in_words([{"name": "Bias", "passes": 5, "timesteps": 8}, {"name": "RidgeReadout", "timesteps": 8}])
+    'Bias(timesteps=8, passes=5), RidgeReadout(timesteps=8)'
+    """
+    if isinstance(value, Mapping):
+        told = cast("Mapping[str, Any]", value)
+        if "name" in told:
+            return in_words(told)
+        inner = {key.replace("_", " "): each for key, each in told.items() if key != "others"}
+        return ", ".join(f"{key} {_in_words(each)}" for key, each in inner.items())
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, cast("list[Any]", value)))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _provenance(run: Mapping[str, Any]) -> dict[str, str]:
