@@ -187,13 +187,12 @@ def _corrections(network: Network, layers: Sequence[Causes], timesteps: int) -> 
     largest = max(totals, key=lambda cause: totals[cause])
     few = timesteps <= LONGEST_TABLE
     tried: dict[str, dict[str, Any]] = {}
-    if largest != "clipping" and "corrections" not in told:
-        if few:
-            chosen = {"method": None, "v_init": None, "delay": None, "timesteps": timesteps}
-            tried[f"convert(timesteps={timesteps})"] = chosen
-        if told["v_init"] != "uniform":
-            correction = StepBias(timesteps) if few and largest == "unevenness" else Bias(timesteps)
-            tried[f"correct=[{type(correction).__name__}({timesteps})]"] = {"correct": [correction]}
+    if few and "corrections" not in told:
+        chosen = {"method": None, "v_init": None, "delay": None, "timesteps": timesteps}
+        tried[f"convert(timesteps={timesteps})"] = chosen
+    if largest != "clipping" and told["v_init"] != "uniform" and "corrections" not in told:
+        correction = StepBias(timesteps) if few and largest == "unevenness" else Bias(timesteps)
+        tried[f"correct=[{type(correction).__name__}({timesteps})]"] = {"correct": [correction]}
     if largest == "unevenness" and told["reset"] == "subtract" and told.get("spikes") != "signed":
         tried["spikes='signed'"] = {"spikes": "signed"}
     return tried
