@@ -39,6 +39,7 @@ def test_whatever_takes_long_says_what_it_does_and_cleans_up(monkeypatch: pytest
         torch.zeros(90),
     )
     for work, label in (
+        (lambda: es.trace(model, images), "reading the model"),
         (lambda: es.convert(model, [images] * 3), "DataNorm"),
         (lambda: es.convert(model, images, method=es.RMP(0.8, 4)), "1 (1 of 2)"),
         (lambda: es.simulate(network(), images, 4, batch_size=30), "simulating"),

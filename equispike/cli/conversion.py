@@ -80,7 +80,8 @@ def check_command(
         known = asked or own or [SHAPES[name] for name in [str(card.get("data"))] if name in SHAPES]
         example = tuple(torch.zeros(2, *features) for features in known or [SHAPES["mnist"]])
     try:
-        report = run(model, example, lossy.passes, output)
+        with progress():
+            report = run(model, example, lossy.passes, output)
     except ConversionError as error:
         if known:
             raise

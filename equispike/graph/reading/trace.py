@@ -5,7 +5,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from equispike.graph.network import Network
 from equispike.graph.reading.program import FREE_BATCH, Program, of
 from equispike.graph.reading.translate import Reader
 from equispike.graph.reading.verdicts import Finding
+from equispike.progress import track
 
 Traceable = nn.Module | ExportedProgram
 
@@ -75,9 +76,8 @@ def export(model: Traceable, example: Images) -> Program:
     if len(inputs[0]) < 2:  # torch.export would take a batch of 0 or 1 for a constant
         inputs = tuple(x.new_zeros(2, *x.shape[1:]) for x in inputs)
     try:
-        with _silence(), torch.no_grad():
-            sizes = _dynamic(model, [{0: Dim("batch")}] * len(inputs))
-            return _functional(torch.export.export(model, inputs, dynamic_shapes=sizes))
+        *_, program = track(_stages(model, inputs), "reading the model", 2)
+        return program
     except Exception as error:  # whatever the user's forward may raise
         reason = one_line(error)
         if "specialized it to be a constant" in reason:
@@ -90,6 +90,17 @@ def export(model: Traceable, example: Images) -> Program:
             f"{type(error).__name__}: {reason}. Pass a batch of images, (B, *features); the forward pass must accept "
             "any batch size and not branch on values"
         ) from error
+
+
+def _stages(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[Any]:
+    """The model as torch.export gives it, and then as it is read: a deep one takes half a minute for both."""
+    with _silence(), torch.no_grad():
+        sizes = _dynamic(model, [{0: Dim("batch")}] * len(inputs))
+        exported = torch.export.export(model, inputs, dynamic_shapes=sizes)
+    yield exported
+    with _silence(), torch.no_grad():
+        program = _functional(exported)
+    yield program
 
 
 def _functional(program: ExportedProgram) -> Program:
