@@ -85,6 +85,8 @@ def start(line: list[str], folder: Path, ready: Callable[[], None] = lambda: Non
             ready()
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                 code = _code(line)
+    except KeyboardInterrupt:  # a signal between the command's end and the moment from which none counts
+        code = 0
     finally:
         os._exit(code)
 
