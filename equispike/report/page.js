@@ -309,7 +309,7 @@ function deciding() {
       const all = example.scores.slice(0, n + 1).flat(), low = Math.min(0, ...all), high = Math.max(...all, low + 1e-9);
       const { svg, legend: below } = lineChart(width, { title: `Class scores of ${SPLIT} image ${example.index}`, height: 190,
         x: { low: 1, high: Math.max(run.steps[run.steps.length - 1], 2), label: "time-steps", format: String },
-        y: { low, high, label: "score of each class, summed up", format: digits },
+        y: { low, high, label: "score of each class so far", format: digits },
         lines: ends.reverse().map(({ c, k }) => ({ name: `${name(c)}${c === example.label ? " (true)" : c === said ? " (answer)" : ""}`, unnamed: !labelled.has(c), points: until(c, k), dash: "",
           stroke: c === example.label ? "var(--good)" : c === said ? "var(--bad)" : "var(--soft)", width: c === example.label || c === said ? 2.5 : 1 })) });
       holder.replaceChildren(...[svg, below].filter(Boolean));
