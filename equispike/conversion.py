@@ -225,6 +225,8 @@ class Converter:
         _check_options("subtract", "potential", spikes)
         if v_init is not None:
             check_v_init(v_init)
+        if delay is not None:
+            check_delay(delay)
         if timesteps is not None:
             start, delays = 0.5 if v_init is None else v_init, DELAYS if delay is None else (delay,)
             entered = self._enter(method, reset, readout, delay)
@@ -257,7 +259,6 @@ class Converter:
         start = 0.5 if method is None or levelled else 0.0
         if delay is None:
             delay = 0.5 if method is None and not levelled and depth(network) >= DEEP else 0.0
-        delay = checked_delay(delay)
         if method is None:
             method = RateNorm() if levelled else DEFAULT
         if self._on is not None and not isinstance(method, DataNorm):
@@ -325,11 +326,10 @@ def depth(network: Network) -> int:
     return layers
 
 
-def checked_delay(delay: float) -> float:
-    """The delay. ConversionError if there is none such."""
+def check_delay(delay: float) -> None:
+    """ConversionError for a share of the steps that there is not."""
     if not (isinstance(delay, int | float) and 0 <= delay < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConversionError(f"delay: {delay} is no share of the steps. Give a number in [0, 1)")
-    return delay
 
 
 def prepare(
