@@ -325,7 +325,7 @@ def outcome(folder: Path, files: list[str], plugin: object) -> int:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
             os.chdir(folder)
-            sys.path[:] = [str(folder), str(folder / "tests"), *sys.path[1:]]
+            sys.path[:0] = [str(folder), str(folder / "tests")]
             sys.dont_write_bytecode = True
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
