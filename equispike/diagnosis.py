@@ -80,7 +80,7 @@ class Diagnosis:
     @property
     def worst(self) -> Causes:
         """The layer that loses most itself, apart from what it inherits."""
-        return max(self.layers, key=lambda row: getattr(row, row.largest))
+        return max(self.layers, key=lambda row: row.lost)
 
     @property
     def sentence(self) -> str:
@@ -94,8 +94,7 @@ class Diagnosis:
             return f"{fact} Little is lost."
         cause = self.worst.largest
         where = (
-            f"{self.worst.layer} loses most, by {cause} ({getattr(self.worst, cause):.0%} of its rates): "
-            f"{EXPLANATIONS[cause]}."
+            f"{self.worst.layer} loses most, by {cause} ({self.worst.lost:.0%} of its rates): {EXPLANATIONS[cause]}."
         )
         best = self.remedies[0]
         if best.accuracy <= self.accuracy:

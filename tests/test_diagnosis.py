@@ -6,7 +6,7 @@ import torch
 import equispike as es
 from equispike.analysis.causes import Causes
 from equispike.conversion import Converter
-from equispike.diagnosis import _remedies, diagnose
+from equispike.diagnosis import Diagnosis, Remedy, _remedies, diagnose
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -34,6 +34,15 @@ def test_too_low_a_threshold(found):
     assert names[0] in low.sentence
     assert f"{low.remedies[0].accuracy:.1%}" in low.sentence
     assert [r.accuracy for r in low.remedies] == sorted((r.accuracy for r in low.remedies), reverse=True)
+
+
+def test_parts_that_undo_each_other_do_not_name_the_layer():
+    flooded = Causes("flooded", inherited=28.0, clipping=27.6, quantisation=0.1, unevenness=0.0, total=0.4)
+    short = Causes("short", inherited=0.1, clipping=0.0, quantisation=0.6, unevenness=0.2, total=0.7)
+    found = Diagnosis(0.9, 0.2, 5.0, 8, 100, (flooded, short), (Remedy("more", 0.3, 5.0),))
+    assert found.worst is short
+    assert flooded.lost == 0.4
+    assert "short loses most, by quantisation (60% of its rates)" in found.sentence
 
 
 def test_too_few_steps(found):

@@ -51,6 +51,11 @@ class Causes(NamedTuple):
         """The part of its own that loses most: "clipping", "quantisation" or "unevenness"."""
         return max(CAUSES[1:], key=lambda cause: getattr(self, cause))
 
+    @property
+    def lost(self) -> float:
+        """Share lost by its own largest part: at most the whole error, since parts beyond it undo each other."""
+        return min(getattr(self, self.largest), self.total)
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
