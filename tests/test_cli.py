@@ -158,6 +158,25 @@ def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str
     assert "remedy" not in out
 
 
+def test_images_unlike_those_of_the_training_are_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "evaluate", "mnist-cnn", "--images", "20", "--timesteps", "4")
+    assert (code, err) == (0, "")
+    code, _, err = run(
+        capsys, "evaluate", "mnist-cnn", "--data", "test_cli:inverted_digits", "--images", "20", "--timesteps", "4"
+    )
+    assert code == 0
+    assert "the trained network itself is right on " in err
+    assert "See --data and --normalise" in err
+
+
+def inverted_digits() -> tuple[Any, Any]:
+    """White paper, black ink: not what the networks of the package were trained on."""
+    digits = load("mnist-sample")
+    parts = (digits.train.take(40), digits.test.take(20))
+    train, test = (torch.utils.data.TensorDataset(1 - part.floats(), part.labels) for part in parts)
+    return train, test
+
+
 def test_train_goes_on_from_a_trained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out_file = tmp_path / "again.safetensors"
     code, _, _ = run(capsys, "train", "--start", "mnist-cnn", "--epochs", "1", "--out", str(out_file))

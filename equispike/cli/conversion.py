@@ -26,6 +26,7 @@ from equispike.cli.shared import (
     Data,
     Hands,
     Seed,
+    hint_at_images,
     in_options,
     out,
     progress,
@@ -209,7 +210,7 @@ def diagnose_command(
     from equispike.functional.coding import Constant, Poisson
 
     model, card = read_model(source, output)
-    splits, _ = given.read(card)
+    splits, stated = given.read(card)
     validation = up_to(splits.validation, judged)
     with progress():
         found = run(
@@ -230,3 +231,4 @@ def diagnose_command(
             remedies.add_row(in_options(remedy.name), f"{remedy.accuracy:.2%}", f"{remedy.spike_rate:.2f} %")
         out.print(remedies)
     out.print(in_options(found.sentence))
+    hint_at_images(found.trained, stated)

@@ -1,7 +1,7 @@
 """The command that evaluates converted networks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,6 +13,7 @@ from equispike.cli.shared import (
     Device,
     Hands,
     Seed,
+    hint_at_images,
     out,
     print_runs,
     progress,
@@ -99,7 +100,7 @@ def evaluate_command(
 
     name = Path(source).name
     with progress():
-        loaded, splits = converted(source, given)
+        loaded, splits, stated = converted(source, given)
         timesteps = timesteps or set_for(loaded.provenance) or 128
         test = splits.test if images is None else splits.test.take(images)
         coding = Constant() if coder == "constant" else Poisson()
@@ -117,6 +118,7 @@ def evaluate_command(
     within = latency(evaluation.mean, evaluation.trained - 0.01)
     reached = "not reached" if within is None else f"from step {within} on"
     out.print(f"within 1 point of the trained network: {reached}. {evaluation.seconds:.1f} s simulated")
+    hint_at_images(evaluation.trained, stated)
     if rule is not None:
         out.print(f"stopped early: {evaluation.steps:.1f} steps on average. Later columns repeat the last prediction")
     if json_file is not None:
@@ -129,16 +131,16 @@ def evaluate_command(
         accuracy_and_spike_rate([curve(result)], evaluation.trained, f"{name} on {test.name}", plot)
 
 
-def converted(source: str, given: Data) -> "tuple[Network, Dataset]":
-    """A network from its file, or from a trained model with the default method; and its data set."""
+def converted(source: str, given: Data) -> "tuple[Network, Dataset, dict[str, Any]]":
+    """A network from its file, or from a trained model with the default method; its data, and how they were taken."""
     from dataclasses import replace
 
     from equispike.conversion import convert as run
 
     if is_network(source):
         network = read_network(source)
-        return network, given.read({**network.provenance, "shape": network.input.shape})[0]
+        return network, *given.read({**network.provenance, "shape": network.input.shape})
     model, card = read_model(source)
     splits, stated = given.read(card)
     network = run(model, splits.train.take(min(256, len(splits.train))).batches(100))
-    return replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated}), splits
+    return replace(network, provenance={**network.provenance, "name": name_of(card, source), **stated}), splits, stated

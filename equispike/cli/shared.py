@@ -149,6 +149,21 @@ class Data:
 OWN = Data()
 
 
+def hint_at_images(trained: float, stated: "Mapping[str, Any]") -> None:
+    """Say what to look at where the trained network itself is mostly wrong: its images may be others than in training.
+
+    Args:
+        trained: its accuracy.
+        stated: how the images were taken, as :meth:`Data.read` tells it.
+    """
+    if trained < 0.5:
+        other = "--no-normalise" if stated.get("normalised") else "--normalise"
+        warn(
+            f"the trained network itself is right on {trained:.1%} of the images, so the conversion is not to blame. "
+            f"Were they the same in its training? See --data and {other}"
+        )
+
+
 def in_options(text: str) -> str:
     """A remedy as it is written in Python, in the words of the command line.
 
