@@ -66,7 +66,7 @@ class Result:
             "top5_accuracy": None if e.top5 is None else _rounded(e.top5.mean(0), 6),
             "ties": _rounded(e.ties.mean(0), 6),
             "spikes_per_image": {name: round(count, 3) for name, count in e.spikes.items()},
-            "thresholds": {name: _rounded(t, 7) for name, t in self.network.thresholds.items()},
+            "thresholds": {name: _significant(t, 7) for name, t in self.network.thresholds.items()},
             "seeds": list(e.seeds),
             "seconds": round(e.seconds, 2),
             "confusion": self._confusion(),
@@ -388,9 +388,9 @@ def _rounded(values: Tensor, digits: int) -> list[float]:
     return [round(float(value), digits) for value in values.flatten()]
 
 
-def _significant(values: Tensor) -> list[float]:
-    """To five digits, so that a file does not grow by noise."""
-    return [float(f"{float(value):.5g}") for value in values.flatten()]
+def _significant(values: Tensor, digits: int = 5) -> list[float]:
+    """To so many significant digits, so that a file does not grow by noise, and what is small is not zero."""
+    return [float(f"{float(value):.{digits}g}") for value in values.flatten()]
 
 
 def _number(value: float) -> float | None:
