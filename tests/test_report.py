@@ -291,6 +291,21 @@ def test_figures_are_drawn_named_and_saved_on_their_own(opened: tuple[Page, dict
     assert page.problems == []
 
 
+def test_a_bar_that_would_leave_the_others_no_length_is_cut_and_says_so(
+    opened: tuple[Page, dict[str, Any], Path],
+) -> None:
+    page, _, _ = opened
+    assert page.run("[scaleOf([100, 3, 2, 2, 1]), scaleOf([4, 3, 2, 2, 1]), scaleOf([100, 3])]") == [9, 4, 100]
+    rows = "[100, 3, 2, 2, 1].map((v) => ({ name: 'layer', values: [v] }))"
+    options = f"{{ rows: {rows}, series: [{{ name: 'a', n: 0 }}], format: String, title: 't', mark: () => 0 }}"
+    chart = f"barChart(400, {options}).svg"
+    assert page.run(f"{chart}.querySelectorAll('.cut').length") == 1
+    assert "100" in page.run(f"{chart}.textContent")
+    widths = page.run(f"[...{chart}.querySelectorAll('rect')].map((bar) => Number(bar.getAttribute('width')))")
+    assert widths[0] == max(widths)
+    assert widths[1] == pytest.approx(widths[0] / 3)
+
+
 def test_the_confusion_matrix_and_the_rates_are_those_of_the_run(opened: tuple[Page, dict[str, Any], Path]) -> None:
     page, filed, _ = opened
     page.run("state.run = 0; refresh()")
@@ -432,3 +447,16 @@ def test_a_run_says_whether_its_network_was_made_for_some_steps() -> None:
     words = _provenance({"coder": {"name": "Constant"}, "provenance": json.loads(json.dumps(chosen.provenance))})
     assert "timesteps 5, fitted 9, held out 3" in words["chosen"]
     assert not any(set("[{'") & set(text) for text in words.values())  # words, not Python's data
+
+
+def test_small_thresholds_are_not_written_as_zero() -> None:
+    digits = load("mnist-sample")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 6), nn.ReLU(), nn.Linear(6, 10))
+    with torch.no_grad():
+        for parameter in model[1].parameters():
+            parameter.mul_(1e-9)
+    network = es.convert(model, digits.train.take(8).floats())
+    run = Result(network, es.Constant(), es.evaluate(network, digits.test.take(4).batches(4), 4)).to_json()
+    (written,), (true,) = run["thresholds"].values(), network.thresholds.values()
+    assert written == pytest.approx(true.flatten().tolist(), rel=1e-6)

@@ -146,8 +146,8 @@ function legend(lines) {
 function barChart(width, { rows, series, format, title, mark }) {
   const thick = series.length > 2 ? 7 : 13, pad = 9, each = thick * series.length + pad, top = 4;
   const left = Math.min(Math.max(...rows.map((row) => textWidth(row.name))) + 8, width * 0.4), right = 58;
-  const most = Math.max(...rows.flatMap((row) => row.values.map((v) => v ?? 0)), 1e-300);
-  const height = top + rows.length * each + 4, sx = (v) => (v / most) * (width - left - right);
+  const most = scaleOf(rows.map((row) => Math.max(...row.values.map((v) => v ?? 0))));
+  const height = top + rows.length * each + 4, sx = (v) => Math.min(v / most, 1) * (width - left - right);
   const room = Math.floor((left - 8) / 6.4);
   const svg = sv("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
   rows.forEach((row, r) => {
@@ -158,12 +158,20 @@ function barChart(width, { rows, series, format, title, mark }) {
       if (v === null || v === undefined) return;
       svg.append(sv("rect", { x: left, y: y + k * thick, width: Math.max(sx(v), v > 0 ? 1 : 0), height: thick - 1, fill: colour(series[k].n) },
         sv("title", {}, `${row.name}, ${series[k].name}: ${format(v)}`)));
-      if (series.length < 3 || k === mark(row)) svg.append(
+      const cut = v > most, end = left + sx(v);
+      if (cut) svg.append(sv("path", { class: "cut", d: `M${end - 14},${y + (k + 1) * thick}l5,${-thick - 1}h4l-5,${thick + 1}z` }));
+      if (series.length < 3 || cut || k === mark(row)) svg.append(
         sv("text", { class: "tick", x: left + sx(v) + 5, y: y + k * thick + thick / 2 + 4 }, format(v)));
     });
     svg.append(sv("line", { class: "grid", x1: left, x2: left, y1: y - 2, y2: y + each - pad + 2 }));
   });
   return { svg, legend: series.length > 1 ? squares(series) : null };
+}
+// The value at the end of the axis. A few bars, one row in ten, that would leave the others no length are cut.
+function scaleOf(tops) {
+  const sorted = [...tops].sort((a, b) => b - a), rest = sorted[Math.ceil(tops.length / 10)] ?? 0;
+  const usual = tops.length >= 5 && rest > 0 ? 3 * rest : Infinity;
+  return Math.max(Math.min(sorted[0], usual), 1e-300);
 }
 function squares(series) {
   return el("ul", { class: "legend" }, series.map((one) => el("li", {},

@@ -179,7 +179,7 @@ function layers() {
   const figures = [
     figure("Threshold", `What a neuron collects before it spikes, in ${[...new Set(RUNS.map((run) => run.unit))].join(" or ")}; of several per layer, the largest.`, bars(["threshold"], theta, digits), "thresholds"),
     figure("Spike rate of each layer", "Spikes up to step T, in percent of the layer's neurons and steps.", bars(["spike rate"], (layer) => now(chosen(), layer.rate), (v) => `${digits(v)} %`), "layer-rates"),
-    looked ? figure("Error of the rates, by cause", "How far rates are from the trained network's, in percent of them: inherited from earlier layers; clipping, more came than one spike a step can tell; quantisation, spikes are whole; unevenness, they came at the wrong time. The largest of each layer is written out; parts can cancel.",
+    looked ? figure("Error of the rates, by cause", "How far rates are from the trained network's, in percent of them: inherited from earlier layers; clipping, more came than one spike a step can tell; quantisation, spikes are whole; unevenness, they came at the wrong time. The largest of each layer is written out; parts can cancel. A bar with a gap goes on beyond the axis.",
       bars(CAUSES, (layer, cause) => (layer[cause] ? 100 * (now(chosen(), layer[cause]) ?? 0) : null), (v) => `${digits(v)} %`), "errors-by-cause") : null,
     figure("Operations of each layer", "Additions that spikes ask for up to step T, against what the trained network does once. Where the image comes in as numbers, the spiking network multiplies too, once.",
       (width, title) => barChart(width, { title, format: counted, series: [{ name: "trained: multiply and add", n: 6 }, { name: "spiking: add", n: 0 }],
