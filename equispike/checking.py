@@ -17,8 +17,8 @@ from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import LossyPass
 from equispike.graph.network import Network
 from equispike.graph.reading.program import check_chosen
+from equispike.graph.reading.terms import SPOKEN, VERDICTS, Finding, Verdict, verdict
 from equispike.graph.reading.trace import examine
-from equispike.graph.reading.verdicts import SPOKEN, VERDICTS, Finding, Verdict, verdict
 from equispike.shown import frame, html_table
 
 NOISE_IMAGES = 8

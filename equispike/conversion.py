@@ -29,9 +29,9 @@ from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import OUTPUT_NEURONS, Network, Node
 from equispike.graph.ops import Neuron
-from equispike.graph.reading.program import check_chosen
-from equispike.graph.reading.trace import Traceable, trace
-from equispike.graph.reading.verdicts import VERDICTS
+from equispike.graph.reading.program import Traceable, check_chosen
+from equispike.graph.reading.terms import VERDICTS
+from equispike.graph.reading.trace import trace
 from equispike.graph.walk import interpret
 from equispike.provenance import as_data, versions
 from equispike.workers import Workers

@@ -19,7 +19,7 @@ from equispike.graph.lossy import max_pool_to_winner
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.graph.reading.aten import REMEDIES, remedy
-from equispike.graph.reading.values import Untranslatable
+from equispike.graph.reading.terms import Untranslatable
 
 IMAGES = torch.zeros(2, 1, 8, 8)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from equispike.graph.network import Node, shape_of
 from equispike.graph.ops import Op
 from equispike.graph.reading.aten import TRANSLATIONS, remedy
-from equispike.graph.reading.values import Untranslatable, Value, laid
+from equispike.graph.reading.terms import Untranslatable, Value, laid
 
 Attributes = Mapping[str, Any]
 UNKNOWN = "is not known to the reader of ONNX files. Convert the PyTorch module, or a program of torch.export"

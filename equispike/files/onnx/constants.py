@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equispike.files.onnx.arguments import Attributes, whole_numbers
-from equispike.graph.reading.values import Untranslatable, Value
+from equispike.graph.reading.terms import Untranslatable, Value
 
 TYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,

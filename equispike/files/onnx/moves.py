@@ -10,7 +10,7 @@ from torch import Tensor
 from equispike.files.onnx.arguments import Attributes, axis_of, behind, constant_of, translated, whole_numbers
 from equispike.graph.ops import Conv, Op
 from equispike.graph.reading.aten import TRANSLATIONS
-from equispike.graph.reading.values import Untranslatable, Value, aten
+from equispike.graph.reading.terms import Untranslatable, Value, aten
 
 
 def pad(attributes: Attributes, x: Value, amounts: Any = None, value: Any = None, axes: Any = None) -> list[Op]:

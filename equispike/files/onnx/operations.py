@@ -12,7 +12,7 @@ from equispike.files.onnx import moves
 from equispike.files.onnx.arguments import Attributes, axis_of, behind, constant_of, translated, whole_numbers
 from equispike.graph.ops import Add, Linear, MaxPool, Op, Pad
 from equispike.graph.reading.aten import TRANSLATIONS
-from equispike.graph.reading.values import Untranslatable, Value, aten
+from equispike.graph.reading.terms import Untranslatable, Value, aten
 
 
 def _windows(attributes: Attributes, x: Value, kernel: Sequence[int]) -> tuple[list[Op], dict[str, list[int]]]:

@@ -19,7 +19,7 @@ from equispike.graph.network import LARGEST, Network, Node, free, shape_of
 from equispike.graph.ops import Neuron, Op, Readout
 from equispike.graph.reading.aten import reshape
 from equispike.graph.reading.program import check_output, parts
-from equispike.graph.reading.values import Untranslatable, Value, laid
+from equispike.graph.reading.terms import Untranslatable, Value, laid
 
 
 def _onnx(name: str) -> Any:

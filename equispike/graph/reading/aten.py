@@ -15,7 +15,7 @@ from torch import Tensor
 from equispike.graph import linear
 from equispike.graph.ops import Add, AvgPool, Concat, Flatten, Op
 from equispike.graph.reading import clips, moves, weights
-from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten, broadcast, flat
+from equispike.graph.reading.terms import Mask, Ops, Step, Untranslatable, Value, affine, aten, broadcast, flat
 
 SMOOTH = "not piecewise linear, so no firing rate equals it. Train with ReLU"
 ORDER = "puts the images' data in order. Use a pool, or ReLU"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equispike.functional import rate
 from equispike.graph.ops import Add, Affine, LeakyReLU, Neuron, Op
-from equispike.graph.reading.values import Mask, Ops, Step, Untranslatable, Value, affine, aten
+from equispike.graph.reading.terms import Mask, Ops, Step, Untranslatable, Value, affine, aten
 
 CHOICE = "chooses by the images' data. Of such choices only x where x > 0, else 0, is a ReLU. Use ReLU"
 JUMPS = "jumps, and no sum of ReLUs does. Use ReLU, or equispike.nn.RateNorm with levels"

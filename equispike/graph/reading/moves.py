@@ -9,8 +9,7 @@ from torch.utils import _pytree as tree
 
 from equispike.graph import linear
 from equispike.graph.ops import Concat, Flatten, Op, Pad, Sparse
-from equispike.graph.reading.program import BATCH_SIZE
-from equispike.graph.reading.values import Ops, Step, Untranslatable, Value, affordable, aten, flat
+from equispike.graph.reading.terms import BATCH_SIZE, Ops, Step, Untranslatable, Value, affordable, aten, flat
 
 MIXES = "mixes the images of a batch. Keep the first dimension for the images"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from equispike.graph import linear
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Linear, MaxPool, Op, Pad
 from equispike.graph.reading import moves
-from equispike.graph.reading.values import Ops, Stacked, Untranslatable, Value, affine, affordable, aten, flat, per_axis
+from equispike.graph.reading.terms import Ops, Stacked, Untranslatable, Value, affine, affordable, aten, flat, per_axis
 
 NO_STATISTICS = "has no running statistics to fold in. Use track_running_stats=True, and the model's eval mode"
 THREE_DIMENSIONAL = "3d convolutions are not supported. Use 1d or 2d"
