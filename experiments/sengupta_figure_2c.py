@@ -12,7 +12,7 @@ from experiments.entry import Conditions, Entry, Job, Line, Outcome
 from experiments.networks import find
 from experiments.rows import Way, convert, note_of_calibration
 
-WAY = Way("SPIKE-NORM", es.SpikeNorm())
+WAY = Way("SPIKE-NORM", es.SpikeNorm(residual="measured"))
 CONDITIONS = Conditions("poisson", "spikes", 1)  # T: nothing is simulated but for the thresholds
 COLUMN = "largest spike input"
 AROUND_ONE = "about 1 after a few layers"

@@ -12,8 +12,8 @@ from experiments.compare import Case, comparison
 from experiments.rows import Way
 from experiments.sengupta_tables import CIFAR
 
-MEASURED = Way("measured thresholds", es.SpikeNorm(sums="plain"))
-UNITY = Way("unity thresholds", es.SpikeNorm(residual="unity"))
+MEASURED = Way("measured thresholds", es.SpikeNorm(residual="measured", sums="plain"))
+UNITY = Way("unity thresholds", es.SpikeNorm())
 CASES = (
     Case("basic", "resnet20-basic-cifar10", (MEASURED,)),
     Case("constraint 1", "resnet20-junctions-cifar10", (MEASURED,)),

@@ -356,7 +356,7 @@ def spike_norm_graph(
         currents: what the input hands on in each step, (T, B, *features), in units of the trained activations.
         unity: layers whose threshold is the size of the spikes that they receive.
         ahead: thresholds of layers that are not measured.
-        alpha: factor on every threshold, before the next layer is measured.
+        alpha: factor on every other threshold, before the next layer is measured.
         average: measure the mean of the inputs above zero in place of the maximum.
         plain: spikes that meet in a sum all have the size of the first input's.
     """
@@ -382,7 +382,7 @@ def spike_norm_graph(
                     v_in = float(everything.max())
                 if v_in <= 0:  # nothing drives the layer: one spike of those that reach it
                     v_in = size[node.name]
-                v_th[node.name] = alpha * v_in
+                v_th[node.name] = v_in if node.name in unity else alpha * v_in
                 if node.op.ceiling is not None:
                     v_th[node.name] = min(v_th[node.name], node.op.ceiling)
                 size[node.name] = v_th[node.name]

@@ -311,7 +311,7 @@ def test_spike_norm_takes_biases_sums_and_ceilings(network: Network, data: Any, 
     scale, seed = network.input.scale, data.draw(seeds)
     entering = coder.encode(images, torch.arange(len(images)), range(1, 8), seed, scale, scale)
     expected = reference.spike_norm_graph(network, reference.array(entering.expand(7, *images.shape)), reset)
-    method = es.SpikeNorm(timesteps=7, reset=reset, coder=coder, seed=seed)
+    method = es.SpikeNorm(timesteps=7, reset=reset, coder=coder, seed=seed, residual="measured")
     found = with_thresholds(network, method(network, [images]), reset)
     assert {name: float(threshold) for name, threshold in found.thresholds.items()} == expected
 

@@ -155,10 +155,6 @@ def test_unity_on_any_network_is_the_literal_loop(network: Network, data: Any, r
     network = drive(network, images)
     part = reference.residual_part(network)
     method = es.SpikeNorm(5, reset, es.Constant(), residual="unity")
-    if not part:
-        with pytest.raises(es.CalibrationError, match='residual="unity": no two paths'):
-            method(network, images)
-        return
     expected = reference.spike_norm_graph(network, np.stack([reference.array(images)] * 5), reset, part)
     found = with_thresholds(network, method(network, images), reset).thresholds
     assert {name: float(theta) for name, theta in found.items()} == expected
@@ -170,12 +166,11 @@ def test_layers_of_one_block_do_not_share_their_thresholds() -> None:
     assert len({theta.data_ptr() for theta in thresholds.values()}) == len(thresholds)
 
 
-@pytest.mark.parametrize("method", [es.SpikeNorm(4, residual="unity"), es.RMP(timesteps=4, residual="unity")], ids=str)
-def test_unity_needs_a_residual_block(method: Any) -> None:
-    with pytest.raises(
-        es.CalibrationError, match=r'no two paths of this network meet in a sum\. Use residual="measured"'
-    ):
-        method(chain(0), dyadic(0, 2, 2, 6, 6))
+@pytest.mark.parametrize("method", [es.SpikeNorm, es.RMP])
+def test_where_no_paths_meet_unity_means_nothing(method: Any) -> None:
+    given = chain(0), dyadic(0, 2, 2, 6, 6)
+    unity, measured = (method(timesteps=4, residual=rule)(*given) for rule in ("unity", "measured"))
+    assert {name: float(theta) for name, theta in unity.items()} == {n: float(theta) for n, theta in measured.items()}
 
 
 @pytest.mark.parametrize("method", [es.SpikeNorm, es.RMP])
@@ -185,7 +180,7 @@ def test_an_unknown_rule_is_refused_at_once(method: Any) -> None:
     with pytest.raises(es.CalibrationError, match="sums: 'any' is not known"):
         method(sums="any")
     assert "sums='plain'" in str(method(sums="plain"))
-    assert "residual='unity'" in str(method(residual="unity"))
+    assert "residual='measured'" in str(method(residual="measured"))
     assert "residual" not in str(method())
 
 
@@ -198,10 +193,10 @@ def test_rmp_after_measuring_scales_what_spike_norm_finds(seed: int) -> None:
     measured = es.SpikeNorm(4, "subtract", residual="unity")(network, images)
     found = es.RMP(0.75, 4, after=True, residual="unity")(network, images)
     assert {n: float(t) for n, t in found.items()} == {n: 0.75 * float(t) for n, t in measured.items()}
-    for after in (True, False):
+    for after, size in ((True, 0.75), (False, 1.0)):
         found = es.RMP(0.75, 4, after=after, residual="unity")(network, images)
         balanced = rescale(with_thresholds(network, found), "balanced").thresholds
-        assert all(float(balanced[name]) == pytest.approx(0.75) for name in residual_neurons(network))
+        assert all(float(balanced[name]) == pytest.approx(size) for name in residual_neurons(network))
 
 
 # Sums as the paper meant them, and other thresholds in front
@@ -243,9 +238,9 @@ def test_every_rule_on_any_network_is_the_literal_loop(
     network = drive(network, images)
     part = reference.residual_part(network)
     average = alpha is not None and data.draw(st.booleans())
-    unity = bool(part) and data.draw(st.booleans())
+    unity = data.draw(st.booleans())
     options: Any = {"coder": es.Constant(), "sums": "plain" if plain else "weighted"}
-    options |= {"residual": "unity"} if unity else {}
+    options["residual"] = "unity" if unity else "measured"
     options |= {"front": es.DataNorm()} if front and part else {}
     if alpha is None:
         method: Any = es.SpikeNorm(5, reset, **options)
@@ -276,7 +271,7 @@ def test_plain_sums_of_equal_thresholds_are_the_weighted_ones() -> None:
     spiking = [es.convert(small_resnet(), images, es.SpikeNorm(4, residual="unity", sums=rule)) for rule in rules]
     runs = [es.simulate(network, images, 8, es.Poisson()) for network in spiking]
     assert torch.equal(runs[0].readout, runs[1].readout)
-    measured = [es.convert(small_resnet(), images, es.SpikeNorm(4, sums=rule)) for rule in rules]
+    measured = [es.convert(small_resnet(), images, es.SpikeNorm(4, residual="measured", sums=rule)) for rule in rules]
     sums = [[node.op.coefficients for node in network if isinstance(node.op, Add)] for network in measured]
     assert set(sums[0]) == {(1.0, 1.0)} != set(sums[1])
     balanced = rescale(measured[1], "balanced")

@@ -22,8 +22,8 @@ from equispike.simulation.run import default_batch, observe
 from equispike.simulation.task import Task, upstream
 from equispike.simulation.trains import train_bytes
 
-Given = Callable[[Network, str], Tensor | None]
-"""(network so far, layer) -> its threshold before scaling, or None: it is to be measured."""
+Given = Callable[[Network, str, float], Tensor | None]
+"""(network so far, layer, scale) -> its threshold, or None: it is to be measured, and scaled."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Observation:
         timesteps, coder, seed: of the simulation.
         statistic: of the weighted inputs of single steps, over all neurons, steps and images.
         reset: of the layers before the one that is measured.
-        scale: each threshold is what was measured times this, before the next layer is measured.
+        scale: a threshold is what was measured times this, before the next layer is measured.
         sums: see ``with_thresholds``.
         memory: bytes of spikes to keep of layers that are done.
     """
@@ -58,12 +58,13 @@ def measure(network: Network, held: Sequence[Batch], how: Observation, given: Gi
     ]
     spiking = network
     for number, name in enumerate(network.neurons, start=1):
-        threshold = given(spiking, name)
+        threshold = given(spiking, name, how.scale)
         if threshold is None:
             threshold = _measured(spiking, name, parts, how, f"{name} ({number} of {len(network.neurons)})")
             if threshold <= 0:
                 threshold = substitute(network, name, thresholds, "weighted spike input")
-        thresholds[name] = threshold.to(network.device, network.dtype) * how.scale
+            threshold = threshold.to(network.device, network.dtype) * how.scale
+        thresholds[name] = threshold.to(network.device, network.dtype)
         spiking = with_thresholds(network, thresholds, how.reset)
     return thresholds
 

@@ -47,7 +47,8 @@ class RMP:
         scale: alpha in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial``
             steps, is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are
             ``validation``, or else the calibration images, which must then come with labels; never test images.
-        timesteps, coder, seed, residual, front, sums, memory: as in :class:`SpikeNorm`.
+        timesteps, coder, seed, residual, front, sums, memory: as in :class:`SpikeNorm`. Unity is not scaled in the
+            loop: the rates that come in are higher already, and would grow from block to block.
         after: scale when all has been measured, instead of in the loop.
         statistic: "maximum", the paper's V_in^max; or "average", its V_in^avg: the mean of the weighted inputs that are
             above zero, over images, steps and neurons, for which ``scale=1.0`` is natural (the paper: it is about alpha
@@ -65,7 +66,7 @@ class RMP:
     trial: int = 128
     tolerance: float = 0.005
     readout: ReadoutKind = "spikes"
-    residual: ResidualRule = "measured"
+    residual: ResidualRule = "unity"
     front: Method | None = None
     sums: Sums = "weighted"
     memory: int = field(default=2**30, repr=False)

@@ -39,13 +39,14 @@ class SpikeNorm:
         coder: how calibration images enter.
         seed: of the coder's draws.
         residual: thresholds of the layers in residual blocks and of the layers that read their sums
-            (``residual_neurons``): "measured", as those of all layers; or "unity" (section 6.2): one in the balanced
-            form, where the spikes that meet in a sum then count the same. In the activation form that is the size of
-            the spikes that enter the block.
+            (``residual_neurons``): "unity" (section 6.2): one in the balanced form, where the spikes that meet in a sum
+            then count the same; in the activation form that is the size of the spikes that enter the block. Or
+            "measured", as those of all layers: higher, so that answers come much later.
         front: of layers in front of the first residual block, take the thresholds of this method instead; with
             ``DataNorm()`` and unity, the last variant of section 7.3.
         sums: "weighted": spikes count as much as their amplitudes say, so that sums stay right. "plain": unit spikes of
-            layers with different thresholds are added as they are (section 6.1), which is what unity is to cure.
+            layers with different thresholds are added as they are (section 6.1), which is what unity cures, so that it
+            shows with ``residual="measured"`` alone.
         memory: bytes of spikes to keep of layers that are done, as bits, so that no layer runs twice: what is more goes
             into temporary files, and where the disk is short too, layers run again. Thresholds do not depend on it.
     """
@@ -55,7 +56,7 @@ class SpikeNorm:
     coder: Coder = field(default_factory=Poisson)
     seed: int = 0
     readout: ReadoutKind = "spikes"
-    residual: ResidualRule = "measured"
+    residual: ResidualRule = "unity"
     front: Method | None = None
     sums: Sums = "weighted"
     memory: int = field(default=2**30, repr=False)
@@ -72,7 +73,7 @@ class SpikeNorm:
         """Thresholds by layer.
 
         Raises:
-            CalibrationError: unity or a front is asked for in a network without residual blocks.
+            CalibrationError: a front is asked for in a network without residual blocks.
             DataError: the images are unusable.
         """
         held = hold(batches, network.input.shape)
@@ -87,23 +88,21 @@ def rules(network: Network, held: Sequence[Batch], residual: ResidualRule, front
     """The thresholds that are not measured: of layers in front of residual blocks, and unity in them.
 
     Raises:
-        CalibrationError: there are no residual blocks.
+        CalibrationError: a front is asked for, and there are no residual blocks.
     """
     part = residual_neurons(network)
-    if not part and (residual == "unity" or front is not None):
-        asked = 'residual="unity"' if residual == "unity" else "front"
-        remedy = 'Use residual="measured"' if residual == "unity" else "Leave it out"
-        raise CalibrationError(f"{asked}: no two paths of this network meet in a sum. {remedy}")
+    if not part and front is not None:
+        raise CalibrationError("front: no two paths of this network meet in a sum. Leave it out")
     unity = set(part) if residual == "unity" else set[str]()
     ahead: Mapping[str, Tensor] = {} if front is None else front(network, held)
     first = list(network.neurons).index(part[0]) if part else 0
     plain = set(list(network.neurons)[:first])
 
-    def given(spiking: Network, name: str) -> Tensor | None:
+    def given(spiking: Network, name: str, scale: float) -> Tensor | None:
         if name in unity:
             size = size_of_spikes(spiking, network[name].inputs[0])
             return torch.tensor(size, dtype=torch.float64)
-        return ahead[name] if name in plain and name in ahead else None
+        return ahead[name] * scale if name in plain and name in ahead else None
 
     return given
 
@@ -121,7 +120,7 @@ def check_rules(residual: str, sums: str) -> None:
 def told_rules(residual: ResidualRule, front: Method | None, sums: Sums) -> str:
     """The rules as they stand in a method's name: nothing where they are the usual ones."""
     words = [
-        *(["residual='unity'"] if residual == "unity" else []),
+        *(["residual='measured'"] if residual == "measured" else []),
         *([f"front={front}"] if front is not None else []),
         *(["sums='plain'"] if sums == "plain" else []),
     ]

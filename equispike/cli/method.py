@@ -48,7 +48,9 @@ class ThresholdOptions:
     ] = None
     residual: Annotated[
         Literal["measured", "unity"] | None,
-        Parameter(help="spikenorm, rmp: thresholds of residual blocks; unity is the paper's. Default: measured."),
+        Parameter(
+            help="spikenorm, rmp: thresholds of residual blocks; unity, the paper's and the default, is much sooner."
+        ),
     ] = None
 
     @property
@@ -71,7 +73,7 @@ class ThresholdOptions:
         from equispike.calibrate.rmp import RMP
         from equispike.calibrate.spike_norm import SpikeNorm
 
-        steps, rule = self.observe or 2500, self.residual or "measured"
+        steps, rule = self.observe or 2500, self.residual or "unity"
         match self.owner:
             case "datanorm":
                 return DataNorm(99.9 if self.percentile is None else self.percentile, bool(self.per_channel))
