@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from equispike.arguments import tensor_of
 from equispike.errors import CalibrationError, DataError, EquispikeError
-from equispike.functional.inputs import Shape, inputs_of, join_inputs, reshaping, split_inputs
-from equispike.functional.numeric import all_finite
+from equispike.functional.inputs import Shape, all_finite, inputs_of, join_inputs, reshaping, split_inputs
 from equispike.workers import Here, Workers
 
 

@@ -21,9 +21,8 @@ from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.rmp import RMP, scaled
 from equispike.calibrate.scores import with_delay
 from equispike.errors import ConversionError
-from equispike.functional.inputs import Images
+from equispike.functional.inputs import Images, all_finite
 from equispike.functional.integrate import Reset
-from equispike.functional.numeric import all_finite
 from equispike.graph.exact import fold_affine
 from equispike.graph.fold import early_max_pools
 from equispike.graph.lossy import Change, LossyPass

@@ -15,11 +15,10 @@ from strategies import dyadic, images_for, networks, seeds
 from torch import Tensor
 
 import equispike as es
-from equispike.functional import numeric
 from equispike.functional.coding import uniform
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import AvgPool, Conv, Flatten, Input, Linear, MaxPool, Neuron, Readout
-from equispike.simulation import run as running
+from equispike.simulation import task as running
 from equispike.simulation.layerwise import bytes_per_step, steps_per_chunk
 from equispike.simulation.run import ENGINES, Run
 from equispike.simulation.stepwise import Stepwise, steps
@@ -457,13 +456,13 @@ def test_max_pools_and_networks_without_neurons_are_refused() -> None:
 
 def test_on_gpus_no_factor_is_rounded_and_settings_come_back() -> None:
     """torch's own setting on GPUs would round weights to 11 bits in convolutions."""
-    before = numeric._precisions()
-    with suppress(KeyError), numeric.full_precision(torch.device("cuda")):
-        assert numeric._precisions() == ["ieee", "ieee"]
+    before = running._precisions()
+    with suppress(KeyError), running.full_precision(torch.device("cuda")):
+        assert running._precisions() == ["ieee", "ieee"]
         raise KeyError
-    assert numeric._precisions() == before
-    with numeric.full_precision(torch.device("cpu")):
-        assert numeric._precisions() == before
+    assert running._precisions() == before
+    with running.full_precision(torch.device("cpu")):
+        assert running._precisions() == before
 
 
 def test_simulations_ask_for_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:

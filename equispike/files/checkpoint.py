@@ -23,7 +23,7 @@ from torch import Tensor
 from equispike.arguments import checked
 from equispike.errors import FileError
 from equispike.files.disk import DAMAGED, reading, write_bytes
-from equispike.functional.numeric import all_finite
+from equispike.functional.inputs import all_finite
 from equispike.graph import ops
 from equispike.graph.network import LARGEST, Network, Node
 

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.errors import SimulationError
-from equispike.functional.inputs import Images, inputs_of, join_inputs
-from equispike.functional.numeric import all_finite
+from equispike.functional.inputs import Images, all_finite, inputs_of, join_inputs
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85

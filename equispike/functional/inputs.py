@@ -1,4 +1,4 @@
-"""Several inputs of one network, side by side in one tensor, so that all that follows knows images alone.
+"""Inputs of a network: finite numbers, and several inputs side by side in one tensor, so that all knows images alone.
 
 Images lie one behind the other along the channels, those smaller than others with zeros after each spatial axis. A
 vector fills channels of its own in C order. Zeros never spike and weigh nothing.
@@ -107,3 +107,11 @@ def layout(shapes: Iterable[Shape]) -> tuple[Shape, list[Place]]:
         places.append(Place(first, channels))
         first += channels
     return (first, *space), places
+
+
+def all_finite(x: Tensor) -> bool:
+    """Tell whether no number is NaN or infinite.
+
+    A finite sum says so, in one pass; one that is not may have overflowed on the way.
+    """
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from equispike.arguments import moving_to
 from equispike.errors import ConversionError, SimulationError, one_line
-from equispike.functional.inputs import Images, join_inputs, reshaping
-from equispike.functional.numeric import all_finite
+from equispike.functional.inputs import Images, all_finite, join_inputs, reshaping
 from equispike.graph.ops import (
     Add,
     Conv,

@@ -15,7 +15,6 @@ from equispike.arguments import checked
 from equispike.errors import SimulationError, warn
 from equispike.functional.coding import Coder, Constant, predict
 from equispike.functional.inputs import Images
-from equispike.functional.numeric import full_precision
 from equispike.graph.network import Network, calibrated, is_open, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.progress import track
@@ -219,7 +218,7 @@ def simulate(
 
     chosen, batches = ENGINES[engine] if engine != "auto" else automatic(network), task.in_batches(size)
     began = time.perf_counter()
-    with torch.no_grad(), full_precision(network.device):
+    with torch.no_grad():
         done = (finished(chosen, part) for part in track(batches, "simulating", len(batches), alone=True))
         [(record, steps)] = [collected(done, task)] if len(batches) > 1 else list(done)
         if task.images.is_cuda:  # what was asked for is done only now
@@ -313,14 +312,12 @@ def observe(
         if name == last:
             visit(value)
 
-    with full_precision(task.network.device):
-        watch(automatic(task.network), task, default_memory(task.network), see, Replay(given, keep))
+    watch(automatic(task.network), task, default_memory(task.network), see, Replay(given, keep))
 
 
 def watch_all(task: Task, visit: Visit, memory: int | None = None) -> None:
     """Show the value of every node to ``visit``, chunk by chunk: see ``Layerwise.advance``."""
-    with full_precision(task.network.device):
-        watch(ENGINES["layerwise"], task, memory or default_memory(task.network), visit)
+    watch(ENGINES["layerwise"], task, memory or default_memory(task.network), visit)
 
 
 def _event_driven(network: Network) -> bool:
@@ -381,7 +378,7 @@ def stages(
     start, everyone = None, torch.arange(len(task.images), device=task.images.device)
     for done, end in zip((0, *steps), steps):
         began = time.perf_counter()
-        with torch.no_grad(), full_precision(network.device):
+        with torch.no_grad():
             batch = run(engine, task.until(end), default_memory(network), start)
             enter(whole, batch.record(), done, everyone)
             start = batch.moment()

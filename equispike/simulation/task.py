@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -171,17 +172,19 @@ class Engine(Protocol):
 
 def run(engine: Engine, task: Task, memory: int, start: Moment | None = None) -> Running:
     """Run one batch up to step T: the one loop over time."""
-    batch = engine.begin(task, memory, start)
-    while batch.done < task.timesteps:
-        engine.advance(batch)
+    with full_precision(task.network.device):
+        batch = engine.begin(task, memory, start)
+        while batch.done < task.timesteps:
+            engine.advance(batch)
     return batch
 
 
 def watch(engine: Engine, task: Task, memory: int, visit: Visit, replay: Replay | None = None) -> None:
     """Run one batch up to step T and show what an engine shows, chunk by chunk."""
-    batch = engine.begin(task, memory, None, replay or Replay())
-    while batch.done < task.timesteps:
-        engine.advance(batch, visit)
+    with full_precision(task.network.device):
+        batch = engine.begin(task, memory, None, replay or Replay())
+        while batch.done < task.timesteps:
+            engine.advance(batch, visit)
 
 
 def entered(network: Network, images: Images, coder: Coder, timesteps: int) -> Tensor:
@@ -335,3 +338,46 @@ def upstream(network: Network, given: Collection[str]) -> set[str]:
         if node.name in needed and node.name not in given:
             needed.update(node.inputs)
     return needed
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Generator[None]:
+    """While this lasts, float32 convolutions and products of matrices on this device round no factor first.
+
+    On GPUs torch rounds the factors of a convolution to 11 bits (TF32) unless told otherwise; then sums would be others
+    than elsewhere, also on integer grids that need more bits. The setting is torch's own, for the whole process; it is
+    put back afterwards.
+
+    >>> with full_precision(torch.device("cuda")):
+    ...     _precisions()
+    ['ieee', 'ieee']
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = _precisions()
+    _set_precisions(["ieee", "ieee"])
+    try:
+        yield
+    finally:
+        _set_precisions(before)
+
+
+def _places() -> list[Any]:
+    return [getattr(torch.backends.cudnn, "conv", torch.backends.cudnn), torch.backends.cuda.matmul]
+
+
+def _precisions() -> list[str]:
+    """Precisions to which float32 factors of convolutions and of products of matrices are rounded."""
+    return [
+        place.fp32_precision if hasattr(place, "fp32_precision") else "tf32" if place.allow_tf32 else "ieee"
+        for place in _places()
+    ]
+
+
+def _set_precisions(precisions: list[str]) -> None:
+    for place, precision in zip(_places(), precisions):
+        if hasattr(place, "fp32_precision"):
+            place.fp32_precision = precision
+        else:  # before torch 2.9
+            place.allow_tf32 = precision == "tf32"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equispike.errors import DataError, EquispikeError, FileError, one_line
-from equispike.functional.numeric import all_finite
+from equispike.functional.inputs import all_finite
 from equispike.functional.rate import rate_inference
 from equispike.nn.replace import in_eval_mode, restart_maxima
 from equispike.zoo.data import Dataset, Part

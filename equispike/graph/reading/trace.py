@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_map
 
 from equispike.arguments import checked
 from equispike.errors import ConversionError
-from equispike.functional.inputs import Images
-from equispike.functional.numeric import all_finite
+from equispike.functional.inputs import Images, all_finite
 from equispike.graph import linear
 from equispike.graph.fold import tidy
 from equispike.graph.network import LARGEST, Network, Node, free
