@@ -16,10 +16,9 @@ from equispike.calibrate.choice import DELAYS, choose, usual
 from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.corrections import correct as apply_corrections
 from equispike.calibrate.data_norm import DataNorm
-from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_thresholds
+from equispike.calibrate.method import Method, ReadoutKind, Thresholds, with_delay, with_thresholds
 from equispike.calibrate.rate_norm import RateNorm
 from equispike.calibrate.rmp import RMP, scaled
-from equispike.calibrate.scores import with_delay
 from equispike.errors import ConversionError
 from equispike.functional.inputs import Images, all_finite
 from equispike.functional.integrate import Reset

@@ -18,7 +18,7 @@ from equispike.batches import hold
 from equispike.calibrate.choice import NEAREST
 from equispike.calibrate.corrections import RIDGE_PENALTIES, correct
 from equispike.calibrate.data_norm import PERCENTILES
-from equispike.calibrate.scores import halves, score_errors
+from equispike.calibrate.method import halves, score_errors
 from equispike.conversion import with_spikes, with_v_init
 from equispike.graph.ops import Readout
 from equispike.zoo.data import load

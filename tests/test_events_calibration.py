@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import images_for, networks, seeds
 
 import equispike as es
-from equispike.calibrate import layers
+from equispike.calibrate import spike_norm
 from equispike.conversion import prepare
 from equispike.functional.integrate import if_scan
 from equispike.simulation import cpu, events, layerwise
@@ -43,7 +43,7 @@ def test_thresholds_do_not_depend_on_memory_disk_or_engine(
     for memory, disk in ((0, True), (0, False), (data.draw(st.integers(0, 3000)), data.draw(st.booleans()))):
         with pytest.MonkeyPatch.context() as patch:
             if not disk:
-                patch.setattr(layers.tempfile, "gettempdir", lambda: "/proc")  # a disk without free space
+                patch.setattr(spike_norm.tempfile, "gettempdir", lambda: "/proc")  # a disk without free space
             assert same(thresholds(network, images, memory, seed, coder, reset), expected)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events, "suits", lambda _: False)
@@ -78,7 +78,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
     network, images = chain(5), torch.rand(3, 6)
     thresholds(network, [images], 2**20)
     assert runs == 4
-    monkeypatch.setattr(layers.tempfile, "gettempdir", lambda: "/proc")
+    monkeypatch.setattr(spike_norm.tempfile, "gettempdir", lambda: "/proc")
     runs = 0
     thresholds(network, [images], 0)
     assert runs == 1 + 2 + 3 + 4

@@ -10,8 +10,7 @@ from torch import Tensor
 from equispike.batches import Batch
 from equispike.calibrate.corrections import AnyCorrection, Bias, RidgeReadout, StepBias, correct
 from equispike.calibrate.data_norm import PERCENTILES, DataNorm
-from equispike.calibrate.method import Method, Thresholds
-from equispike.calibrate.scores import halves, score_errors, with_delay
+from equispike.calibrate.method import Method, Thresholds, halves, score_errors, with_delay
 from equispike.errors import CalibrationWarning
 from equispike.graph.network import OUTPUT_NEURONS, Network
 from equispike.progress import track

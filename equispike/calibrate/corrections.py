@@ -19,8 +19,7 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.batches import Batches, hold
-from equispike.calibrate.method import gain
-from equispike.calibrate.scores import in_one_order
+from equispike.calibrate.method import gain, in_one_order
 from equispike.errors import CalibrationError
 from equispike.functional.coding import Constant, left_out
 from equispike.functional.statistics import Mean

@@ -10,8 +10,16 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold, in_pieces
-from equispike.calibrate.method import ReadoutKind, Thresholds, gain, substitute, to_layer, with_thresholds
-from equispike.calibrate.scores import halves, score_errors
+from equispike.calibrate.method import (
+    ReadoutKind,
+    Thresholds,
+    gain,
+    halves,
+    score_errors,
+    substitute,
+    to_layer,
+    with_thresholds,
+)
 from equispike.errors import CalibrationError, CalibrationWarning, warn
 from equispike.functional.integrate import Reset
 from equispike.functional.statistics import Histogram, Maximum, Percentile

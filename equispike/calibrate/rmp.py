@@ -10,9 +10,16 @@ from torch import Tensor
 
 from equispike.arguments import checked_fields
 from equispike.batches import Batch, Batches, hold, read
-from equispike.calibrate.layers import Observation, in_batches, measure
 from equispike.calibrate.method import Method, ReadoutKind, Sums, Thresholds, with_thresholds
-from equispike.calibrate.spike_norm import ResidualRule, check_rules, rules, told_rules
+from equispike.calibrate.spike_norm import (
+    Observation,
+    ResidualRule,
+    check_rules,
+    in_batches,
+    measure,
+    rules,
+    told_rules,
+)
 from equispike.errors import CalibrationError
 from equispike.functional.coding import Coder, Poisson, predict
 from equispike.functional.integrate import Reset
