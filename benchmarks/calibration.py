@@ -22,7 +22,7 @@ from equispike.calibrate.spike_norm import SpikeNorm
 from equispike.conversion import prepare
 from equispike.functional.coding import Poisson
 from equispike.graph.network import Network
-from equispike.simulation.events import Events
+from equispike.simulation.cpu import Events
 from equispike.simulation.layerwise import Layerwise
 from equispike.simulation.run import default_memory
 from equispike.simulation.task import Engine, Task, watch

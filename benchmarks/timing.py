@@ -21,7 +21,7 @@ from equispike.graph.network import Network
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.provenance import versions
 from equispike.simulation import cpu
-from equispike.simulation.events import installed, suits
+from equispike.simulation.cpu import installed, suits
 from equispike.simulation.run import EngineName, simulate
 
 IN_L2, IN_MEMORY = 256 * 2**10, 256 * 2**20

@@ -14,7 +14,7 @@ from equispike.analysis.early_exit import exits
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Input, Linear, Neuron, Readout, Sparse
 from equispike.simulation import stop as early_exit
-from equispike.simulation.events import installed
+from equispike.simulation.cpu import installed
 from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.stop import largest_gains
 from equispike.simulation.task import scores_of

@@ -20,7 +20,6 @@ import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
 from equispike.simulation import beginning, cpu
-from equispike.simulation import events as engine
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.currents import Current, Spikes, Term, apply_view, whole_train
@@ -30,7 +29,7 @@ from equispike.simulation.trains import Integers, as_integers, pack
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
-needs_core = pytest.mark.skipif(not engine.installed(), reason="installed without a compiler: there is no core")
+needs_core = pytest.mark.skipif(not cpu.installed(), reason="installed without a compiler: there is no core")
 
 T = 11
 EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "80"))
@@ -54,8 +53,8 @@ def test_events_are_stepwise_spike_for_spike(
     images = data.draw(images_for(network))
     reference = es.simulate(network, images, T, coder, seed, engine="stepwise")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LONGEST", chunk)
-        patch.setattr(engine, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
+        patch.setattr(planning, "LONGEST", chunk)
+        patch.setattr(cpu, "DENSE_ABOVE", data.draw(st.sampled_from([0.0, 0.1, 0.3])))
         patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "LARGEST_SHORT", data.draw(st.sampled_from([0, 2**13 - 1])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
@@ -294,8 +293,8 @@ def test_float_weights_spike_alike_however_the_work_is_done(seed: int, images: i
     pixels = torch.rand(images, 3, 5, 5, generator=generator) / 2
     expected = es.simulate(network, pixels, T, engine="events")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LONGEST", data.draw(st.integers(1, T)))
-        patch.setattr(engine, "DENSE_ABOVE", math.inf)  # torch's sums depend on their order
+        patch.setattr(planning, "LONGEST", data.draw(st.integers(1, T)))
+        patch.setattr(cpu, "DENSE_ABOVE", math.inf)  # torch's sums depend on their order
         patch.setattr(cpu, "NARROW", data.draw(st.sampled_from([0, 16, 10**6])))
         patch.setattr(cpu, "ISA", data.draw(st.sampled_from(cpu.core.instruction_sets())))  # type: ignore
         patch.setattr(cpu, "MULTIPLIES", data.draw(st.booleans()))
@@ -454,10 +453,10 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     first = planning.plan(cpu.Cpu(), network, spike)
     task = Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0)
     state = PlannedBatch(cpu.Cpu(), first, task, 2**20)  # type: ignore[arg-type]
-    engine.ByPlan(cpu.Cpu()).advance(state)  # type: ignore[arg-type]
-    assert engine._crowded(state) == {"out"}
+    planning.ByPlan(cpu.Cpu()).advance(state)  # type: ignore[arg-type]
+    assert cpu._crowded(state) == {"out"}
     state.neurons.fired["n"].zero_()
-    assert engine._crowded(state) == set()
+    assert cpu._crowded(state) == set()
     assert any(
         action.node.name == "out" for action in planning.plan(cpu.Cpu(), network, spike, frozenset({"out"})).actions
     )
@@ -466,7 +465,7 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
 @needs_core
 def test_all_chunks_of_a_run_share_one_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are prepared once, and what was found out about kernels is known in the next chunk."""
-    monkeypatch.setattr(engine, "LONGEST", 2)
+    monkeypatch.setattr(planning, "LONGEST", 2)
     planning.plan.cache_clear()
     es.simulate(image_network(conv(0, 20, 3, 3), conv(2, 20, 20, 3)), torch.zeros(1, 3, 8, 8), 6)
     assert planning.plan.cache_info().misses == 1
@@ -553,7 +552,7 @@ def test_sums_and_differences_of_spikes_of_one_shape_stay_spikes() -> None:
 
 def test_the_engine_takes_networks_in_full_precision_alone() -> None:
     network = one_layer()
-    assert [engine.suits(network.to(kind)) for kind in (torch.float64, torch.float32, torch.float16)] == [1, 1, 0]
+    assert [cpu.suits(network.to(kind)) for kind in (torch.float64, torch.float32, torch.float16)] == [1, 1, 0]
 
 
 def test_digits_are_multiplied_where_bytes_hold_the_spikes_and_32_bits_the_sums() -> None:

@@ -12,7 +12,7 @@ import equispike as es
 from equispike.calibrate import spike_norm
 from equispike.conversion import prepare
 from equispike.functional.integrate import if_scan
-from equispike.simulation import cpu, events, layerwise
+from equispike.simulation import cpu, layerwise
 from equispike.simulation.run import default_memory
 
 uncalibrated = networks(calibrated=False)
@@ -46,7 +46,7 @@ def test_thresholds_do_not_depend_on_memory_disk_or_engine(
                 patch.setattr(spike_norm.tempfile, "gettempdir", lambda: "/proc")  # a disk without free space
             assert same(thresholds(network, images, memory, seed, coder, reset), expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(events, "suits", lambda _: False)
+        patch.setattr(cpu, "suits", lambda _: False)
         assert same(thresholds(network, images, 2**20, seed, coder, reset), expected)
 
 
@@ -62,7 +62,7 @@ def chain(layers: int) -> es.Network:
 @pytest.mark.parametrize("event_driven", [True, False])
 def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bool) -> None:
     """All but the last, which need not run at all; again and again where nothing can be kept."""
-    if event_driven and not events.installed():
+    if event_driven and not cpu.installed():
         pytest.skip("installed without a compiler: there is no core")
     runs = 0
     real = cpu.Cpu.fire if event_driven else if_scan
@@ -72,7 +72,7 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
         runs += 1
         return real(*args, **options)
 
-    monkeypatch.setattr(events, "suits", lambda _: event_driven)
+    monkeypatch.setattr(cpu, "suits", lambda _: event_driven)
     monkeypatch.setattr(cpu.Cpu, "fire", counted)
     monkeypatch.setattr(layerwise, "if_scan", counted)
     network, images = chain(5), torch.rand(3, 6)

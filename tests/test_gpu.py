@@ -21,7 +21,7 @@ from test_simulate import same
 import equispike as es
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Flatten, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import cpu, events
+from equispike.simulation import cpu
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.gpu import engine as on_gpu
@@ -34,7 +34,7 @@ DEVICE = "cuda" if ON_GPU else "cpu"
 
 from equispike.simulation.gpu import layers as gpu  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not events.installed(), reason="installed without a compiler: nothing to compare with")
+pytestmark = pytest.mark.skipif(not cpu.installed(), reason="installed without a compiler: nothing to compare with")
 T = 7
 EXAMPLES = int(os.environ.get("EQUISPIKE_EXAMPLES", "8"))
 coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
@@ -44,7 +44,7 @@ coders = st.sampled_from([es.Constant(), es.Poisson(), es.Poisson(scale=0.5)])
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine runs in the interpreter too, if it is asked for by name."""
     if not ON_GPU:
-        monkeypatch.setitem(running.ENGINES, "gpu", events.ByPlan(gpu.TensorCores()))
+        monkeypatch.setitem(running.ENGINES, "gpu", planning.ByPlan(gpu.TensorCores()))
 
 
 def agree(network: Network, images: torch.Tensor, coder: Any = None, seed: int = 0, **options: Any) -> None:
@@ -81,7 +81,7 @@ def test_the_gpu_is_the_event_driven_engine_spike_for_spike(
     network = network.to(torch.float32)
     images = data.draw(images_for(network))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(events, "LONGEST", chunk)
+        patch.setattr(planning, "LONGEST", chunk)
         patch.setattr(gpu, "processors", lambda _: 0 if together else 10**9)
         patch.setattr(gpu, "SUMS", data.draw(st.sampled_from([1, 2**28])))
         agree(network, images, coder, seed, batch_size=batch)
@@ -142,7 +142,7 @@ def test_trains_are_kept_and_replayed_as_bits(network: Network) -> None:
     seen: dict[str, list[torch.Tensor]] = {"cpu": [], "gpu": [], "replayed": []}
 
     def look(machine: Any, task: Task, found: list[torch.Tensor], **replay: Any) -> None:
-        watch(events.ByPlan(machine), task, 2**16, lambda _, value: found.append(value), Replay(**replay))
+        watch(planning.ByPlan(machine), task, 2**16, lambda _, value: found.append(value), Replay(**replay))
 
     look(cpu.Cpu(), Task(network, *run), seen["cpu"])
     there = Task(network.to(DEVICE), images.to(DEVICE), torch.arange(3, device=DEVICE), *run[2:])

@@ -18,7 +18,7 @@ from equispike.graph.exact import fold_amplitudes, quantize
 from equispike.graph.network import Network, Node
 from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Readout, map_tensors
 from equispike.graph.quantize import sum_bits, to_grid
-from equispike.simulation.events import installed
+from equispike.simulation.cpu import installed
 from equispike.simulation.layerwise import bytes_per_step
 from equispike.simulation.run import Run
 from equispike.simulation.stepwise import steps

@@ -12,7 +12,7 @@ from test_simulate import one_layer
 
 import equispike as es
 from equispike.analysis import plots
-from equispike.simulation import events
+from equispike.simulation import cpu, plan
 from equispike.simulation.beginning import initial_potentials
 from equispike.simulation.stepwise import steps
 from equispike.simulation.stop import BLOCK
@@ -21,7 +21,7 @@ from equispike.zoo.data import Part, load
 from equispike.zoo.store import load_model
 
 T = 9
-ENGINES = ["stepwise", "layerwise", "auto", *(["events"] if events.installed() else [])]
+ENGINES = ["stepwise", "layerwise", "auto", *(["events"] if cpu.installed() else [])]
 
 
 @cache
@@ -49,7 +49,7 @@ def test_every_engine_keeps_what_the_specification_does(drawn: Any, coder: Any, 
             own.append((values[name].sign(), potentials[name]))
     for engine in ENGINES:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(events, "LONGEST", data.draw(st.integers(1, T)))
+            patch.setattr(plan, "LONGEST", data.draw(st.integers(1, T)))
             size, memory = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([1, 10**4, 10**7]))
             run = es.simulate(
                 network, images, T, coder, seed, engine=engine, batch_size=size, memory=memory,

@@ -1,18 +1,26 @@
-"""Layers as the compiled core computes them, on CPUs."""
+"""Event-driven engine for CPUs: only spikes cost anything.
+
+Between layers spikes are bits. The core (``csrc/``, C++) adds one row of weights, integers, per spike and output
+position, with the potentials in registers for all steps of a chunk. Sums are exact in any order, so what spikes does
+not depend on chunks, threads, or kernels.
+"""
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from equispike.errors import SimulationError
 from equispike.graph.network import Network
 from equispike.simulation.currents import Current, integers, most_at_once
-from equispike.simulation.state import SIGNS, ByLayer, Driven, Neurons, PlannedBatch, Shapes, by_layer, extents
+from equispike.simulation.plan import ByPlan
+from equispike.simulation.state import SIGNS, ByLayer, Driven, Machine, Neurons, PlannedBatch, Shapes, by_layer, extents
+from equispike.simulation.task import Moment, Replay, Task, Visit
 from equispike.simulation.trains import (
     ISA,
     MOST_DIGITS,
@@ -57,6 +65,9 @@ TRY_AGAIN, TRY_BELOW = 64, 3.0
 
 DELAYED = 0.25
 """Of a run that took longer than the kernel's runs before, how much counts: something else may have held it up."""
+
+DENSE_ABOVE = 0.4
+"""Additions over the multiplications of the dense operation, above which the dense operation is faster."""
 
 _MOST_COLS = 65535  # of a source whose events are scattered
 _WIDTHS = 64, 48, 32, 16  # output channels of a slab, as in the core
@@ -307,3 +318,55 @@ class Cpu:
 
     def bytes_per_step(self, shape: tuple[int, ...]) -> int:
         return prod(train_bytes(shape))
+
+
+def installed() -> bool:
+    """Tell whether the core was compiled when the package was installed."""
+    return core is not None
+
+
+def suits(network: Network) -> bool:
+    """Tell whether the core knows the network's device and type."""
+    return network.device.type == "cpu" and network.dtype in (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Events(ByPlan):
+    """The engine for CPUs, on the compiled core; with ``choose``, its dense kernel too where the machine has one.
+
+    Attributes:
+        adapt: layers whose input turns out to spike so often that torch's dense operation is faster use it from the
+            next chunk on, and events again when it calms down.
+    """
+
+    machine: Machine = Cpu()
+    choose: bool = False
+    adapt: bool = False
+
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> PlannedBatch:
+        """See ``task.Engine``.
+
+        Raises:
+            SimulationError: there is no core, or it does not suit the network.
+        """
+        if not (installed() and suits(task.network)):
+            raise SimulationError(
+                "engine: 'events' needs a network in float32 or float64 on the CPU, and its compiled core. "
+                "Choose 'auto' or 'layerwise', or install equispike again where there is a C++ compiler"
+            )
+        return super().begin(task, memory, start, replay)
+
+    def advance(self, batch: PlannedBatch, visit: Visit | None = None) -> None:
+        super().advance(batch, visit)
+        if self.adapt and batch.first_plan.events and batch.done < batch.task.timesteps and batch.scored:
+            batch.plan = self._plan(batch.task, _crowded(batch), frozenset(), True)
+
+
+def _crowded(batch: PlannedBatch) -> frozenset[str]:
+    """Layers whose input spiked so often in this chunk that the dense operation would have been faster."""
+    rates = cast("CpuNeurons", batch.neurons).rates_in(batch.rows)
+    return frozenset(
+        name
+        for name, trains in batch.first_plan.events.items()
+        if sum(share * rates.get(train, 0.0) for train, share in trains.items()) > DENSE_ABOVE
+    )

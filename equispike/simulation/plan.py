@@ -1,4 +1,4 @@
-"""The actions of every chunk of steps, decided once per network and machine.
+"""The actions of every chunk of steps, decided once per network and machine, and the engine that follows them.
 
 Each node becomes at most one action on a ``PlannedBatch``: neurons fire in the machine's kernels, with the current that
 drives them; what these cannot express is computed densely, for that node alone; views and currents cost nothing
@@ -6,7 +6,7 @@ themselves.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
 from typing import Any
@@ -29,8 +29,48 @@ from equispike.simulation.currents import (
 from equispike.simulation.layerwise import apply_over_time
 from equispike.simulation.state import SIGNS, Action, Driven, Machine, Plan, PlannedBatch, trains_of
 from equispike.simulation.stepwise import drive_in, winners
-from equispike.simulation.task import upstream
+from equispike.simulation.task import Moment, Replay, Task, Visit, upstream
 from equispike.simulation.trains import extent, padded, widen
+
+LONGEST = 64
+"""Steps of one chunk at most: more save little, and the lists of events would leave the caches."""
+
+
+@dataclass(frozen=True)
+class ByPlan:
+    """An engine that follows a plan, on a machine.
+
+    Attributes:
+        machine: computes the layers.
+        choose: layers may be computed by whichever way of the machine turns out to be fastest.
+    """
+
+    machine: Machine
+    choose: bool = True
+
+    def begin(self, task: Task, memory: int, start: Moment | None = None, replay: Replay | None = None) -> PlannedBatch:
+        given = frozenset(replay.given) if replay else frozenset[str]()
+        first = self._plan(task, frozenset(), given, replay is None)
+        return PlannedBatch(self.machine, first, task, memory, start, replay)
+
+    def advance(self, batch: PlannedBatch, visit: Visit | None = None) -> None:
+        """Run the next chunk; show what the readout reads."""
+        last = batch.network.nodes[-1]
+        batch.next_chunk(LONGEST)
+        for action in batch.plan.actions:
+            action.run(batch)
+            for name in action.writes:
+                if name in batch.keep and name in batch.trains:
+                    batch.keep[name][batch.rows] = self.machine.packed(batch, name)
+            for name in action.last_read:
+                batch.trains.pop(name, None)
+                batch.dense.pop(name, None)
+        if visit:
+            visit(last.name, batch.value(last.inputs[0]))
+
+    def _plan(self, task: Task, dense: frozenset[str], given: frozenset[str], scored: bool) -> Plan:
+        spike = input_spike(task.network, task.coder)
+        return plan(self.machine, task.network, spike, dense, given, self.choose, scored)
 
 
 @lru_cache(maxsize=4)

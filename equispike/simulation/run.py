@@ -19,7 +19,7 @@ from equispike.graph.network import Network, calibrated, is_open, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.progress import track
 from equispike.shown import frame, html_table
-from equispike.simulation import events
+from equispike.simulation import cpu
 from equispike.simulation.gpu.engine import Gpu
 from equispike.simulation.layerwise import Layerwise
 from equispike.simulation.stepwise import Stepwise
@@ -46,7 +46,7 @@ EngineName = Literal["auto", "stepwise", "layerwise", "events", "gpu"]
 ENGINES: Mapping[str, Engine] = {
     "stepwise": Stepwise(),
     "layerwise": Layerwise(),
-    "events": events.Events(),
+    "events": cpu.Events(),
     "gpu": Gpu(),
 }
 
@@ -290,7 +290,7 @@ def automatic(network: Network) -> Engine:
 
     The engine for GPUs' tensor cores, which was not measured on any yet, runs by name alone.
     """
-    return events.Events(choose=True, adapt=True) if _event_driven(network) else ENGINES["layerwise"]
+    return cpu.Events(choose=True, adapt=True) if _event_driven(network) else ENGINES["layerwise"]
 
 
 def observe(
@@ -321,9 +321,9 @@ def watch_all(task: Task, visit: Visit, memory: int | None = None) -> None:
 
 
 def _event_driven(network: Network) -> bool:
-    if events.suits(network) and not events.installed():
+    if cpu.suits(network) and not cpu.installed():
         _tell_once()
-    return events.suits(network) and events.installed()
+    return cpu.suits(network) and cpu.installed()
 
 
 @cache

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from shared import Attempt, script
 
 import equispike as es
-from equispike.simulation import cpu, events
+from equispike.simulation import cpu, plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from strategies import images_for, networks, seeds
@@ -58,8 +58,8 @@ def tried(network: es.Network, data: Any, seed: int) -> Iterator[Attempt]:
     chunk, dense = data.draw(st.integers(1, T)), data.draw(st.sampled_from([0.0, 0.1, 0.3]))
     with (
         patch.object(torch, "get_num_threads", lambda: threads),
-        patch.object(events, "LONGEST", chunk),
-        patch.object(events, "DENSE_ABOVE", dense),
+        patch.object(plan, "LONGEST", chunk),
+        patch.object(cpu, "DENSE_ABOVE", dense),
         patch.object(cpu, "MULTIPLIES", data.draw(st.booleans())),
     ):
         for way, part, how in ways(data, images):

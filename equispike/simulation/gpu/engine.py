@@ -14,7 +14,7 @@ import torch
 
 from equispike.errors import SimulationError
 from equispike.graph.network import Network
-from equispike.simulation.events import ByPlan
+from equispike.simulation.plan import ByPlan
 from equispike.simulation.state import PlannedBatch
 from equispike.simulation.task import Moment, Replay, Task, Visit
 from equispike.simulation.trains import padded
