@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from equispike.arguments import tensor_of
 from equispike.errors import CalibrationError, DataError, EquispikeError
 from equispike.functional.inputs import Shape, all_finite, inputs_of, join_inputs, reshaping, split_inputs
-from equispike.workers import Here, Workers
+from equispike.workers import Workers
 
 
 class Batch(NamedTuple):
@@ -151,7 +151,8 @@ def input_extent(
     batches: Batches, shape: tuple[int, ...] | None = None, on: Workers | None = None
 ) -> tuple[float, int]:
     """Largest |x| of calibration images, and their number. CalibrationError if all are zero."""
-    found = [extent for _, extent in (on or Here()).map(partial(_extent, shape), in_pieces(batches, shape))]
+    extent, pieces = partial(_extent, shape), in_pieces(batches, shape)
+    found = [*map(extent, pieces)] if on is None else [one for _, one in on.map(extent, pieces)]
     scale = max(largest for largest, _ in found)
     if scale == 0:
         raise CalibrationError("batches: every pixel is zero. Check the loading of the images")

@@ -48,15 +48,6 @@ class Workers(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Here:
-    """This process, one piece after another."""
-
-    def map(self, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
-        for number, item in enumerate(items):
-            yield number, work(item)
-
-
 @checked_fields
 @dataclass(frozen=True)
 class Processes:

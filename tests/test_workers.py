@@ -24,7 +24,7 @@ from equispike import workers
 from equispike.analysis.evaluation import Evaluation
 from equispike.batches import Pair
 from equispike.conversion import digest
-from equispike.workers import AHEAD, Here, Processes, Ray, Workers
+from equispike.workers import AHEAD, Processes, Ray, Workers
 from equispike.zoo.data import load
 from equispike.zoo.data.parts import Shard
 from equispike.zoo.store import load_model
@@ -148,7 +148,6 @@ def test_parts_of_tensors_are_sent_without_the_rest(digits: tuple[es.Network, An
 
 
 def test_processes_find_what_one_finds(digits: tuple[es.Network, Any, Evaluation]) -> None:
-    assert evaluated(digits, Here())
     assert evaluated(digits, Processes(2))
 
 
@@ -215,7 +214,7 @@ def test_shards_of_a_folder_carry_their_own_paths_alone(tmp_path: Path) -> None:
 
 def test_a_part_without_images_is_refused_by_workers_too(digits: tuple[es.Network, Any, Evaluation]) -> None:
     network, part, _ = digits
-    for on in (None, Here()):
+    for on in (None, Processes(1)):
         with pytest.raises(es.DataError, match="there are no images"):
             es.evaluate(network, part[:0].batches(7), 2, on=on)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from equispike.errors import FileError
-from equispike.workers import Here, Workers
+from equispike.workers import Workers
 
 Asked = Mapping[str, Any]
 """All that a point depends on, as JSON-able data: its key."""
@@ -88,7 +88,8 @@ class Store:
             try:
                 with self._renewing(held):
                     handed_out = self._claims(asked, to_do, held, claimed)
-                    for place, found in (on or Here()).map(compute, handed_out):
+                    done = enumerate(map(compute, handed_out)) if on is None else on.map(compute, handed_out)
+                    for place, found in done:
                         number = claimed[place]
                         self._keep(_key(asked[number]), found, held[number])
                         del held[number]
