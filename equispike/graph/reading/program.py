@@ -139,7 +139,7 @@ def export(model: Traceable, example: Images) -> Program:
         return program
     except Exception as error:  # whatever the user's forward may raise
         reason = one_line(error)
-        if "specialized it to be a constant" in reason:
+        if "specialized it to be a constant" in reason or "was inferred to be a constant" in reason:
             raise ConversionError(
                 f"{name}: its forward pass fixes the number of images, as len(x) and int(x.shape[0]) do. Write "
                 "x.shape[0] in their place, and keep the images along the first dimension"
@@ -154,8 +154,9 @@ def export(model: Traceable, example: Images) -> Program:
 def _stages(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[Any]:
     """The model as torch.export gives it, and then as it is read: a deep one takes half a minute for both."""
     with _silence(), torch.no_grad():
-        sizes = _dynamic(model, [{0: Dim("batch")}] * len(inputs))
-        exported = torch.export.export(model, inputs, dynamic_shapes=sizes)
+        # without a largest size, torch 2.6 looks at sizes that no batch has
+        sizes = _dynamic(model, [{0: Dim("batch", max=2**31)}] * len(inputs))
+        exported = torch.export.export(model, inputs, dynamic_shapes=sizes, strict=False)
     yield exported
     with _silence(), torch.no_grad():
         program = _functional(exported)
