@@ -2,8 +2,8 @@
 
 Constant input, soft reset but for SPIKE-NORM, the potential read out. "MNIST" is the constrained 7-layer network,
 "CIFAR-10" the constrained ResNet-20; weights of both are in the package. "Mean errors taken away" is a control: what
-hard reset loses in each layer, a constant drive for each channel gives back. "Blocks measured" is another: thresholds of
-residual blocks as those of all layers, in place of unity.
+hard reset loses in each layer, a constant drive for each channel gives back. "Blocks measured" is another:
+thresholds of residual blocks as those of all layers, in place of unity.
 """
 
 import equispike as es

@@ -181,8 +181,9 @@ def resnet(
     four stages from 64 channels on. ``front`` plain 3x3 layers follow the first convolution; for 224 pixels
     these three stand for the 7x7 convolution, and the first has its stride of 2.
 
-    Sengupta's ablation (figure 3): "basic" is ``junction=False, front=0``; constraint 1 ``front=0``; constraint 2 the
-    same network, converted with ``SpikeNorm(residual="unity")``; constraint 3 the default network, converted so.
+    Sengupta's ablation (figure 3): "basic" is ``junction=False, front=0``; constraint 1 ``front=0``; both converted
+    with ``SpikeNorm(residual="measured", sums="plain")``. Constraint 2 is the latter network, converted with
+    ``SpikeNorm()``; constraint 3 the default network, converted so.
 
     Args:
         constrained: no bias and no batch norm; else both.
