@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from equispike.arguments import checked
 from equispike.batches import Batch, Batches, hold, input_extent, read
-from equispike.calibrate.choice import DELAYS, choose, usual
+from equispike.calibrate.choice import CANDIDATES, DELAYS, choose
 from equispike.calibrate.corrections import AnyCorrection
 from equispike.calibrate.corrections import correct as apply_corrections
 from equispike.calibrate.data_norm import DataNorm
@@ -162,7 +162,7 @@ def _chosen(
         return with_spikes(with_v_init(with_thresholds(network, thresholds, entered.reset), v_init), spikes)
 
     learnt: list[Method] = [RateNorm()] * any(op.threshold is not None for op in entered.network.neurons.values())
-    methods = [method] if method is not None else [*learnt, *usual()]
+    methods = [method] if method is not None else [*learnt, *CANDIDATES]
     choice = choose(entered.network, hold(entered.images), timesteps, methods, install, delays)
     network, told = with_delay(entered.network, choice.delay), {**entered.told, "delay": choice.delay}
     told["chosen"] = choice.told

@@ -21,7 +21,7 @@ from equispike.analysis.evaluation import Evaluation, steps_looked_at
 from equispike.analysis.operations import operations
 from equispike.errors import FileError
 from equispike.files.disk import write_bytes
-from equispike.files.store import Asked, Store
+from equispike.files.store import Asked, Store, key_of
 from equispike.functional.coding import Coder
 from equispike.graph.network import Network
 from equispike.provenance import as_data, circumstances, in_words, versions
@@ -183,15 +183,17 @@ def documents(store: Store, wanted: Sequence[Asked] | None = None) -> list[dict[
     Raises:
         FileError: as for ``Store.read``, or points do not hold what they should.
     """
-    found = {_key(point.asked): point for point in store.read()}
-    chosen = found if wanted is None else [_key(asked) for asked in wanted]
+    found = {key_of(point.asked): point for point in store.read()}
+    chosen = found if wanted is None else [key_of(asked) for asked in wanted]
     try:
         seeds: dict[str, list[dict[str, Any]]] = {}
         for point in (found[key] for key in chosen):
-            seeds.setdefault(_key({**point.asked, "seed": None}), []).append(point.found)
+            seeds.setdefault(key_of({**point.asked, "seed": None}), []).append(point.found)
         together: dict[str, dict[str, Any]] = {}
         for same in seeds.values():
-            about = _key({name: same[0].get(name) for name in ("network", "data", "images", "ann_accuracy", "classes")})
+            about = key_of(
+                {name: same[0].get(name) for name in ("network", "data", "images", "ann_accuracy", "classes")}
+            )
             together.setdefault(about, {**same[0], "runs": []})["runs"].append(_over_seeds(same))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise FileError(f"{store.path}: holds a damaged point: {error!r}. Delete the file and run again") from error
@@ -283,10 +285,6 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for run in runs
     ]
     return [header, *rows]
-
-
-def _key(data: object) -> str:
-    return json.dumps(data, sort_keys=True)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

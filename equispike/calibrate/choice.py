@@ -18,6 +18,9 @@ from equispike.progress import track
 LONGEST_TABLE = 32
 """Steps up to which a drive by step is tried: behind them a constant one does as well, and tables get long."""
 
+CANDIDATES = tuple(DataNorm(percentile, per_channel=True) for percentile in PERCENTILES)
+"""Methods between which a number of steps decides."""
+
 DELAYS = (0.0, 0.25, 0.5, 0.75)
 """Shares of the steps that scores may leave out."""
 
@@ -112,8 +115,3 @@ def _has_scores(network: Network, fitted: Tensor) -> bool:
     """There are scores that a map of them can correct, and images enough to learn it."""
     shape = network.shapes[network.nodes[-1].name]
     return OUTPUT_NEURONS not in network.neurons and len(shape) == 1 and len(fitted) >= max(3, 2 * shape[0])
-
-
-def usual(per_channel: bool = True) -> list[Method]:
-    """The methods between which a number of steps decides."""
-    return [DataNorm(percentile, per_channel) for percentile in PERCENTILES]

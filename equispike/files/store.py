@@ -67,7 +67,7 @@ class Store:
         """
         for _ in self.fill([asked], lambda _: compute()):
             pass
-        key = _key(asked)
+        key = key_of(asked)
         with self._reading() as connection:
             (found,) = connection.execute("SELECT found FROM points WHERE asked = ?", [key]).fetchone()
         return _loaded(self.path, key, found).found
@@ -91,7 +91,7 @@ class Store:
                     done = enumerate(map(compute, handed_out)) if on is None else on.map(compute, handed_out)
                     for place, found in done:
                         number = claimed[place]
-                        self._keep(_key(asked[number]), found, held[number])
+                        self._keep(key_of(asked[number]), found, held[number])
                         del held[number]
                         yield number
             finally:
@@ -106,7 +106,7 @@ class Store:
             return list(range(len(asked)))
         with self._reading() as connection:
             known = {key for (key,) in connection.execute("SELECT asked FROM points")}
-        return [number for number, point in enumerate(asked) if _key(point) not in known]
+        return [number for number, point in enumerate(asked) if key_of(point) not in known]
 
     def read(self) -> list[Kept]:
         """Return every point, in the order of what was asked.
@@ -126,7 +126,7 @@ class Store:
         """Claim the points that are free, one when it is asked for; both records hold what was claimed."""
         for number in numbers:
             claim = uuid4().hex
-            if self._claimed(_key(asked[number]), claim):
+            if self._claimed(key_of(asked[number]), claim):
                 held[number] = claim
                 claimed.append(number)
                 yield number
@@ -219,7 +219,8 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def _key(asked: Asked) -> str:
+def key_of(asked: Asked) -> str:
+    """The text under which a point is kept."""
     return json.dumps(asked, sort_keys=True)
 
 

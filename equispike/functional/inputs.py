@@ -6,7 +6,7 @@ vector fills channels of its own in C order. Zeros never spike and weigh nothing
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -107,6 +107,11 @@ def layout(shapes: Iterable[Shape]) -> tuple[Shape, list[Place]]:
         places.append(Place(first, channels))
         first += channels
     return (first, *space), places
+
+
+def listed(x: Tensor) -> Any:
+    """The numbers of a tensor as nested lists; torch's own ``tolist`` has no types."""
+    return cast("Any", x).tolist()
 
 
 def all_finite(x: Tensor) -> bool:

@@ -14,12 +14,13 @@ All are the same for any batch size and order, bit for bit.
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from equispike.errors import CalibrationError
+from equispike.functional.inputs import listed
 
 Seen = TypeVar("Seen")
 
@@ -124,8 +125,8 @@ class Mean:
     def value(self, state: ExactSum) -> Tensor:
         if bool((state.seen < 0).any()):
             raise _nothing_seen()
-        totals: list[list[int]] = _numbers(state.total)
-        numbers: list[int] = _numbers(state.seen)
+        totals: list[list[int]] = listed(state.total)
+        numbers: list[int] = listed(state.seen)
         means = [
             float(sum((m * Fraction(2) ** (e - 150) for e, m in enumerate(row) if m), Fraction()) / max(seen, 1))
             for row, seen in zip(totals, numbers, strict=True)
@@ -219,7 +220,7 @@ class Percentile:
         if int(below[0, -1]) == 0:
             raise _nothing_seen()
         zeros, total = below[:, 0], below[:, -1]
-        active: list[int] = _numbers(total - zeros)
+        active: list[int] = listed(total - zeros)
         # In exact arithmetic: 99.9 / 100 * 1000 is above 999 in floating point, and its ceiling 1000.
         share = Fraction(repr(float(self.percentile))) / 100
         ranks = zeros + torch.tensor([-(-share * n // 1) for n in active], dtype=torch.int64, device=below.device)
@@ -255,10 +256,6 @@ def _check(x: Tensor, per_channel: bool, limit: float = torch.inf) -> None:
         raise CalibrationError("a value is NaN or infinite; check the weights and the calibration images")
     if high > limit:
         raise CalibrationError(f"{float(high):g} is larger than a float32 holds; scale the network or its input down")
-
-
-def _numbers(values: Tensor) -> Any:
-    return cast("Any", values).tolist()
 
 
 def _nothing_seen() -> CalibrationError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from equispike.arguments import checked
 from equispike.errors import SimulationError, warn
 from equispike.functional.coding import Coder, Constant, predict
-from equispike.functional.inputs import Images
+from equispike.functional.inputs import Images, listed
 from equispike.graph.network import Network, calibrated, is_open, not_spiking
 from equispike.graph.ops import LeakyReLU
 from equispike.progress import track
@@ -57,10 +57,6 @@ BATCH = {"cpu": 32}
 """Images simulated together unless told otherwise, by type of device: GPUs have more to do at once."""
 
 MEMORY_ELSEWHERE, BATCH_ELSEWHERE = 2**30, 512
-
-
-def _listed(values: Tensor) -> list[Any]:
-    return cast("Any", values).tolist()
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -113,8 +109,8 @@ class Run(Record):
 
     def to_frame(self) -> Any:
         """One row per image: its prediction after T steps, the steps that it ran, its spikes by layer."""
-        spikes = {f"spikes {name}": _listed(layer.sum(0)) for name, layer in self.spikes.items()}
-        return frame({"prediction": _listed(self.predictions[-1]), "steps": _listed(self.steps), **spikes})
+        spikes = {f"spikes {name}": listed(layer.sum(0)) for name, layer in self.spikes.items()}
+        return frame({"prediction": listed(self.predictions[-1]), "steps": listed(self.steps), **spikes})
 
     def sent(self, layer: str) -> Tensor:
         """Spikes of each neuron over all steps less twice the negative ones: what the layer told those behind it."""

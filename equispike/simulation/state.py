@@ -253,13 +253,10 @@ class PlannedBatch:
             self.pools = {name: v for name, v in start.potentials.items() if name in needed and name not in shapes}
             self.sums = start.scores.clone()
 
-        sizes = {train: train_bytes(network.shapes[name]) for name in task.trains for train in self.kept(name)}
+        kept = {name: trains_of(name, network.neurons[name]) for name in task.trains}
+        sizes = {train: train_bytes(network.shapes[name]) for name, trains in kept.items() for train in trains}
         bits = {n: task.indices.new_empty(steps, batch, *size, dtype=torch.uint8) for n, size in sizes.items()}
         self.keep: Mapping[str, Tensor] = replay.keep if replay else bits
-
-    def kept(self, name: str) -> tuple[str, ...]:
-        """Names of the trains of a neuron layer: one, or of signed neurons one for each sign."""
-        return trains_of(name, self.network.neurons[name])
 
     @property
     def done(self) -> int:
@@ -276,7 +273,7 @@ class PlannedBatch:
     def record(self) -> Record:
         trains: dict[str, Tensor] = {}
         for name in self.task.trains:
-            positive, *negative = (self.keep[train] for train in self.kept(name))
+            positive, *negative = (self.keep[train] for train in trains_of(name, self.network.neurons[name]))
             shape, kind = self.network.shapes[name], torch.int8 if negative else torch.bool
             trains[name] = unpack(positive, shape, kind)
             for own in negative:

@@ -6,6 +6,7 @@ returns the operations that replace the call, in order (none for a call that cha
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -80,7 +81,7 @@ def _chunks(x: Value, chunks: int, dim: int = 0) -> list[Ops]:
 
 def _unbind(x: Value, dim: int = 0) -> list[Ops]:
     length = x.shape[dim % (len(x.shape) + 1) - 1]
-    return [moves.move(aten.select.int)(x, dim, number) for number in range(length)]
+    return [moves.mapped(linear.moved, aten.select.int, x, dim, number) for number in range(length)]
 
 
 def _add(x: Any, y: Any, *, alpha: float = 1) -> Ops:
@@ -118,10 +119,6 @@ def _rsub(x: Value, y: Any, alpha: float = 1) -> Ops:
     return affine(x, -float(alpha), y)
 
 
-def _neg(x: Value) -> Ops:
-    return affine(x, -1.0, 0.0)
-
-
 def _mul(x: Any, y: Any) -> Ops:
     if isinstance(x, Value) and isinstance(y, Value):
         mask, other = (x, y) if isinstance(x, Mask) else (y, x)
@@ -138,18 +135,21 @@ def _div(x: Any, y: Any) -> Ops:
 
 
 def _cat(values: list[Value | Tensor], dim: int = 0) -> Ops:
-    if not all(isinstance(value, Value) for value in values):
-        raise Untranslatable("joins data and constants. Join data alone")
-    given = [value for value in values if isinstance(value, Value)]
+    given = _data(values)
     if dim % (len(given[0].shape) + 1) == 1:
         return [Concat((1.0,) * len(values))]
     return moves.joined(lambda parts: torch.cat(parts, dim), given)
 
 
 def _stack(values: list[Value | Tensor], dim: int = 0) -> Ops:
-    if not all(isinstance(value, Value) for value in values):
+    return moves.joined(lambda parts: torch.stack(parts, dim), _data(values))
+
+
+def _data(values: list[Value | Tensor]) -> list[Value]:
+    found = [value for value in values if isinstance(value, Value)]
+    if len(found) < len(values):
         raise Untranslatable("joins data and constants. Join data alone")
-    return moves.joined(lambda parts: torch.stack(parts, dim), [v for v in values if isinstance(v, Value)])
+    return found
 
 
 def _pad(x: Value, amounts: Any, mode: str = "constant", value: float | None = None) -> Ops:
@@ -162,18 +162,11 @@ def _pad(x: Value, amounts: Any, mode: str = "constant", value: float | None = N
     filling = {"value": value} if mode == "constant" else {}
     if len(ends) < 2 * rank:
         return [moves.alike(lambda t: torch.nn.functional.pad(t, ends, mode, **filling), x)]
-    return moves.move(aten.pad.default)(x, ends, mode, **filling)
+    return moves.mapped(linear.moved, aten.pad.default, x, ends, mode, **filling)
 
 
 def _pad_with_value(x: Value, amounts: Any, value: float = 0.0) -> Ops:
     return _pad(x, amounts, value=value)
-
-
-def _pad_by(mode: str) -> Callable[..., Ops]:
-    def translate(x: Value, amounts: Any) -> Ops:
-        return _pad(x, amounts, mode)
-
-    return translate
 
 
 def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Ops:
@@ -185,7 +178,7 @@ def _slice(x: Value, dim: int = 0, start: int | None = None, end: int | None = N
     if last <= first:
         raise Untranslatable(f"takes nothing out of {x.shape[axis]}. Remove it")
     if step > 1 and (axis == 0 or rank > 3):
-        return moves.move(aten.slice.Tensor)(x, dim, start, end, step)
+        return moves.mapped(linear.moved, aten.slice.Tensor, x, dim, start, end, step)
     before, after, stride = [0] * rank, [0] * rank, [1] * rank
     before[axis], after[axis], stride[axis] = -first, last - x.shape[axis], step
     pool: list[Op] = [AvgPool((1,) * (rank - 1), tuple(stride[1:]), (0,) * (rank - 1))] if step > 1 else []
@@ -219,16 +212,16 @@ TRANSLATIONS: dict[object, Callable[..., Ops]] = {
     aten.add.Tensor: _add,
     aten.sub.Tensor: _sub,
     aten.rsub.Scalar: _rsub,
-    aten.neg.default: _neg,
+    aten.neg.default: partial(affine, scale=-1.0, shift=0.0),
     aten.mul.Tensor: _mul,
     aten.div.Tensor: _div,
     aten.cat.default: _cat,
     aten.stack.default: _stack,
     aten.pad.default: _pad,
-    aten.reflection_pad1d.default: _pad_by("reflect"),
-    aten.reflection_pad2d.default: _pad_by("reflect"),
-    aten.replication_pad1d.default: _pad_by("replicate"),
-    aten.replication_pad2d.default: _pad_by("replicate"),
+    aten.reflection_pad1d.default: partial(_pad, mode="reflect"),
+    aten.reflection_pad2d.default: partial(_pad, mode="reflect"),
+    aten.replication_pad1d.default: partial(_pad, mode="replicate"),
+    aten.replication_pad2d.default: partial(_pad, mode="replicate"),
     aten.constant_pad_nd.default: _pad_with_value,
     aten.slice.Tensor: _slice,
     aten.instance_norm.default: _instance_norm,

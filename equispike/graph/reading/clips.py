@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,6 @@ JUMPS = "jumps, and no sum of ReLUs does. Use ReLU, or equispike.nn.RateNorm wit
 
 def relu(x: Value) -> list[Op]:
     return [] if x.positive else [Neuron()]
-
-
-def _relu6(x: Value) -> Ops:
-    return clamp(x, 0.0, 6.0)
 
 
 def clamp(x: Value, low: Any = None, high: Any = None) -> Ops:
@@ -180,7 +177,7 @@ def _put(x: Value, places: Any, value: Any, accumulate: bool = False) -> Ops:
 
 CLIPS: dict[object, Callable[..., Ops]] = {
     aten.relu.default: relu,
-    aten.relu6.default: _relu6,
+    aten.relu6.default: partial(clamp, low=0.0, high=6.0),
     aten.clamp.default: clamp,
     aten.clamp.Tensor: clamp,
     aten.clip.default: clamp,

@@ -1,6 +1,7 @@
 """Calls that move, repeat, interpolate or sum up features with fixed weights: what they do is found by running them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,21 +64,6 @@ def joined(function: Callable[[list[Tensor]], Tensor], values: Sequence[Value]) 
     return [*flattened, Step(Concat((1.0,) * len(values)), places), linear.moved(split, whole.shape, out)]
 
 
-def move(target: Any) -> Callable[..., Ops]:
-    """Translation of a call that moves, repeats or leaves out features."""
-    return lambda *arguments, **settings: mapped(linear.moved, target, *arguments, **settings)
-
-
-def weighted(target: Any) -> Callable[..., Ops]:
-    """Translation of any call that is linear in the images' data."""
-    return lambda *arguments, **settings: mapped(linear.found, target, *arguments, **settings)
-
-
-def between(target: Any) -> Callable[..., Ops]:
-    """Translation of a call that interpolates in space."""
-    return lambda *arguments, **settings: mapped(linear.interpolated, target, *arguments, **settings)
-
-
 def margins(before: tuple[int, ...], after: tuple[int, ...]) -> list[Op]:
     """Zeros put around features, or their margins cut off (see ``Pad``)."""
     return [Pad(before, after)] if any(before) or any(after) else []
@@ -103,22 +89,22 @@ def _in_time(found: Sparse | None) -> Sparse:
     return found
 
 
-def _calls(translation: Callable[[Any], Callable[..., Ops]], names: str) -> dict[object, Callable[..., Ops]]:
+def _calls(find: Find, names: str) -> dict[object, Callable[..., Ops]]:
     packets = [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
     overloads: list[Any] = [getattr(packet, name) for packet in packets for name in packet.overloads()]
-    return {overload: translation(overload) for overload in overloads}
+    return {overload: partial(mapped, find, overload) for overload in overloads}
 
 
 MOVES: dict[object, Callable[..., Ops]] = {
     **_calls(
-        move,
+        linear.moved,  # calls that move, repeat or leave out features
         """_unsafe_index broadcast_to diagonal expand flip fliplr flipud im2col index index_select movedim moveaxis
         narrow permute pixel_unshuffle repeat repeat_interleave roll rot90 select swapaxes swapdims t tile transpose
         unfold""",
     ),
-    **_calls(weighted, "bmm col2im cumsum einsum tril triu"),
+    **_calls(linear.found, "bmm col2im cumsum einsum tril triu"),
     **_calls(
-        between,
+        linear.interpolated,
         """_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
         upsample_bicubic2d upsample_bilinear2d upsample_linear1d""",
     ),

@@ -94,7 +94,7 @@ def _matmul(x: Any, weight: Any) -> Ops:
         return _linear(x, weight.t().contiguous())
     if isinstance(x, Value) and isinstance(weight, Value):
         raise Untranslatable("multiplies two data-dependent tensors. Only images times fixed weights convert")
-    return moves.weighted(aten.matmul.default)(x, weight)
+    return moves.mapped(linear.found, aten.matmul.default, x, weight)
 
 
 def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Ops:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equispike.functional.inputs import listed
 from equispike.graph.network import Network
 from equispike.simulation.currents import Term
 from equispike.simulation.trains import padded, widen
@@ -88,7 +88,7 @@ def gather_of(term: Term, whole: Tensor, count: int, tiles: Tiles, device: torch
 
 def _distinct(ranges: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
     """Which of the ranges it is, (positions, kernel), -1 for empty ones; and the ranges."""
-    table = _listed(ranges)
+    table = listed(ranges)
     found = sorted({(first, last) for row in table for first, last in row if first < last})
     place = {own: n for n, own in enumerate(found)}
     rows = [[place.get((first, last), -1) for first, last in row] for row in table]
@@ -115,10 +115,6 @@ def _reads(term: Term) -> tuple[Tensor, Tensor | None]:
     return where.permute(2, 3, 0, 1).reshape(kernel, positions).contiguous(), windows
 
 
-def _listed(ranges: Tensor) -> list[list[list[int]]]:
-    return cast("Any", ranges).tolist()
-
-
 def _covered(rows: Sequence[int], cols: Sequence[int], width: int) -> list[int]:
     """Positions in a range of rows and one of columns."""
     return [row * width + col for row in range(rows[0], rows[1]) for col in range(cols[0], cols[1])]
@@ -132,7 +128,7 @@ def taps_of(terms: tuple[Term, ...], positions: int, channels: int, network: Net
     weights: list[Tensor] = []
     for term in terms:
         width = term.extent[2]
-        rows, cols = _listed(term.rows), _listed(term.cols)
+        rows, cols = listed(term.rows), listed(term.cols)
         own = widen(term.weight, channels)
         for ky in range(term.rows.shape[1]):
             for kx in range(term.cols.shape[1]):
