@@ -56,7 +56,7 @@ def in_words(data: Mapping[str, Any], **known: object) -> str:
     """
     told = {key: value for key, value in {**data, **known}.items() if key in data and key not in ("name", *UNSAID)}
     told = {key: told[key] for key in sorted(told, key=lambda key: key not in TELLING)}  # files hold them by alphabet
-    usual = None, False, "measured", "maximum", "weighted"
+    usual = None, False, "unity", "maximum", "weighted"
     settings = ", ".join(f"{key}={_word(value)}" for key, value in told.items() if value not in usual)
     return f"{data['name']}({settings})" if settings else str(data["name"])
 
