@@ -548,6 +548,9 @@ def test_rmp_without_a_scale_needs_labels() -> None:
     unlabelled = es.RMP(None, timesteps=8, validation=[torch.rand(9, 4)])
     with pytest.raises(es.CalibrationError, match="needs labels"):
         es.convert(model, [(torch.rand(9, 4), torch.zeros(9))], unlabelled)
+    half = es.RMP(None, timesteps=8, validation=[(torch.rand(9, 4), torch.zeros(9)), torch.rand(9, 4)])
+    with pytest.raises(es.CalibrationError, match="needs labels"):
+        es.convert(model, torch.rand(9, 4), half)
     misshapen = es.RMP(None, timesteps=8, validation=[(torch.rand(9, 5), torch.zeros(9))])
     with pytest.raises(es.DataError, match=r"validation batch 0: shape \(9, 5\), expected \(B, 4\)"):
         es.convert(model, torch.rand(9, 4), misshapen)
@@ -618,6 +621,20 @@ def test_a_silent_layer_takes_the_size_of_a_spike_that_reaches_it_and_is_named(m
     run = es.simulate(network, images, 40)
     assert int(run.counts["3"].sum()) == 0
     torch.testing.assert_close(run.readout[-1] / 40, model(images).detach())
+
+
+def test_a_silent_layer_takes_a_spike_in_the_unit_of_its_steepest_channel() -> None:
+    images, slopes = dyadic(1, 4, 2, 6, 6, low=0), torch.tensor([1.0, 4.0, 2.0, 1.0]).double().view(4, 1, 1)
+    network = drive(chain(1), images)
+    silent = network["c2"].op
+    assert isinstance(silent, Conv)
+    ops: dict[str, Any] = {
+        "c2": dataclasses.replace(silent, weight=-silent.weight.abs()),
+        "n2": dataclasses.replace(network.neurons["n2"], threshold=torch.ones_like(slopes), amplitude=slopes),
+    }
+    with pytest.warns(es.CalibrationWarning, match=r"^n2: its largest activation"):
+        thresholds = es.DataNorm()(network.replace_ops(ops), images)
+    assert float(thresholds["n2"]) == float(thresholds["n1"]) / 4
 
 
 def test_black_images_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Corrections for a number of steps: literal loops, what they leave alone, and what is chosen."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from equispike.calibrate.corrections import RIDGE_PENALTIES, correct
 from equispike.calibrate.data_norm import PERCENTILES
 from equispike.calibrate.method import halves, score_errors
 from equispike.conversion import with_spikes, with_v_init
-from equispike.graph.ops import Readout
+from equispike.graph.ops import Conv, Readout
 from equispike.zoo.data import load
 from equispike.zoo.store import load_model
 
@@ -57,6 +58,29 @@ def test_corrections_are_the_literal_loops(seed: int, kind: tuple[str, str], cor
             assert op.drive is not None
             rows = np.broadcast_to(op.drive.numpy(), table.shape)
             np.testing.assert_allclose(rows, table, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("correction", [es.Bias(T), es.StepBias(T), es.Potential(T)], ids=str)
+def test_corrections_are_in_the_unit_of_each_channels_current(correction: Any) -> None:
+    """Where a current and its threshold are half as large, and the spikes as they were, so is the correction."""
+    images, unit = dyadic(5, 12, 2, 6, 6, low=0), torch.tensor([1.0, 2.0, 8.0]).double().view(3, 1, 1)
+    network = calibrated(7, images)
+    conv, neuron = network["c1"].op, network.neurons["n1"]
+    assert isinstance(conv, Conv)
+    assert conv.bias is not None
+    assert neuron.threshold is not None
+    smaller = replace(conv, weight=conv.weight / unit[..., None], bias=conv.bias / unit.flatten())
+    slopes = network.replace_ops({"c1": smaller, "n1": replace(neuron, threshold=neuron.threshold / unit)})
+    assert torch.equal(slopes(images), network(images))
+    found, expected = (correct(own, images, [correction]).neurons["n1"] for own in (slopes, network))
+    if isinstance(correction, es.Potential):
+        assert isinstance(found.v_init, Tensor)
+        assert isinstance(expected.v_init, Tensor)
+        assert torch.equal(found.v_init * unit, expected.v_init)
+    else:
+        assert found.drive is not None
+        assert expected.drive is not None
+        assert torch.equal(found.drive * unit.flatten(), expected.drive)
 
 
 @given(seeds, st.integers(3, 12))
@@ -220,6 +244,14 @@ def test_the_error_of_scores_is_that_of_their_differences() -> None:
         found = es.simulate(network, pictures(), 7).readout[-1] / 7
         a, b = (scores - scores.mean(1, keepdim=True) for scores in (found, trained))
         assert error == pytest.approx(float((a - b).square().sum() / b.square().sum()), rel=1e-4)
+
+
+def test_of_one_score_the_error_is_that_of_its_value() -> None:
+    network = es.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), torch.rand(5, 3), es.DataNorm())
+    images = torch.rand(5, 3)
+    (error,) = score_errors(network, images, 7, [0.0])
+    found, trained = es.simulate(network, images, 7).readout[-1] / 7, network(images)
+    assert error == pytest.approx(float((found - trained).square().sum() / trained.square().sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize(

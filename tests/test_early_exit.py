@@ -12,7 +12,7 @@ from strategies import images_for, networks, seeds
 import equispike as es
 from equispike.analysis.early_exit import exits
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Input, Linear, Neuron, Readout, Sparse
+from equispike.graph.ops import Flatten, Input, Linear, Neuron, Readout, Sparse, WinnerPool
 from equispike.simulation import stop as early_exit
 from equispike.simulation.cpu import installed
 from equispike.simulation.layerwise import bytes_per_step
@@ -103,6 +103,27 @@ def test_the_bound_by_hand() -> None:
         pytest.approx([0.0, (4 - 1) / 2, 1 / 2]),
         pytest.approx([(6 + 1) / 2, 0.0, (5 + 1) / 2]),
         pytest.approx([1 / 2, (3 - 1) / 2, 0.0]),
+    ]
+
+
+@pytest.mark.parametrize("spikes", ["binary", "signed"])
+def test_the_bound_behind_a_winner_pool_by_hand(spikes: Any) -> None:
+    """Two windows x and y of spikes of size 2, perhaps negative: how much classes x - y, y and nothing gain."""
+    theta, size = torch.tensor(1.0).double(), torch.tensor(2.0).double()
+    weight = torch.tensor([[1.0, -1.0], [0.0, 1.0], [0.0, 0.0]]).double()
+    nodes = (
+        Node("input", Input((1, 4))),
+        Node("n", Neuron(theta, size, spikes=spikes), ("input",)),
+        Node("pool", WinnerPool((2,), (2,), (0,), (1,)), ("n",)),
+        Node("flat", Flatten(), ("pool",)),
+        Node("out", Linear(weight, None), ("flat",)),
+        Node("readout", Readout(), ("out",)),
+    )
+    least = -2 if spikes == "signed" else 0
+    assert largest_gains(Network(nodes)).tolist() == [
+        pytest.approx([0.0, 2 - 2 * least, 2 - least]),
+        pytest.approx([4 - least, 0.0, 2]),
+        pytest.approx([2 - least, -least, 0.0]),
     ]
 
 

@@ -108,6 +108,8 @@ def test_the_share_above_a_limit_is_that_of_the_sum() -> None:
         y = x.clamp(min=0)
         expected = float((y - limit).clamp(min=0).sum() / y.sum())
         assert statistic.clipped(after(statistic, [x]), limit.double()) == pytest.approx(expected, rel=0.01)
+    silent = Percentile(99.0)
+    assert silent.clipped(after(silent, [torch.zeros(9)]), torch.tensor(0.0)) == 0.0
 
 
 def test_default_histogram_of_512_channels_is_small() -> None:
