@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from equispike.zoo.data.augment import augment
+from equispike.zoo.data.parts import augment
 from equispike.zoo.recipes import Recipe
 
 

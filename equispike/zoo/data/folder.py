@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from equispike.errors import DataError, one_line
-from equispike.zoo.data.augment import Augmentation, augment
-from equispike.zoo.data.parts import Part, normalised
+from equispike.zoo.data.parts import Augmentation, Part, augment, normalised
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -61,7 +60,6 @@ class Pictures(Part):
         return len(self.indices)
 
     def __getitem__(self, chosen: slice | Tensor) -> "Pictures":
-        """The chosen pictures, in that order, as Pictures of the same name."""
         return replace(self, labels=self.labels[chosen], indices=self.indices[chosen])
 
     def alone(self, chosen: slice) -> "Pictures":
@@ -80,7 +78,6 @@ class Pictures(Part):
         return torch.cat(images) if images else torch.empty(0, 3, self.size, self.size)
 
     def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read float pictures and labels in order, so many at a time."""
         if len(self):
             for images, labels in self.decoded(torch.split(torch.arange(len(self)), size), None):
                 yield normalised(images, self.mean, self.std), labels

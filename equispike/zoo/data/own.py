@@ -11,9 +11,8 @@ from torch import Tensor
 from equispike.arguments import told
 from equispike.batches import read_labelled
 from equispike.errors import DataError
-from equispike.zoo.data.augment import Augmentation
 from equispike.zoo.data.folder import read_folder
-from equispike.zoo.data.parts import Dataset, Part, cut_validation
+from equispike.zoo.data.parts import Augmentation, Dataset, Part, cut_validation
 
 PARTS = "Give (train, test): two Datasets or DataLoaders of (image, label) pairs"
 
@@ -37,7 +36,6 @@ class Ready(Part):
         return len(self.images)
 
     def __getitem__(self, chosen: slice | Tensor) -> "Ready":
-        """The chosen images, in that order, as a part of the same name."""
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], indices=self.indices[chosen])
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -45,11 +43,9 @@ class Ready(Part):
         raise DataError(f"{self.name}: comes preprocessed. Leave out the normalisation")
 
     def floats(self) -> Tensor:
-        """All images, (N, *features)."""
         return self.images
 
     def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read images and labels in order, so many at a time."""
         return ((self.images[at : at + size], self.labels[at : at + size]) for at in range(0, len(self), size))
 
     def shuffled(
@@ -79,25 +75,20 @@ class ChannelsLast(Part):
         return len(self.part)
 
     def __getitem__(self, chosen: slice | Tensor) -> "ChannelsLast":
-        """The chosen images, in that order, as a part of the same name."""
         return ChannelsLast.of(self.part[chosen])
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, in units of [0, 1]."""
         return self.part.statistics()
 
     def floats(self) -> Tensor:
-        """All images, (N, height, width, channels)."""
         return self.part.floats().movedim(1, -1).contiguous()
 
     def read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read images and labels in order, so many at a time."""
         return ((images.movedim(1, -1).contiguous(), labels) for images, labels in self.part.read(size))
 
     def shuffled(
         self, batches: Sequence[Tensor], how: Augmentation, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each tensor of image numbers a batch on the device, randomly changed."""
         changed = self.part.shuffled(batches, how, device)
         return ((images.movedim(1, -1).contiguous(), labels) for images, labels in changed)
 
