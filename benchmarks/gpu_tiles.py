@@ -18,7 +18,7 @@ from equispike.conversion import convert
 from equispike.graph.exact import quantize
 from equispike.simulation import plan
 from equispike.simulation.gpu import layers as gpu
-from equispike.simulation.gpu.tables import Tiles
+from equispike.simulation.gpu.layers import Tiles
 from equispike.simulation.state import Driven
 from equispike.simulation.trains import extent, padded
 
