@@ -7,11 +7,10 @@ from typing import NoReturn, cast
 
 from cyclopts import App, CycloptsError, Parameter
 
-from equispike.cli.cite import cite_command
 from equispike.cli.conversion import check_command, convert_command, diagnose_command
 from equispike.cli.evaluation import evaluate_command
 from equispike.cli.export import export_command, info_command
-from equispike.cli.report import demo_command, report_command
+from equispike.cli.report import cite_command, demo_command, report_command
 from equispike.cli.shared import err, in_options
 from equispike.cli.sweep import sweep_command
 from equispike.cli.training import keep_command, lower_thresholds_command, models_command, train_command

@@ -1,4 +1,4 @@
-"""Commands that show results: the demonstration, and a page of any runs."""
+"""Commands that show results: the demonstration, a page of any runs, and the papers behind methods."""
 
 from pathlib import Path
 from typing import Annotated
@@ -70,3 +70,18 @@ def demo_command(
     write_report([out_folder / "results.json"], out_folder / "report.html")
     out.print(f"Figure: {out_folder / 'accuracy.png'}   all numbers: {out_folder / 'results.json'}")
     out.print(f"Everything on one page, to open in a browser: {out_folder / 'report.html'}")
+
+
+def cite_command(
+    *methods: Annotated[
+        str, Parameter(help="datanorm, modelnorm, spikenorm, rmp, ratenorm or poisson; default all of them.")
+    ],
+) -> None:
+    """Print the BibTeX entries of the papers behind methods.
+
+    Example: equispike cite rmp spikenorm
+    """
+    from equispike.report.bibliography import METHODS, bibtex, papers_of
+
+    for key in papers_of(methods or METHODS):
+        out.print(f"{bibtex(key)}\n")
