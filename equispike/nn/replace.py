@@ -85,9 +85,10 @@ def from_relu(model: AnyModule, images: Batches, momentum: float | None = 0.1) -
     """
     copied = with_rate_norm(model, momentum)
     readers = readers_of(copied)
-    largest = _largest_inputs(model, [path for path, _ in rate_norms(copied)], images)
+    relus = {path: model.get_submodule(path) for path, _ in rate_norms(copied)}
+    largest = _largest_inputs(model, relus.values(), images)
     for path, layer in rate_norms(copied):
-        layer.running_max.copy_(largest[path])
+        layer.running_max.copy_(largest[relus[path]])
         for reader in readers[layer]:
             reader.weight.data *= layer.threshold
     return copied
@@ -190,23 +191,13 @@ def measure_maxima(model: nn.Module, batches: Batches) -> None:
     Raises:
         DataError: there are no images (any more), or unusable ones.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    done: list[nn.Module] = []
-    seen: dict[nn.Module, Tensor] = {}
-
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        largest = inputs[0].amax()
-        seen[layer] = torch.maximum(seen[layer], largest) if layer in seen else largest
-
     layers = [layer for _, layer in rate_norms(model) if layer.levels is None]
-    with in_eval_mode(model, look, layers):
-        for _ in layers:
-            seen.clear()
-            for batch in read(batches):
-                model(*(x.to(device) for x in batch.inputs))
-            for layer in [layer for layer in seen if layer not in done][:1]:
-                cast("RateNorm", layer).running_max.copy_(seen[layer].clamp(min=0))
-                done.append(layer)
+    done: list[nn.Module] = []
+    for _ in layers:
+        seen = _largest_inputs(model, layers, batches)
+        for layer in [layer for layer in seen if layer not in done][:1]:
+            cast("RateNorm", layer).running_max.copy_(seen[layer].clamp(min=0))
+            done.append(layer)
 
 
 class _Tracer(fx.Tracer):
@@ -272,19 +263,16 @@ def readers_of(model: nn.Module) -> dict[RateNorm, list[WeightedModule]]:
     return readers
 
 
-def _largest_inputs(model: nn.Module, paths: list[str], images: Batches) -> dict[str, Tensor]:
-    """Largest input of each of these modules in eval mode."""
-    largest: dict[str, Tensor] = {}
-    probe = copy.deepcopy(model).eval()
-    device = next((p.device for p in probe.parameters()), torch.device("cpu"))
-    for path in paths:
+def _largest_inputs(model: nn.Module, layers: Iterable[nn.Module], images: Batches) -> dict[nn.Module, Tensor]:
+    """Largest input of each of these layers in eval mode, in the order in which they run."""
+    largest: dict[nn.Module, Tensor] = {}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
-        def look(_module: nn.Module, inputs: tuple[Tensor, ...], path: str = path) -> None:
-            seen = inputs[0].amax()
-            largest[path] = torch.maximum(largest[path], seen) if path in largest else seen
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen = inputs[0].amax()
+        largest[layer] = torch.maximum(largest[layer], seen) if layer in largest else seen
 
-        probe.get_submodule(path).register_forward_pre_hook(look)
-    with torch.no_grad():
+    with in_eval_mode(model, look, layers):
         for batch in read(images):
-            probe(*(x.to(device) for x in batch.inputs))
+            model(*(x.to(device) for x in batch.inputs))
     return largest
