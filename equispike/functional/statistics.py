@@ -110,7 +110,7 @@ class Mean:
         bits = rows.float().contiguous().view(torch.int32)
         exponent = (bits >> 23 & 0xFF).long()
         mantissa = (bits & 0x7FFFFF).long() + ((exponent > 0).long() << 23)
-        signed = torch.where(bits < 0, -mantissa, mantissa)
+        signed = mantissa * bits.sign()
         counted = rows > 0 if self.positive else torch.ones_like(rows, dtype=torch.bool)
         total = torch.zeros(channels, 256, dtype=torch.int64, device=x.device)
         total.scatter_add_(1, exponent.clamp(min=1), signed * counted)  # subnormal: in units of 2**-149 as well
@@ -129,7 +129,7 @@ class Mean:
         numbers: list[int] = listed(state.seen)
         means = [
             float(sum((m * Fraction(2) ** (e - 150) for e, m in enumerate(row) if m), Fraction()) / max(seen, 1))
-            for row, seen in zip(totals, numbers, strict=True)
+            for row, seen in zip(totals, numbers)
         ]
         found = torch.tensor(means, dtype=torch.float64, device=state.total.device)
         return found if self.per_channel else found[0]
