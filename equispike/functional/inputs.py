@@ -57,7 +57,7 @@ def join_inputs(images: Images) -> Tensor:
     shapes = [tuple(x.shape[1:]) for x in inputs]
     joined, places = layout(shapes)
     whole = inputs[0].new_zeros(len(inputs[0]), *joined)
-    for x, (first, channels) in zip(inputs, places, strict=True):
+    for x, (first, channels) in zip(inputs, places):
         if x.ndim - 1 < len(joined):
             x = pad(x, (0, channels * math.prod(joined[1:]) - x.shape[1])).view(len(x), channels, *joined[1:])
         whole[:, first : first + channels, *map(slice, x.shape[2:])] = x
@@ -70,7 +70,7 @@ def split_inputs(joined: Tensor, shapes: Iterable[Shape]) -> tuple[Tensor, ...]:
     if len(shapes) == 1:
         return (joined,)
     parts = list[Tensor]()
-    for shape, (first, channels) in zip(shapes, layout(shapes)[1], strict=True):
+    for shape, (first, channels) in zip(shapes, layout(shapes)[1]):
         part = joined[:, first : first + channels]
         parts.append(part.flatten(1)[:, : shape[0]] if len(shape) == 1 else part[:, :, *map(slice, shape[1:])])
     return tuple(parts)
@@ -100,7 +100,7 @@ def layout(shapes: Iterable[Shape]) -> tuple[Shape, list[Place]]:
         raise DataError(
             f"inputs: of shapes {', '.join(map(str, shapes))}. Give vectors, and images of one number of axes"
         )
-    space = tuple(map(max, zip(*(shape[1:] for shape in images), strict=True)))
+    space = tuple(map(max, zip(*(shape[1:] for shape in images))))
     places, first = list[Place](), 0
     for shape in shapes:
         channels = shape[0] if len(shape) == 1 + len(space) else -(-shape[0] // math.prod(space))
