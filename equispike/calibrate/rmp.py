@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Literal
 
 import torch
@@ -141,15 +142,14 @@ class RMP:
         with torch.no_grad():
             scores = without_output_neurons(network)
             trained = _accuracy(images, lambda x, _: predict(scores(network.check_images(x)))[0], size)
-        best, candidate = -1.0, Thresholds()
+        tried = list[tuple[float, Thresholds]]()
         for thresholds in self._at(network, held, sorted(self.scales)):
             converted = with_thresholds(network, thresholds)
             accuracy = _accuracy(images, partial(self._predict, converted), size)
             if accuracy >= trained - self.tolerance:
                 return thresholds
-            if accuracy > best:
-                best, candidate = accuracy, thresholds
-        return candidate
+            tried.append((accuracy, thresholds))
+        return max(tried, key=itemgetter(0))[1]
 
 
 def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
