@@ -83,10 +83,16 @@ def latest(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv", reuse_venv=True)
 def wheels(session: nox.Session) -> None:
-    """Into dist/: wheels with the core for this system (Linux: needs Docker), one without it, and the source."""
+    """Into dist/: wheels with the core for this system (Linux: needs Docker), one without it, and the source.
+
+    The one without is installed and evaluates a network that comes with it, from an empty folder.
+    """
     session.install("cibuildwheel", "build")
     session.run("python", "-m", "build", "--outdir", "dist", "--sdist")
     session.run("python", "-m", "build", "--outdir", "dist", "--wheel", "-C", "wheel.cmake=false")
+    session.install("-c", "constraints.txt", "--force-reinstall", *map(str, Path("dist").glob("*-py3-none-any.whl")))
+    with session.chdir(session.create_tmp()):
+        session.run("equispike", "evaluate", "mnist-cnn", "--timesteps", "8", "--images", "50")
     session.run("python", "-m", "cibuildwheel", "--output-dir", "dist")
 
 

@@ -154,3 +154,11 @@ def test_an_extra_is_named_where_it_is_asked_for() -> None:
     assert asked <= set(extras)
     parts = re.findall(r"equispike\[([\w,]+)\]", " ".join(itertools.chain(*extras.values())))
     assert {one for part in parts for one in part.split(",")} <= set(extras)
+
+
+def test_what_archives_leave_out_is_named_from_the_root() -> None:
+    """A name alone is left out at any depth: once, with the folder weights, that of the package went too."""
+    build = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["scikit-build"]
+    patterns = [*build["sdist"]["exclude"], *build["wheel"]["exclude"]]
+    assert patterns
+    assert all("/" in pattern.rstrip("/") for pattern in patterns)
