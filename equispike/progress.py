@@ -57,7 +57,7 @@ def reporting(reporter: Reporter) -> Generator[None]:
         _reporter.reset(token)
 
 
-def silent(label: str, done: int, total: int) -> None:
+def silent(label: str, done: int, total: int, text: str = "") -> None:
     """A reporter that shows nothing."""
 
 

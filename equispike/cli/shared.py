@@ -260,10 +260,14 @@ class Show(Protocol):
 @contextmanager
 def progress() -> Generator[Show]:
     """Bars with the time left on a terminal, for all work inside; else silence."""
-    from equispike.progress import reporting
+    from equispike.progress import reporting, silent
 
+    if not err.is_terminal:  # rich before 15 writes an empty line where it shows nothing
+        with reporting(silent):
+            yield silent
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(label: str, done: int, total: int, text: str = "") -> None:
