@@ -16,8 +16,8 @@ from torch import Tensor
 from equispike.analysis.operations import operations
 from equispike.errors import SimulationError
 from equispike.functional.coding import Constant
-from equispike.graph.exact import calibrated, rescale
-from equispike.graph.network import Network
+from equispike.graph.exact import rescale
+from equispike.graph.network import Network, calibrated
 from equispike.graph.ops import Input, Neuron, Readout
 from equispike.provenance import versions
 from equispike.simulation import cpu

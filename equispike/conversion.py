@@ -22,8 +22,7 @@ from equispike.calibrate.rmp import RMP, scaled
 from equispike.errors import ConversionError
 from equispike.functional.inputs import Images, all_finite
 from equispike.functional.integrate import Reset
-from equispike.graph.exact import fold_affine
-from equispike.graph.fold import early_max_pools
+from equispike.graph.fold import early_max_pools, fold_affine
 from equispike.graph.lossy import Change, LossyPass
 from equispike.graph.network import OUTPUT_NEURONS, Network, Node
 from equispike.graph.ops import Neuron

@@ -13,9 +13,9 @@ from torch import Tensor
 from equispike.batches import Batch, Batches
 from equispike.errors import CalibrationError, CalibrationWarning, warn
 from equispike.functional.integrate import Reset
-from equispike.graph.exact import change_units
 from equispike.graph.network import Network, without_output_neurons
 from equispike.graph.ops import Add, Concat, Input, Neuron
+from equispike.graph.units import change_units
 from equispike.simulation.run import simulate
 from equispike.simulation.task import scores_of
 

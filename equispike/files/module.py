@@ -12,8 +12,8 @@ from torch import Tensor
 from equispike.errors import ConversionError, FileError
 from equispike.files.disk import write_bytes
 from equispike.graph import ops
-from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network, Node, calibrated, not_spiking
+from equispike.graph.units import mixing_as_layer
 from equispike.provenance import set_for
 
 TEMPLATE = '''"""A spiking network, written by equispike {version}; it needs torch and the weights {weights} beside it.

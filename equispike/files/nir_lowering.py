@@ -15,10 +15,10 @@ from torch import Tensor
 
 from equispike.errors import ConversionError
 from equispike.graph import ops
-from equispike.graph.exact import calibrated, fold_amplitudes, fold_drives, fold_thresholds, mixing_as_layer, sum_pools
 from equispike.graph.linear import spread
-from equispike.graph.network import Network, Node, not_spiking
+from equispike.graph.network import Network, Node, calibrated, not_spiking
 from equispike.graph.ops import Add, Concat, Conv, Flatten, Input, Linear, Neuron, Op, Pad, Readout, Sparse, WinnerPool
+from equispike.graph.units import fold_amplitudes, fold_drives, fold_thresholds, mixing_as_layer, sum_pools
 
 Profile = Literal["portable", "compact"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from equispike.errors import EquispikeError
 from equispike.files.hdf5 import Fields
 from equispike.functional.integrate import Reset
-from equispike.graph.exact import fold_affine
+from equispike.graph.fold import fold_affine
 from equispike.graph.network import LARGEST, Network, Node, shape_of
 from equispike.graph.ops import Add, Affine, AvgPool, Conv, Flatten, Input, Linear, Neuron, Op, Readout
 

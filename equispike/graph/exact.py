@@ -1,10 +1,7 @@
 """Passes that keep the network's function, in one place: each takes a Network and returns a new one."""
 
 from equispike.graph.fold import fold_affine as fold_affine
-from equispike.graph.network import calibrated as calibrated
-from equispike.graph.quantize import check_bits as check_bits
 from equispike.graph.quantize import quantize as quantize
-from equispike.graph.units import change_units as change_units
 from equispike.graph.units import fold_amplitudes as fold_amplitudes
 from equispike.graph.units import fold_drives as fold_drives
 from equispike.graph.units import fold_thresholds as fold_thresholds

@@ -12,9 +12,9 @@ from equispike.errors import ConversionError, FileError
 from equispike.files.disk import reading, write_bytes
 from equispike.files.onnx.reader import GraphReader, model_of
 from equispike.files.onnx.writer import PROVENANCE, GraphWriter
-from equispike.graph.exact import mixing_as_layer
 from equispike.graph.network import Network
 from equispike.graph.ops import AvgPool, Conv
+from equispike.graph.units import mixing_as_layer
 from equispike.provenance import set_for
 
 LARGEST_FILE = 2**31 - 2**20
