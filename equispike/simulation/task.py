@@ -59,8 +59,7 @@ class Task:
 
     def in_batches(self, size: int) -> "list[Task]":
         """The same in parts of at most so many images."""
-        starts = range(0, len(self.images), size)
-        return [self.of(slice(start, start + size)) for start in starts] if len(starts) > 1 else [self]
+        return [self.of(slice(start, start + size)) for start in range(0, len(self.images), size)]
 
     def until(self, timesteps: int) -> "Task":
         """The same up to another step."""
