@@ -176,6 +176,25 @@ def test_a_run_that_stops_is_the_full_run_cut_off(drawn: Any, seed: int, engine:
             assert int(run.counts[name][image].sum()) == int(layer[:steps, image].sum())
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_spikes_that_are_taken_back_are_counted_across_blocks(engine: Any) -> None:
+    theta = torch.ones((), dtype=torch.float64)
+    nodes = (
+        Node("input", Input((2,))),
+        Node("in", Linear(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).double(), None), ("input",)),
+        Node("n", Neuron(theta, theta, spikes="signed"), ("in",)),
+        Node("readout", Readout(), ("n",)),
+    )
+    network, images = Network(nodes), torch.full((2, 2), 0.5).double()
+    full = es.simulate(network, images, T, es.Poisson(), engine="stepwise", trains=["n"])
+    run = es.simulate(network, images, T, es.Poisson(), engine=engine, stop=es.Stable(T + 1))
+    negative = full.trains["n"] == -1
+    assert bool(negative[: early_exit.BLOCK].any())
+    assert bool(negative[early_exit.BLOCK :].any())
+    assert torch.equal(run.negative["n"], negative.sum(0, dtype=torch.int32))
+    assert torch.equal(run.sent("n"), full.trains["n"].sum(0, dtype=torch.int32))
+
+
 def test_early_exit_saves_steps_on_digits_and_keeps_their_answers() -> None:
     data = load("mnist-sample")
     network = es.convert(load_model("mnist-cnn")[0], data.train.take(64).floats())

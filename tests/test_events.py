@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,12 +19,12 @@ from test_simulate import one_layer, same
 
 import equispike as es
 from equispike.graph.network import Network, Node
-from equispike.graph.ops import Add, AvgPool, Conv, Flatten, Input, Linear, Neuron, Readout, map_tensors
-from equispike.simulation import beginning, cpu
+from equispike.graph.ops import Add, AvgPool, Concat, Conv, Flatten, Input, Linear, Neuron, Pad, Readout, map_tensors
+from equispike.simulation import beginning, cpu, trains
 from equispike.simulation import plan as planning
 from equispike.simulation import run as running
 from equispike.simulation.currents import Current, Spikes, Term, apply_view, whole_train
-from equispike.simulation.state import PlannedBatch
+from equispike.simulation.state import Plan, PlannedBatch
 from equispike.simulation.task import Task
 from equispike.simulation.trains import Integers, as_integers, pack
 from equispike.zoo.data import load
@@ -264,6 +265,13 @@ def test_sums_of_integers_fit_and_rounding_is_that_of_sums(rows: list[list[float
         assert all(abs(w * unit - e) <= rounding for w, e in zip(own, exact))
     assert found.largest == int(found.whole.abs().max() if len(weight) else 0)
     assert found.largest <= 127 * (256**found.digits - 1) // 255 or found.digits == 5
+
+
+def test_weights_that_are_all_rounded_up_add_up_to_no_more_than_fits() -> None:
+    """Their sum is 2**31 - 1 units; rounded to units it would be 2**31 + 41."""
+    weight = torch.tensor([2.0**31 - 2**7, *[1.5] * 84, 1.0])[:, None]
+    assert float(weight.double().sum()) == 2**31 - 1
+    assert int(as_integers(weight, torch.ones(86)).whole.long().sum()) < 2**31
 
 
 @given(st.integers(1, 2**15 - 1), st.integers(-60, 60), seeds)
@@ -548,6 +556,65 @@ def test_sums_and_differences_of_spikes_of_one_shape_stay_spikes() -> None:
     assert summed is not None  # else torch would add them up, densely
     assert [(view.train, view.scale.tolist()) for view in summed.views] == [("a", [1.0, 1.0]), ("b", [-0.5, -0.5])]
     assert apply_view(Add((1.0, -0.5)), [one, dataclasses.replace(other, flat=True)], (2, 3, 3)) is None
+
+
+def test_spikes_with_zeros_around_them_stay_spikes_and_with_zeros_between_them_are_values() -> None:
+    one, before, after = Spikes((whole_train("a", (1, 2, 1), torch.ones(1)),), (1, 2, 1)), (0, 1, 0), (0, 0, 0)
+    padded = apply_view(Pad(before, after), [one], (1, 3, 1))
+    assert padded is not None
+    assert [view.rows for view in padded.views] == [((0, 0), (0, 1), (1, 2))]
+    assert apply_view(Pad(before, after, (0, 1, 0)), [one], (1, 4, 1)) is None
+
+
+@needs_core
+def test_images_beside_vectors_are_read_in_their_order() -> None:
+    """Flattened spikes and those of a vector, one behind the other, which no view has."""
+    theta, ones = torch.ones((), dtype=torch.float64), (1, 1)
+    nodes = (
+        Node("input", Input((2, 3, 3))),
+        Node("conv", Conv(dyadic(1, 3, 2, 2, 2, low=-4), None, ones, (0, 0), ones), ("input",)),
+        Node("n1", Neuron(theta, theta), ("conv",)),
+        Node("flat", Flatten(), ("n1",)),
+        Node("all", Flatten(), ("input",)),
+        Node("l1", Linear(dyadic(2, 4, 18, low=-4), None), ("all",)),
+        Node("n2", Neuron(theta, theta), ("l1",)),
+        Node("both", Concat((1.0, 0.5)), ("flat", "n2")),
+        Node("l2", Linear(dyadic(3, 2, 16), None), ("both",)),
+        Node("readout", Readout(), ("l2",)),
+    )
+    network, images = Network(nodes), dyadic(4, 3, 2, 3, 3, low=0)
+    run = es.simulate(network, images, T, engine="events")
+    assert all(int(counts.sum()) for counts in run.counts.values())
+    same(run, es.simulate(network, images, T, engine="stepwise"))
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["events", "auto"])
+def test_counts_are_whole_numbers_of_one_kind_and_a_core_is_used_without_a_word(name: Any) -> None:
+    running._tell_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = es.simulate(one_layer(), torch.ones(1, 3), 2, engine=name)
+    assert {own["n"].dtype for own in (run.counts, run.spikes)} == {torch.int32}
+
+
+def test_a_core_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = ModuleType("core")  # as they were before they had a number
+    core.__file__ = "core.so"
+    monkeypatch.setattr(trains, "import_module", lambda _: core)
+    with pytest.raises(es.SimulationError, match=r"core\.so: a compiled core of interface 1, where .* is needed"):
+        trains._load()
+    core.interface = trains.INTERFACE  # type: ignore[attr-defined]
+    assert trains._load() is core
+
+
+def test_a_chunk_is_as_long_as_memory_and_no_longer_than_what_is_left() -> None:
+    plan = Plan((), frozenset(), 10, {})
+    assert plan.steps_per_chunk(2, 100, memory=219, longest=64) == 10
+    assert plan.steps_per_chunk(2, 100, memory=219, longest=64, besides=10) == 5
+    assert plan.steps_per_chunk(2, 100, memory=19, longest=64) == 1
+    assert plan.steps_per_chunk(2, 100, memory=10**6, longest=64) == 64
+    assert plan.steps_per_chunk(2, 7, memory=10**6, longest=64) == 7
 
 
 def test_the_engine_takes_networks_in_full_precision_alone() -> None:

@@ -1,5 +1,7 @@
 """Calibration on spikes, layer after layer: what is kept of earlier layers changes its cost and no threshold."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ import equispike as es
 from equispike.calibrate import spike_norm
 from equispike.conversion import prepare
 from equispike.functional.integrate import if_scan
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Neuron
 from equispike.simulation import cpu, layerwise
 from equispike.simulation.run import default_memory
+from equispike.simulation.task import upstream
 
 uncalibrated = networks(calibrated=False)
 STEPS = 7
@@ -82,6 +87,36 @@ def test_every_layer_runs_once(monkeypatch: pytest.MonkeyPatch, event_driven: bo
     runs = 0
     thresholds(network, [images], 0)
     assert runs == 1 + 2 + 3 + 4
+
+
+def test_of_layers_that_are_known_nothing_before_them_is_needed() -> None:
+    network = chain(3)
+    first, second, third = network.neurons
+    names = [node.name for node in network]
+    assert upstream(network, {first, second}) == {*names[names.index(second) :]}
+    assert upstream(network, {third}) == {*names[names.index(third) :]}
+    assert upstream(network, ()) == {*names}
+
+
+@pytest.mark.parametrize("event_driven", [True, False])
+def test_neurons_right_behind_others_are_measured_on_their_spikes(
+    monkeypatch: pytest.MonkeyPatch, event_driven: bool
+) -> None:
+    if not event_driven:
+        monkeypatch.setattr(cpu, "suits", lambda _: False)
+    nodes = [*chain(1).nodes]
+    second = Node("second", Neuron(), (nodes[2].name,))
+    nodes[3:] = [second, replace(nodes[3], inputs=("second",)), *nodes[4:]]
+    found = thresholds(Network(tuple(nodes)), [torch.rand(3, 6)], 2**20)
+    assert float(found["second"]) == float(found[nodes[2].name]) > 0
+
+
+def test_no_more_than_half_of_what_is_free_on_the_disk_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spike_norm.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    found = spike_norm._room(30, used=20, memory=10)
+    assert found is not None
+    assert found.nbytes == 30
+    assert spike_norm._room(30, used=21, memory=10) is None
 
 
 def test_memory_does_not_grow_with_steps_times_neurons(monkeypatch: pytest.MonkeyPatch) -> None:

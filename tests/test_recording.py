@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import images_for, networks, seeds
+from strategies import dyadic, images_for, networks, seeds
 from test_simulate import one_layer
 
 import equispike as es
 from equispike.analysis import plots
+from equispike.graph.network import Network, Node
+from equispike.graph.ops import Conv, Flatten, Input, Neuron, Readout
 from equispike.simulation import cpu, plan
 from equispike.simulation.beginning import initial_potentials
 from equispike.simulation.stepwise import steps
@@ -100,6 +102,24 @@ def test_an_image_that_stopped_is_silent_and_keeps_its_potentials(engine: Any) -
         assert not run.trains[last][end:, image].any()
         assert run.trains[last][:end, image].any()
         assert torch.equal(v[end:], v[end - 1].expand_as(v[end:]))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_potentials_of_images_hold_a_drive_by_step(engine: Any) -> None:
+    """Of pixels that are zero, a neuron of threshold 1 without spikes has added up its channel's drive."""
+    theta, ones = torch.ones((), dtype=torch.float64), (1, 1)
+    drive = torch.tensor([[0.25, 0.5], [0.125, -1.0], [0.0, 0.25]]).double()
+    nodes = (
+        Node("input", Input((2, 3, 4))),
+        Node("conv", Conv(dyadic(0, 2, 2, 1, 1), None, ones, (0, 0), ones), ("input",)),
+        Node("n", Neuron(theta, theta, drive=drive), ("conv",)),
+        Node("flat", Flatten(), ("n",)),
+        Node("readout", Readout(), ("flat",)),
+    )
+    images = torch.zeros(2, 2, 3, 4, dtype=torch.float64)
+    run = es.simulate(Network(nodes), images, 4, engine=engine, potentials=["n"])
+    sums = torch.tensor([[0.25, 0.5], [0.375, -0.5], [0.375, -0.25], [0.375, 0.0]]).double()
+    assert torch.equal(run.potentials["n"], sums[:, None, :, None, None].expand(4, 2, 2, 3, 4))
 
 
 def test_a_layer_that_does_not_spike_is_refused_by_name() -> None:

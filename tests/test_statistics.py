@@ -110,6 +110,7 @@ def test_the_share_above_a_limit_is_that_of_the_sum() -> None:
         assert statistic.clipped(after(statistic, [x]), limit.double()) == pytest.approx(expected, rel=0.01)
     silent = Percentile(99.0)
     assert silent.clipped(after(silent, [torch.zeros(9)]), torch.tensor(0.0)) == 0.0
+    assert silent.clipped(after(silent, [torch.tensor([0.25])]), torch.tensor(0.125)) == pytest.approx(0.5, rel=0.01)
 
 
 def test_default_histogram_of_512_channels_is_small() -> None:
