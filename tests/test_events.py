@@ -462,6 +462,7 @@ def test_auto_computes_crowded_layers_densely(monkeypatch: pytest.MonkeyPatch) -
     task = Task(network, torch.ones(2, 4), torch.arange(2), 8, es.Constant(), 0)
     state = PlannedBatch(cpu.Cpu(), first, task, 2**20)  # type: ignore[arg-type]
     planning.ByPlan(cpu.Cpu()).advance(state)  # type: ignore[arg-type]
+    assert planning.plan(cpu.Cpu(), network, spike, choose=True).events == first.events
     assert cpu._crowded(state) == {"out"}
     state.neurons.fired["n"].zero_()
     assert cpu._crowded(state) == set()
