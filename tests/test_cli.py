@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 
+import equispike.cli.shared
 import equispike.report.demo
 from equispike.cli.shared import print_table
 from equispike.cli.source import read_model
@@ -156,6 +157,19 @@ def test_diagnose_names_layer_cause_and_remedy(capsys: pytest.CaptureFixture[str
     assert code == 0
     assert "Little is lost" in out
     assert "remedy" not in out
+
+
+def test_a_signal_in_the_middle_of_an_import_is_told_when_that_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_read.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nfactory = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    told: list[tuple[str, bool]] = []
+    monkeypatch.setattr(equispike.cli.shared.err, "print", lambda text: told.append((text, "half_read" in sys.modules)))
+    assert exit_code("check", "mnist-cnn", "--data", "half_read:factory") == 143
+    ((text, half_loaded),) = told
+    assert text.startswith("equispike: terminated; nothing half written was left behind. Start it again")
+    assert not half_loaded
 
 
 def test_images_unlike_those_of_the_training_are_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:

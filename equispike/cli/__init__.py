@@ -52,6 +52,10 @@ for command in (
     app.command(command, name=command.__name__.removesuffix("_command").replace("_", "-"))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Bad input of any kind ends in one line on standard error and exit code 2."""
     typed = sys.argv[1:] if arguments is None else arguments
@@ -59,11 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     remedy = f"nothing half written was left behind. Start it {again} to go on"
 
     def terminated(*_: object) -> NoReturn:
-        err.print(f"equispike: terminated; {remedy}")
-        sys.exit(143)
+        raise Terminated  # told when all is undone: telling needs modules, and one may be half loaded now
 
-    signal.signal(signal.SIGTERM, terminated)
     try:
+        signal.signal(signal.SIGTERM, terminated)
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             app(arguments, exit_on_error=False, print_error=False)
@@ -74,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"equispike: {where}{error.strerror or one_line(error)}. Choose another place, or mend this one")
         sys.exit(2)
+    except Terminated:
+        err.print(f"equispike: terminated; {remedy}")
+        sys.exit(143)
     except KeyboardInterrupt:
         err.print(f"equispike: interrupted; {remedy}")
         sys.exit(130)
