@@ -1,6 +1,7 @@
 """Parts that trials share: their options, one line for each failure, and one with the figures at the end."""
 
 import argparse
+import contextlib
 import inspect
 import random
 import sys
@@ -28,14 +29,18 @@ def options(module: ModuleType, tries: int) -> argparse.Namespace:
 
 
 def tell(what: str, attempts: Iterable[Attempt]) -> int:
-    """Print every attempt that failed, and how many were made of each end; return how many failed."""
+    """Print every attempt that failed, and how many were made of each end; return how many failed.
+
+    A keyboard interrupt (or SIGINT) ends the trial with the figures so far.
+    """
     ends: Counter[str] = Counter()
     began, failed = time.perf_counter(), 0
-    for attempt in attempts:
-        if not attempt.good:
-            failed += 1
-            print(f"{attempt.what}: {attempt.end}", file=sys.__stdout__, flush=True)
-        ends[attempt.end if attempt.good else "failed"] += 1
+    with contextlib.suppress(KeyboardInterrupt):
+        for attempt in attempts:
+            if not attempt.good:
+                failed += 1
+                print(f"{attempt.what}: {attempt.end}", file=sys.__stdout__, flush=True)
+            ends[attempt.end if attempt.good else "failed"] += 1
     told = "".join(f", {number:,} {end}" for end, number in sorted(ends.items()) if end != "failed")
     total = sum(ends.values())
     print(f"{total:,} {what}, {failed} failed{told}; {time.perf_counter() - began:.0f} s", file=sys.__stdout__)
