@@ -74,7 +74,7 @@ def test_a_file_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
     size = data.index(b"GCOL") + 8  # of the table of strings: as much again, which the library reads as empty for ever
     data[size : size + 8] = (2 * int.from_bytes(data[size : size + 8], "little")).to_bytes(8, "little")
     path.write_bytes(data)
-    monkeypatch.setattr(hdf5, "SECONDS", 1.5)
+    monkeypatch.setattr(hdf5, "SECONDS", 2)
     refused(path, r"no end of it in 2 s\. The file is damaged: write it again")
 
 

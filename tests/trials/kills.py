@@ -36,7 +36,8 @@ def judged(line: list[str], folder: Path, by: signal.Signals, code: int, whole: 
     said = (folder / "said").read_text().splitlines()
     if code not in (0, -by, CODES.get(by)):
         return f"ended with {code}: {said}"
-    if by in CODES and code and (len(said) != 1 or "again" not in said[0]):
+    *warnings, last = said or [""]
+    if by in CODES and code and ("again" not in last or not all(": warning: " in line for line in warnings)):
         return f"said {said}"
     for name, found in results(folder).items():  # ValueError or FileError: half a file
         finished = not name.endswith((".training", ".jsonl", ".sqlite", ".csv"))
