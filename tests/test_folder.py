@@ -7,10 +7,10 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from command import exit_code
 from PIL import Image
 from torch import nn
 
-from equispike.cli import main
 from equispike.errors import DataError
 from equispike.zoo import data
 from equispike.zoo.data import load
@@ -304,10 +304,9 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "tiny", Recipe(epochs=2, batch=9, lr=0.02, normalise=True))
 
     def call(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([*arguments, "--data", "imagenet", "--data-folder", str(folder)])
+        code = exit_code(*arguments, "--data", "imagenet", "--data-folder", str(folder))
         captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out + captured.err
+        return code, captured.out + captured.err
 
     model, net = str(tmp_path / "model.safetensors"), str(tmp_path / "net.safetensors")
     code, text = call("train", "--model", "tiny", "--recipe", "tiny", "--out", model)
