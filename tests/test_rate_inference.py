@@ -157,7 +157,7 @@ def test_larger_lambdas_give_lower_thresholds_and_smaller_omegas(
         right = (student(validation.floats()).argmax(1) == validation.labels).double().mean()
         assert point.validation_accuracy == pytest.approx(float(right))
         _, rates = scores_and_rates(student, validation.floats())
-        assert point.omega == pytest.approx(torch.stack([omega(r).mean() for r in rates]).mean().item(), rel=1e-4)
+        assert point.omega == pytest.approx(torch.stack([omega(r).mean() for r in rates]).mean().item(), rel=1e-3)
         network = es.convert(student, train.take(8).floats(), es.RateNorm())
         for name, layer in rate_norms(student):
             assert float(network.thresholds[name]) == pytest.approx(float(layer.running_max) * point.p[name], rel=1e-6)
