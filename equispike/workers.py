@@ -48,6 +48,11 @@ class Workers(Protocol):
         ...
 
 
+def done_by(on: Workers | None, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[tuple[int, Done]]:
+    """Results with the numbers of their items: of workers as they come, or of this process in order."""
+    return enumerate(map(work, items)) if on is None else on.map(work, items)
+
+
 @checked_fields
 @dataclass(frozen=True)
 class Processes:

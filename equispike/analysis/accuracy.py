@@ -19,7 +19,7 @@ from equispike.progress import track
 from equispike.simulation.run import EngineName, Run, check_arguments, simulate
 from equispike.simulation.stop import Stop
 from equispike.simulation.task import joined_by
-from equispike.workers import Workers
+from equispike.workers import Workers, done_by
 
 MANY_CLASSES = 20
 """From so many on, top-5 accuracy says something."""
@@ -130,7 +130,7 @@ def evaluate(
     work = _Work(network, seeds, {**how, "memory": memory, "stop": stop})
     join = joined_by(coder, network, timesteps)
     items = numbered(batches, network.input.shape, first, elsewhere=on is not None, join=join)
-    parts = enumerate(map(work, items)) if on is None else on.map(work, items)
+    parts = done_by(on, work, items)
     found = reduce(Evaluation.merge, (part for _, part in track(parts, label, length_hint(batches))))
     if found.unheard > UNHEARD * found.images:
         warn(

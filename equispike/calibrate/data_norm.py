@@ -27,7 +27,7 @@ from equispike.graph.network import Network, values_of
 from equispike.graph.ops import Neuron, Node
 from equispike.graph.walk import Interval, bounds
 from equispike.progress import track
-from equispike.workers import Workers
+from equispike.workers import Workers, done_by
 
 PERCENTILES = 93.0, 95.0, 97.0, 99.0, 99.5, 99.9, 100.0
 """Those between which a number of time-steps decides."""
@@ -77,8 +77,7 @@ class DataNorm:
         if self.timesteps is not None:
             return self._choose(network, hold(batches, network.input.shape), self.timesteps, on)
         statistic, states = self._statistic(), dict[str, Any]()
-        work, pieces = _Work(network, statistic), in_pieces(batches, network.input.shape)
-        parts = enumerate(map(work, pieces)) if on is None else on.map(work, pieces)
+        parts = done_by(on, _Work(network, statistic), in_pieces(batches, network.input.shape))
         for _, found in track(parts, str(self), length_hint(batches)):
             states = {name: statistic.merge(states[name], found[name]) for name in states} or found
         thresholds = Thresholds()

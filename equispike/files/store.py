@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from equispike.errors import FileError
-from equispike.workers import Workers
+from equispike.workers import Workers, done_by
 
 Asked = Mapping[str, Any]
 """All that a point depends on, as JSON-able data: its key."""
@@ -88,8 +88,7 @@ class Store:
             try:
                 with self._renewing(held):
                     handed_out = self._claims(asked, to_do, held, claimed)
-                    done = enumerate(map(compute, handed_out)) if on is None else on.map(compute, handed_out)
-                    for place, found in done:
+                    for place, found in done_by(on, compute, handed_out):
                         number = claimed[place]
                         self._keep(key_of(asked[number]), found, held[number])
                         del held[number]
