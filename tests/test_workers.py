@@ -53,6 +53,7 @@ def test_parts_merge_in_any_order_to_the_whole(network: es.Network, data: Any, c
     for part in others:
         merged = merged.merge(part)
     assert same(merged, whole)
+    assert list(merged.own) == [0]  # parts in a row are one, or merging many of them would take quadratic time
 
 
 def test_parts_that_do_not_belong_together_are_refused() -> None:

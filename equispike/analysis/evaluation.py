@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ class Tally:
             self.among + other.among,
             {name: count + other.spikes[name] for name, count in self.spikes.items()},
             {name: count + other.counts[name] for name, count in self.counts.items()},
-            {**self.predictions, **other.predictions},
+            _joined(self.predictions, other.predictions),
             self.seconds + other.seconds,
             self.steps + other.steps,
         )
@@ -153,9 +152,7 @@ class Evaluation:
         alike = (self.seeds, self.timesteps, *self.tallies[0].counts)
         if alike != (other.seeds, other.timesteps, *other.tallies[0].counts):
             raise SimulationError("merge: the evaluations differ in seeds, steps or layers. Merge parts of one")
-        numbers = sorted((first, first + len(part)) for first, part in [*self.own.items(), *other.own.items()])
-        if any(end > start for (_, end), (start, _) in pairwise(numbers)):
-            raise SimulationError("merge: the parts share images. Give each part's first number: evaluate(..., first=)")
+        own = _joined(self.own, other.own)
         both = (self.expected, other.expected)
         return Evaluation(
             self.seeds,
@@ -163,7 +160,7 @@ class Evaluation:
             self.images + other.images,
             self.places + other.places,
             self.right + other.right,
-            {**self.own, **other.own},
+            own,
             None if both[0] is None or both[1] is None else both[0] + both[1],
             self.unheard + other.unheard,
             self.many,
@@ -217,6 +214,18 @@ class Evaluation:
     def spikes(self) -> dict[str, float]:
         """Spikes over all T steps, mean over images and runs, by layer."""
         return {name: float(steps.sum()) for name, steps in self.spikes_by_step.items()}
+
+
+def _joined(ours: Mapping[int, Tensor], others: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The classes of both; images that follow each other become one part, so that there stay few to compare."""
+    joined, first, end = dict[int, Tensor](), 0, -1
+    for start, part in sorted((*ours.items(), *others.items()), key=lambda item: item[0]):
+        if start < end:
+            raise SimulationError("merge: the parts share images. Give each part's first number: evaluate(..., first=)")
+        first = first if start == end else start
+        joined[first] = torch.cat([joined[first], part]) if start == end else part
+        end = start + len(part)
+    return joined
 
 
 def _in_order(parts: Mapping[int, Tensor]) -> Tensor:
