@@ -44,7 +44,8 @@ def train_command(
         str | None,
         Parameter(
             help="Begin with the weights of this trained model, a name or a file, not random ones. With a --model that "
-            "has Rate Norm layers where this one has ReLUs, its largest activations become their thresholds."
+            "has Rate Norm layers where this one has ReLUs, its largest activations become their thresholds. With one "
+            "without bias and batch norm, and a recipe for it, batch norm is folded and biases shrink to nothing."
         ),
     ] = None,
     levels: Annotated[
@@ -123,6 +124,7 @@ def _beginning(
     from equispike.nn import from_relu, rate_norms, with_levels
     from equispike.zoo.models import build
     from equispike.zoo.store import load_model
+    from equispike.zoo.unbias import folded
 
     if start is None:
         if levels is not None:
@@ -138,6 +140,8 @@ def _beginning(
         )
     if name != card["name"]:
         wanted = build(name)
+        if how.unbias:
+            return name, folded(trained, wanted).train(), {"started_from": card}
         if rate_norms(trained) or not rate_norms(wanted) or _weights(trained) != _weights(wanted):
             raise EquispikeError(
                 f"--start: {start} is a {card['name']}, and no {name} without its Rate Norm layers. Leave out --model"

@@ -65,6 +65,9 @@ class Recipe:
             they keep their own. Early epochs then cost a fraction (Touvron et al., 2019, train on small images too).
         rate_inference: lambda of the joint loss, cross-entropy + lambda sum Omega / L (Ding et al., 2021, eq. 9, 11):
             weights and the p that all Rate Norm layers then share learn together. 0 leaves p alone.
+        clip: largest Euclidean norm of all gradients together; longer ones are shortened to it. 0 for no limit.
+        unbias: epochs over which the biases of a trained network shrink to nothing, while its weights learn to
+            do without (``unbias.py``); the network that is kept is one without. 0 lets biases learn.
     """
 
     epochs: int
@@ -83,6 +86,8 @@ class Recipe:
     standardise: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
     rate_inference: float = 0.0
+    clip: float = 0.0
+    unbias: float = 0.0
 
     def pixels(self, epoch: int) -> int | None:
         """Side to which images are shrunk in that epoch, counted from 1; None where they keep their own.
@@ -140,8 +145,9 @@ RECIPES: dict[str, Recipe] = {
     "cifar-strong": _STRONG,
     # a VGG-16 in an hour and a half on one core: an epoch of 16 pixels costs 0.3 of one of 32, of 24 pixels 0.55
     "cifar-grow": _GROW,
-    # the same for Sengupta's VGG-16, which has neither bias nor batch norm
-    "sengupta-cifar-grow": replace(_GROW, standardise=True),
+    # from a network with batch norm to Sengupta's, which has neither batch norm nor bias
+    "sengupta-vgg-unbias": replace(_STRONG, epochs=6, lr=0.02, clip=0.5, unbias=3.0),
+    "sengupta-resnet-unbias": replace(_CIFAR, epochs=12, lr=0.02, clip=0.5, unbias=4.0),
     "cifar-resnet": replace(_CIFAR, epochs=40),
     "ding-cifar-fast": replace(_CIFAR, batch=128),
 }  # fmt: skip

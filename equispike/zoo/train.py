@@ -26,6 +26,7 @@ from equispike.zoo.rate_inference import learning_p, learnt_p, rates_of
 from equispike.zoo.recipes import Recipe
 from equispike.zoo.standardise import standardised, with_plain_weights
 from equispike.zoo.training_state import Epoch, TrainingState
+from equispike.zoo.unbias import first_without, shrink, shrinking, without_biases
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def train(
     trained.load_state_dict(state.best_weights)
     trained = with_plain_weights(trained) if recipe.standardise else trained
     trained = learnt_p(trained) if recipe.rate_inference else trained
+    trained = without_biases(trained) if recipe.unbias else trained
     assert state.best is not None
     return Trained(trained.eval(), tuple(state.history), state.best)
 
@@ -165,6 +167,7 @@ def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
 def _parametrised(model: nn.Module, recipe: Recipe) -> nn.Module:
     """A copy of the model that learns what the recipe says, by the names that a state has."""
     copied = standardised(model) if recipe.standardise else copy.deepcopy(model)
+    copied = shrinking(copied) if recipe.unbias else copied
     return learning_p(copied) if recipe.rate_inference else copied
 
 
@@ -201,7 +204,7 @@ def _train(
         measured = time.perf_counter()
         epoch = replace(epoch, validation_accuracy=accuracy_of(state.model, validation))
         epoch = replace(epoch, seconds=epoch.seconds + time.perf_counter() - measured)
-        state.add(epoch)
+        state.add(epoch, first_without(recipe.unbias))
         if checkpoint is not None and not rank():
             state.save(checkpoint)
         tell(epoch, number * per_epoch)
@@ -228,6 +231,8 @@ def _one_epoch(
         lr = recipe.lr * recipe.schedule(number - 1 + (k - 0.5) / len(batches), recipe.epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        if recipe.unbias:
+            shrink(state.model, (number - 1) * len(batches) + k, recipe.unbias * len(batches))
         if (side := recipe.pixels(number)) is not None:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         images = images.to(memory_format=torch.channels_last)
@@ -239,6 +244,8 @@ def _one_epoch(
         optimizer.zero_grad()
         # the mean over processes of the gradients becomes the mean over images, however these are shared
         (loss * (world() * len(labels) / len(batches[k - 1]))).backward() if world() > 1 else loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip)
         optimizer.step()
         seen += len(labels)
         loss_sum += value * len(labels)
@@ -274,6 +281,8 @@ def _require_compiler() -> None:
 
 
 def _check(model: nn.Module, train: Part, validation: Part, recipe: Recipe, device: torch.device) -> None:
+    if recipe.unbias > recipe.epochs:
+        raise EquispikeError(f"unbias: biases shrink for {recipe.unbias:g} epochs, and there are {recipe.epochs}")
     for images in (train, validation):
         if not len(images):
             raise DataError(f"{images.name}: no images to train with")

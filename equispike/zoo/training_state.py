@@ -52,10 +52,11 @@ class TrainingState:
         self.best: Epoch | None = None
         self.best_weights: dict[str, Tensor] = {}
 
-    def add(self, epoch: Epoch) -> None:
-        """Enter a finished epoch, and keep its weights if none were better."""
+    def add(self, epoch: Epoch, first: int = 1) -> None:
+        """Enter a finished epoch, and keep its weights if none were better since epoch `first`."""
         self.history.append(epoch)
-        if self.best is None or (epoch.validation_accuracy or 0.0) >= (self.best.validation_accuracy or 0.0):
+        best = self.best
+        if not best or best.number < first or (epoch.validation_accuracy or 0.0) >= (best.validation_accuracy or 0.0):
             self.best = epoch
             self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
