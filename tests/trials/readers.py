@@ -3,7 +3,7 @@
 ``python tests/trials/readers.py --tries 20000 --seed 0`` damages small whole files of every kind that is read: bytes
 changed, cut out, filled or copied; JSON and ONNX graphs with senseless values in well-formed files, digests made anew.
 Each is read in a child process with a bound on its memory, and within some seconds. NIR files, which a process of their
-own reads, are one in a hundred.
+own reads, are one in 500.
 """
 
 import json
@@ -272,7 +272,7 @@ def child(numbers: range, seed: int, folder: Path, readers: dict[str, Reader], o
     with os.fdopen(out, "w") as told:
         for number in numbers:
             draw = draws(seed, number)
-            name = "network.nir" if number % 100 == 99 else draw.choice(names)
+            name = "network.nir" if number % 500 == 499 else draw.choice(names)
             path = folder / "hostile" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if name.endswith(("png", "jpg")):  # where the other part is whole
