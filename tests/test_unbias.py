@@ -15,7 +15,7 @@ from equispike.zoo.data import load
 from equispike.zoo.models import build, preact_resnet, resnet, vgg
 from equispike.zoo.recipes import Recipe
 from equispike.zoo.store import load_model, save_model
-from equispike.zoo.train import accuracy_of, train
+from equispike.zoo.train import Progress, accuracy_of, train
 from equispike.zoo.unbias import folded
 
 RECIPE = Recipe(epochs=4, batch=50, lr=0.02, clip=0.5, unbias=2.0)
@@ -84,7 +84,9 @@ def test_a_trained_network_without_biases_is_kept_and_remains_good(tmp_path: Pat
     trained = train(start, *parts, RECIPE)
     assert trained.best.number >= 2
     assert not biases(trained.model)
-    assert accuracy_of(trained.model, parts[1]) == trained.best.validation_accuracy > 0.97
+    found = accuracy_of(trained.model, parts[1])
+    assert found == trained.best.validation_accuracy
+    assert found > 0.97
     assert all(torch.equal(bias, before) for bias, before in zip(biases(start), given, strict=True))
     save_model(tmp_path / "x.safetensors", "mnist-cnn", trained.model, {})
     images = sample.test.take(10).floats()
@@ -97,8 +99,26 @@ def test_the_last_epoch_counts_where_biases_shrink_to_the_end():
     recipe = replace(RECIPE, epochs=2, unbias=2.0, lr=1e-9)  # nothing learns, so biases are missed
     trained = train(start, sample.train.take(100), sample.validation.take(100), recipe)
     assert trained.best.number == 2
-    assert trained.history[0].validation_accuracy > trained.history[1].validation_accuracy
+    first, last = (epoch.validation_accuracy or 0.0 for epoch in trained.history)
+    assert first > last
     assert not biases(trained.model)
+
+
+def test_interrupted_while_biases_shrink_it_ends_in_the_same_weights(tmp_path: Path):
+    sample = load("mnist-sample")
+    parts = sample.train.take(100), sample.validation.take(50)
+    start = folded(load_model("mnist-cnn-rnl")[0], build("mnist-cnn"))
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:  # in the second epoch of two steps
+            raise KeyboardInterrupt
+
+    undisturbed, file = train(start, *parts, RECIPE), tmp_path / "run.training"
+    with pytest.raises(KeyboardInterrupt):
+        train(start, *parts, RECIPE, report=stop, checkpoint=file)
+    resumed = train(start, *parts, RECIPE, checkpoint=file, resume=True)
+    for name, value in undisturbed.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value)
 
 
 def test_gradients_are_shortened_to_their_largest_norm():

@@ -4,8 +4,7 @@ import copy
 import math
 
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch import Tensor, nn
 
 from equispike.errors import EquispikeError
 from equispike.nn import RateNorm
@@ -33,24 +32,30 @@ def folded(trained: nn.Module, plain: nn.Module) -> nn.Module:
     sums = any(isinstance(block, Residual) for block in trained.modules())
     if any(isinstance(block, PreActivation) or (sums and isinstance(block, RateNorm)) for block in trained.modules()):
         raise EquispikeError("unbias: batch norm or a threshold cannot be taken into the weights of sums. Name another")
-    waiting = iter(layers)
-    with torch.no_grad():
-        for source in trained.modules():
-            if isinstance(source, WEIGHTED):
-                layer = next(waiting)
-                bias = torch.zeros(len(source.weight)) if source.bias is None else source.bias
-                layer.weight.copy_(source.weight)
-                layer.bias = nn.Parameter(bias.to(source.weight, copy=True))
-            elif isinstance(source, NORMS):
-                fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
-                layer.weight, layer.bias = fuse(
-                    layer.weight, layer.bias, source.running_mean, source.running_var, source.eps, source.weight,
-                    source.bias,
-                )  # fmt: skip
-            elif isinstance(source, RateNorm):
-                layer.weight.div_(source.threshold)
-                layer.bias.div_(source.threshold)
+    for layer, (weight, bias) in zip(layers, _weights_and_biases(trained), strict=True):
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return model
+
+
+@torch.no_grad()
+def _weights_and_biases(trained: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Those of each layer, copied, with what follows it taken in."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for module in trained.modules():
+        if isinstance(module, WEIGHTED):
+            bias = module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias
+            found.append((module.weight.clone(), bias.clone()))
+        elif isinstance(module, NORMS):
+            weight, bias = found[-1]
+            assert module.running_var is not None
+            assert module.running_mean is not None
+            scale = module.weight / (module.running_var + module.eps).sqrt()
+            bias = (bias - module.running_mean) * scale + module.bias
+            found[-1] = weight * scale.view(-1, *(1,) * (weight.ndim - 1)), bias
+        elif isinstance(module, RateNorm):
+            weight, bias = found[-1]
+            found[-1] = weight / module.threshold, bias / module.threshold
+    return found
 
 
 def shrinking(model: nn.Module) -> nn.Module:
@@ -84,7 +89,7 @@ def without_biases(model: nn.Module) -> nn.Module:
     for layer in model.modules():
         if isinstance(layer, WEIGHTED) and layer.bias is not None:
             assert not layer.bias.any()
-            layer.bias = None
+            layer.register_parameter("bias", None)
     return model
 
 
@@ -93,5 +98,6 @@ def first_without(epochs: float) -> int:
     return max(1, math.ceil(epochs))
 
 
-def _biases(model: nn.Module) -> list[nn.Parameter]:
-    return [layer.bias for layer in model.modules() if isinstance(layer, WEIGHTED) and layer.bias is not None]
+def _biases(model: nn.Module) -> list[Tensor]:
+    layers = (layer for layer in model.modules() if isinstance(layer, WEIGHTED))
+    return [layer.bias for layer in layers if layer.bias is not None]
