@@ -39,7 +39,7 @@ def folded(trained: nn.Module, plain: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _weights_and_biases(trained: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Those of each layer, copied, with what follows it taken in."""
+    """Copies of each layer's weights and bias, with what follows the layer taken in."""
     found: list[tuple[Tensor, Tensor]] = []
     for module in trained.modules():
         if isinstance(module, WEIGHTED):
