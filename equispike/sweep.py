@@ -7,7 +7,7 @@ from typing import Any
 
 from equispike.analysis.accuracy import evaluate
 from equispike.calibrate.method import Method
-from equispike.conversion import Converter, Model, check_v_init, digest
+from equispike.conversion import Converter, Model, check_delay, check_v_init, digest
 from equispike.errors import EquispikeError
 from equispike.files.store import Asked, Found, Store
 from equispike.functional.coding import Coder, Constant
@@ -25,7 +25,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Point:
-    """One way to convert and run a network. ConversionError for ``v_init`` or ``bits`` out of range.
+    """One way to convert and run a network. ConversionError for ``v_init``, ``bits`` or ``delay`` out of range.
 
     Fields:
         method: how thresholds are set.
@@ -33,6 +33,7 @@ class Point:
         reset, v_init: as for ``convert``; the reset's default is the method's own.
         bits: weights and thresholds are rounded to integers of so many bits first; None leaves them as they are.
         seed: of what is drawn in the simulation.
+        delay: share of the steps, the first ones, that scores leave out, as for ``convert``.
     """
 
     method: Method
@@ -41,9 +42,11 @@ class Point:
     v_init: float | str = 0.0
     bits: int | None = None
     seed: int = 0
+    delay: float = 0.0
 
     def __post_init__(self) -> None:
         check_v_init(self.v_init)
+        check_delay(self.delay)
         if self.bits is not None:
             check_bits(self.bits)
 
@@ -57,6 +60,7 @@ class Point:
             "v_init": self.v_init,
             "bits": self.bits,
             "seed": self.seed,
+            "delay": self.delay,
         }
 
 
@@ -130,7 +134,7 @@ class _Work:
 
     def __call__(self, number: int) -> Found:
         point = self.points[number]
-        network = self.convert(point.method, reset=point.reset, v_init=point.v_init)
+        network = self.convert(point.method, reset=point.reset, v_init=point.v_init, delay=point.delay)
         network = network if point.bits is None else quantize(network, point.bits)
         label = f"simulating {conversion(network.provenance)}"
         found = evaluate(network, self.judged.batches(_BATCH), self.timesteps, point.coder, point.seed, label=label)

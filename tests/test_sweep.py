@@ -35,6 +35,7 @@ T = 12
 POINTS = (
     Point(es.DataNorm(99.9)),
     Point(es.DataNorm(99.9), v_init=0.5, bits=8),
+    Point(es.DataNorm(99.9), v_init=0.5, delay=0.5),
     Point(es.RMP(0.8, timesteps=8), reset="zero"),
     Point(es.RMP(0.6, timesteps=8)),
     *(Point(es.DataNorm(99.9), es.Poisson(), seed=seed) for seed in (3, 4)),
@@ -71,9 +72,8 @@ def test_points_are_what_convert_and_evaluate_give(model: nn.Module, swept: Path
     found = {json.dumps(conditions): document["runs"][0] for conditions, document in Store(swept).read()}
     assert len(found) == len(POINTS)
     for point in POINTS:
-        network = es.convert(
-            model, digits.train.take(20).floats(), point.method, reset=point.reset, v_init=point.v_init
-        )
+        how: dict[str, Any] = {"reset": point.reset, "v_init": point.v_init, "delay": point.delay}
+        network = es.convert(model, digits.train.take(20).floats(), point.method, **how)
         network = network if point.bits is None else quantize(network, point.bits)
         expected = es.evaluate(network, digits.validation.take(30).batches(30), T, point.coder, point.seed)
         (stored,) = (found[key] for key in found if point.asked.items() <= json.loads(key).items())
@@ -122,9 +122,11 @@ def test_a_report_and_a_csv_file_hold_every_point(swept: Path, tmp_path: Path) -
     assert not others
     page = page_data(read_runs([swept]))
     assert [run["method"] for run in page["runs"]] == [run["method"] for run in document["runs"]]
-    assert {"DataNorm(percentile=99.9), v_init 0.5, 8 bits", "RMP(scale=0.8, timesteps=8), hard reset"} <= {
-        run["method"] for run in page["runs"]
-    }
+    assert {
+        "DataNorm(percentile=99.9), v_init 0.5, delay 0.5",
+        "DataNorm(percentile=99.9), v_init 0.5, 8 bits",
+        "RMP(scale=0.8, timesteps=8), hard reset",
+    } <= {run["method"] for run in page["runs"]}
     assert write_report([swept], tmp_path / "r.html") == len(document["runs"])
     stored = Store(swept).read()
     assert write_csv(Store(swept), tmp_path / "s.csv") == T * len(stored)
@@ -178,6 +180,8 @@ def test_impossible_points_are_refused_before_anything_runs() -> None:
         Point(es.DataNorm(), bits=3)
     with pytest.raises(ConversionError, match="v_init: 1"):
         Point(es.DataNorm(), v_init=1.0)
+    with pytest.raises(ConversionError, match="delay: 1"):
+        Point(es.DataNorm(), delay=1.0)
 
 
 def test_files_of_another_kind_are_refused_and_left_alone(run: Callable[..., Any], swept: Path, tmp_path: Path) -> None:

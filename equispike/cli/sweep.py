@@ -80,6 +80,14 @@ def sweep_command(
             help="Potential at the start, as a fraction of the threshold; or uniform, drawn for each neuron.",
         ),
     ] = (0.0,),
+    delays: Annotated[
+        tuple[float, ...],
+        Many,
+        Parameter(
+            name="--delay",
+            help="Share of the steps, the first ones, that scores leave out; 0.5 helps deep networks.",
+        ),
+    ] = (0.0,),
     bits: Annotated[
         tuple[int, ...],
         Many,
@@ -127,10 +135,10 @@ def sweep_command(
     splits, _ = given.read(card)
     judged = up_to(splits.validation if part == "validation" else splits.test, images)
     points = [
-        Point(method, Constant() if coder == "constant" else Poisson(), reset, v_init, number or None, seed)
-        for method, coder, reset, v_init, number, seed in itertools.product(
+        Point(method, Constant() if coder == "constant" else Poisson(), reset, v_init, number or None, seed, delay)
+        for method, coder, reset, v_init, delay, number, seed in itertools.product(
             [built for name in methods for built in _built(name, options, splits)],
-            *(coders, resets or (None,), v_inits, bits, seeds),
+            *(coders, resets or (None,), v_inits, delays, bits, seeds),
         )
     ]
     with progress():
