@@ -309,3 +309,12 @@ def test_a_device_that_there_is_not_is_refused_in_one_line(target: object) -> No
 def test_a_gpu_that_there_is_not_is_refused_in_one_line() -> None:
     with pytest.raises(EquispikeError, match=r"^to: .*Use cpu"):
         small().to("cuda")
+
+
+def test_dilation_of_a_single_weight_means_nothing() -> None:
+    """Given to oneDNN with such strides, as channels last have, it ended the process (torch 2.13)."""
+    x = torch.empty_strided((3, 2, 1, 1), (2, 1, 2, 2)).copy_(torch.arange(6.0).view(3, 2, 1, 1))
+    weight, bias = torch.tensor([0.5, -1.0, 2.0, 0.25]).view(4, 1, 1, 1), torch.arange(4.0)
+    dilated, plain = (Conv(weight, bias, (1, 2), (1, 1), (1, d), groups=2) for d in (2, 1))
+    assert torch.equal(dilated(x), plain(x.reshape(3, 2, 1, 1)))
+    assert dilated(x).shape == (3, 4, 3, 2)

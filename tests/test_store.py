@@ -144,3 +144,15 @@ def test_files_of_the_first_version_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="has version 1; this release reads 2"):
         Store(file).point({"n": 0}, dict)
     assert file.read_bytes() == before
+
+
+def test_a_message_of_sqlite_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    """The message quotes what is damaged."""
+    file = tmp_path / "points.sqlite"
+    Store(file).point({"n": 0}, lambda: {"square": 0})
+    whole = file.read_bytes()
+    for place in (b"CREATE TABLE points", b"tablepoints"):
+        assert whole.count(place) == 1
+        file.write_bytes(whole.replace(place, place[:-6] + b"\x84" + place[-5:]))
+        with pytest.raises(FileError, match=r"points\.sqlite: is damaged\. Delete it and run again \(.*\)$"):
+            Store(file).read()

@@ -240,7 +240,7 @@ def _opened(path: Path, complaint: str, options: str) -> Generator[sqlite3.Conne
         with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=PATIENCE)) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a message of SQLite's may quote damaged bytes
         raise FileError(f"{complaint} ({error})") from error
 
 

@@ -59,7 +59,9 @@ class Conv(_Dense):
 
     def __call__(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if self.weight.ndim == 3 else F.conv2d
-        return convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        # along an axis with one weight dilation means nothing, and oneDNN can crash on it (torch 2.13, channels last)
+        dilation = tuple(d if k > 1 else 1 for d, k in zip(self.dilation, self.weight.shape[2:], strict=True))
+        return convolve(x, self.weight, self.bias, self.stride, self.padding, dilation, self.groups)
 
 
 @dataclass(frozen=True, eq=False)
