@@ -349,12 +349,6 @@ class Readout:
         return x if self.scale == 1.0 else x * self.scale
 
 
-Op = (
-    Input | Conv | Linear | Sparse | AvgPool | MaxPool | WinnerPool | LeakyReLU | Affine | Flatten | Pad | Add
-    | Concat | Neuron | Readout
-)  # fmt: skip
-AnyOp = TypeVar("AnyOp", bound=Op)
-
 Weighted = Conv | Linear
 """Sums of many inputs with weights and a bias."""
 
@@ -366,6 +360,9 @@ Sum = Add | Concat
 
 Move = Flatten | Pad
 """Features in other places, and zeros."""
+
+Op = Input | Weights | AvgPool | MaxPool | WinnerPool | LeakyReLU | Affine | Move | Sum | Neuron | Readout
+AnyOp = TypeVar("AnyOp", bound=Op)
 
 
 @dataclass(frozen=True, eq=False)
