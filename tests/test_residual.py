@@ -186,17 +186,22 @@ def test_an_unknown_rule_is_refused_at_once(method: Any) -> None:
 
 @given(seeds)
 @settings(max_examples=3)
-def test_rmp_after_measuring_scales_what_spike_norm_finds(seed: int) -> None:
+def test_rmp_after_measuring_scales_what_spike_norm_measured(seed: int) -> None:
     network, images = traced(), dyadic(seed, 2, 3, 8, 8, low=0)
     assume(bool(images.any()))
     network = drive(network, images)
     measured = es.SpikeNorm(4, "subtract", residual="unity")(network, images)
     found = es.RMP(0.75, 4, after=True, residual="unity")(network, images)
-    assert {n: float(t) for n, t in found.items()} == {n: 0.75 * float(t) for n, t in measured.items()}
-    for after, size in ((True, 0.75), (False, 1.0)):
+    unity = residual_neurons(network)
+    assert {n: float(t) for n, t in found.items()} == {
+        n: float(t) * (1 if n in unity else 0.75) for n, t in measured.items()
+    }
+    for after in (True, False):
         found = es.RMP(0.75, 4, after=after, residual="unity")(network, images)
-        balanced = rescale(with_thresholds(network, found), "balanced").thresholds
-        assert all(float(balanced[name]) == pytest.approx(size) for name in residual_neurons(network))
+        spiking = with_thresholds(network, found)
+        balanced = rescale(spiking, "balanced").thresholds
+        assert all(float(balanced[name]) == pytest.approx(1.0) for name in unity)
+        assert torch.allclose(spiking(images), network(images), rtol=1e-4, atol=1e-4)
 
 
 # Sums as the paper meant them, and other thresholds in front

@@ -36,12 +36,14 @@ class Thresholds(dict[str, Tensor]):
     Attributes:
         scale: factor by which the method multiplied what it had measured; 1 for all but RMP.
         grows: spikes keep the size that was measured, threshold / scale, so that signals grow with depth.
+        unscaled: layers that the method did not multiply.
         sums: how spikes of layers with different thresholds meet, see :func:`with_thresholds`.
         told: what the method chose itself, and how, for provenance.
     """
 
     scale: float = 1.0
     grows: bool = False
+    unscaled: frozenset[str] = frozenset()
     sums: Sums = "weighted"
     told: Mapping[str, object] = MappingProxyType({})
 
@@ -87,7 +89,6 @@ def with_thresholds(network: Network, thresholds: Mapping[str, Tensor], reset: R
             have a size per channel.
     """
     told = thresholds if isinstance(thresholds, Thresholds) else Thresholds()
-    growing = told.scale if told.grows else 1.0
     if unknown := thresholds.keys() - network.neurons.keys():
         raise CalibrationError(f"{min(unknown)}: no neuron layer has this name. Layers: {', '.join(network.neurons)}")
 
@@ -99,6 +100,7 @@ def with_thresholds(network: Network, thresholds: Mapping[str, Tensor], reset: R
             raise CalibrationError(f"{name}: threshold {threshold.min():g} is not positive and finite")
         if op.ceiling is not None:  # in the unit of its input: what it stands for has not grown by this layer yet
             threshold = threshold.clamp(max=op.ceiling)
+        growing = told.scale if told.grows and name not in told.unscaled else 1.0
         op = dataclasses.replace(op, threshold=threshold, amplitude=threshold * gain(op) / growing, reset=reset)
         return op, growth / growing
 

@@ -18,6 +18,7 @@ from equispike.calibrate.spike_norm import (
     check_rules,
     in_batches,
     measure,
+    residual_neurons,
     rules,
     told_rules,
 )
@@ -55,8 +56,8 @@ class RMP:
         scale: alpha in (0, 1], or None: the smallest of ``scales`` whose accuracy on labelled images, after ``trial``
             steps, is within ``tolerance`` of the trained network's; if none is, the most accurate. The images are
             ``validation``, or else the calibration images, which must then come with labels; never test images.
-        timesteps, coder, seed, residual, front, sums, memory: as in :class:`SpikeNorm`. Unity is not scaled in the
-            loop: the rates that come in are higher already, and would grow from block to block.
+        timesteps, coder, seed, residual, front, sums, memory: as in :class:`SpikeNorm`. Unity is not scaled: the
+            rates that come in are higher already, and would grow from block to block.
         after: scale when all has been measured, instead of in the loop.
         statistic: "maximum", the paper's V_in^max; or "average", its V_in^avg: the mean of the weighted inputs that are
             above zero, over images, steps and neurons, for which ``scale=1.0`` is natural (the paper: it is about alpha
@@ -120,6 +121,7 @@ class RMP:
 
         if self.after:
             whole = measured(1.0)
+            whole.unscaled = frozenset(residual_neurons(network) if self.residual == "unity" else ())
             yield from (scaled(whole, scale) for scale in scales)
         else:
             yield from map(measured, scales)
@@ -153,9 +155,10 @@ class RMP:
 
 
 def scaled(thresholds: Thresholds, scale: float) -> Thresholds:
-    """Thresholds multiplied by the scale, for spikes that keep the size that they had."""
-    result = Thresholds({name: threshold * scale for name, threshold in thresholds.items()})
-    result.scale, result.grows, result.sums = scale, True, thresholds.sums
+    """Thresholds multiplied by the scale, but for unity, for spikes that keep the size that they had."""
+    rest = thresholds.unscaled
+    result = Thresholds({name: theta if name in rest else theta * scale for name, theta in thresholds.items()})
+    result.scale, result.grows, result.unscaled, result.sums = scale, True, rest, thresholds.sums
     return result
 
 
