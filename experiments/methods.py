@@ -12,9 +12,15 @@ from experiments.compare import Case, comparison
 from experiments.entry import Conditions
 from experiments.rows import Way
 
-WAYS = (
+SHALLOW = (
+    Way("the default: DataNorm(99, per_channel=True), half a threshold", DEFAULT, v_init=0.5),
+    Way("the same, scores of the second half", DEFAULT, v_init=0.5, delay=0.5),
+)
+DEEP = (
     Way("the default: half a threshold, scores of the second half", DEFAULT, v_init=0.5, delay=0.5),
     Way("DataNorm(99, per_channel=True), half a threshold", DEFAULT, v_init=0.5),
+)
+WAYS = (
     Way("DataNorm(99.9)", es.DataNorm(99.9)),
     Way("DataNorm(99.9), half a threshold at the start", es.DataNorm(99.9), v_init=0.5),
     Way("DataNorm(99.9, per_channel=True)", es.DataNorm(99.9, per_channel=True)),
@@ -38,7 +44,7 @@ ENTRIES = tuple(
         cites=CITES,
     )
     for data, network, timesteps, ways in (
-        ("MNIST", "mnist-cnn", 512, WAYS),
-        ("CIFAR-10", "resnet20-cifar10", 256, (*WAYS, BLOCKS)),
+        ("MNIST", "mnist-cnn", 512, (*SHALLOW, *WAYS)),
+        ("CIFAR-10", "resnet20-cifar10", 256, (*DEEP, *WAYS, BLOCKS)),
     )
 )
