@@ -4,7 +4,7 @@ And tables 1 to 3, which give the last points of these curves. Published figures
 Poisson input, spikes counted at output neurons; ``--coder constant --readout potential`` needs fewer steps. The hard
 reset has SPIKE-NORM's thresholds, as the paper's baseline has. The paper reads in two ways: thresholds scaled in the
 loop, each layer measured behind layers with scaled thresholds (the default), or all measured first and then scaled;
-``han-figure-5-readings`` sets the two side by side. The paper does not name the scale of the curve by which it counts
+``han-readings`` sets the two side by side. The paper does not name the scale of the curve by which it counts
 how many times sooner soft reset is; that figure stands beside 0.6, the smallest that section 4.1 says loses nothing.
 """
 
@@ -92,7 +92,7 @@ def table(number: int) -> Entry:
 
 
 READINGS = comparison(
-    "han-figure-5-readings",
+    "han-readings",
     "Thresholds scaled in the loop, and after measuring",
     [Case(*NETWORKS[5][:2], (*IN_THE_LOOP, *AFTERWARDS, AVERAGE))],
     COLUMNS,
