@@ -156,3 +156,20 @@ def test_a_message_of_sqlite_that_is_no_text_is_one_line(tmp_path: Path) -> None
         file.write_bytes(whole.replace(place, place[:-6] + b"\x84" + place[-5:]))
         with pytest.raises(FileError, match=r"points\.sqlite: is damaged\. Delete it and run again \(.*\)$"):
             Store(file).read()
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is to delete results because the disk is full: SQLite needs some space to read them, too."""
+    file = tmp_path / "points.sqlite"
+    Store(file).point({"n": 0}, lambda: {"square": 0})
+
+    def fail(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR | 19 << 8  # SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", fail)
+    with pytest.raises(FileError, match=r"cannot be read\. Free some space, or wait for whoever holds it \(disk I/O"):
+        Store(file).read()
+    with pytest.raises(FileError, match=r"cannot be written\. Choose another place or free some space \(disk I/O"):
+        Store(tmp_path / "new.sqlite").point({"n": 0}, lambda: {"square": 0})

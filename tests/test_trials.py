@@ -66,6 +66,7 @@ def test_commands_run_twice_or_killed_and_run_again_end_in_the_same_files(trial:
     names = "export to torch", "report"
     assert not fails(trial("same_bytes").pairs(given, names))
     assert not fails(trial("kills").disturbances(given, 4, 0, names))
+    assert not fails(trial("disks").disturbances(given, 4, 0, names, ("no rename", "over quota", "folder gone")))
     one, other = tmp_path / "one", tmp_path / "other"
     (one / "out.html").write_text("half")
     assert trial("same_bytes").differing(one, other) == ["out.html"]

@@ -69,8 +69,8 @@ def fresh(given: Path, folder: Path) -> Path:
     return folder
 
 
-def start(line: list[str], folder: Path, ready: Callable[[], None] = lambda: None) -> int:
-    """Run a command in a fork, within a folder; its number. What it says stands in the file ``said``."""
+def start(line: list[str], folder: Path, ready: Callable[[], None] = lambda: None, said_to: str = "said") -> int:
+    """Run a command in a fork, within a folder; its number. What it says stands in the file ``said_to``."""
     pid = os.fork()
     if pid:
         return pid
@@ -80,7 +80,7 @@ def start(line: list[str], folder: Path, ready: Callable[[], None] = lambda: Non
         torch.set_num_threads(1)
         sys.argv = ["equispike", *line]
         shared = sys.modules["equispike.cli.shared"]
-        with open("said", "w") as said:
+        with open(said_to, "w") as said:
             shared.err.file, shared.out.file = said, io.StringIO()
             ready()
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
