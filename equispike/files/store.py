@@ -28,10 +28,10 @@ LEASE = 60.0
 POLL, PATIENCE = 0.2, 30.0
 """Seconds between looks at points that others compute, and to wait for others to finish writing."""
 
-UNWRITTEN = "cannot be written. Choose another place or free some space"
-UNREAD = "cannot be read. Free some space, or wait for whoever holds it"
-DAMAGED = "is damaged. Delete it and run again"
-PASSING = {
+_UNWRITTEN = "cannot be written. Choose another place or free some space"
+_UNREAD = "cannot be read. Free some space, or wait for whoever holds it"
+_DAMAGED = "is damaged. Delete it and run again"
+_PASSING = {
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM,
 }  # fmt: skip
@@ -187,8 +187,8 @@ class Store:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FileError(f"{self.path}: {UNWRITTEN} ({error.strerror})") from error
-        with _opened(self.path, UNWRITTEN, "mode=rwc") as connection:
+            raise FileError(f"{self.path}: {_UNWRITTEN} ({error.strerror})") from error
+        with _opened(self.path, _UNWRITTEN, "mode=rwc") as connection:
             connection.execute("BEGIN IMMEDIATE")
             new = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
             if new:
@@ -208,7 +208,7 @@ class Store:
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection]:
         here = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)  # where SQLite puts its locks
-        with _opened(self.path, UNREAD, "mode=rw" if here else "mode=ro&immutable=1") as connection:
+        with _opened(self.path, _UNREAD, "mode=rw" if here else "mode=ro&immutable=1") as connection:
             connection.execute("PRAGMA query_only = ON")
             _check(connection, self.path)
             yield connection
@@ -248,8 +248,8 @@ def _opened(path: Path, complaint: str, options: str) -> Generator[sqlite3.Conne
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
     except (sqlite3.Error, UnicodeDecodeError) as error:  # a message of SQLite's may quote damaged bytes
-        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF not in PASSING
-        raise FileError(f"{path}: {DAMAGED if complaint == UNREAD and damaged else complaint} ({error})") from error
+        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING
+        raise FileError(f"{path}: {_DAMAGED if complaint == _UNREAD and damaged else complaint} ({error})") from error
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
