@@ -25,6 +25,8 @@ from shared import Attempt, draws, script
 
 KINDS = ("no rename", "over quota", "folder gone", *(("full", "read-only") if os.geteuid() == 0 else ()))
 BLOCK = 4096
+PROGRESS = ".training", ".jsonl"
+"""Endings of files that tell how far a training has come."""
 ROOM = 32 * 2**20
 """Bytes of the disk that is filled."""
 
@@ -87,7 +89,7 @@ def ended(line: list[str], folder: Path, ready: Callable[[], None], said: Path, 
 def left_over(folder: Path, before: set[str]) -> set[str]:
     """Files that a command has left and that were not there: what it resumes from does not count."""
     found = {path.name for path in folder.iterdir()} - before
-    return {name for name in found if not name.endswith(("-wal", "-shm", ".training", ".jsonl"))}
+    return {name for name in found if not name.endswith(("-wal", "-shm", *PROGRESS))}
 
 
 def tried(kind: str, command: str, given: Path, draw: random.Random, seconds: float, whole: dict[str, Any]) -> str:
@@ -134,8 +136,9 @@ def judged(
         (folder / "filler").unlink()
     elif kind == "read-only":
         subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-    if results(folder) != whole:  # ValueError or FileError: half a file
-        return f"files from before are others: {sorted(results(folder))}"
+    for name, found in results(folder).items():  # ValueError or FileError: half a file
+        if not name.endswith(PROGRESS) and found != whole[name]:
+            return f"{name} was there, and is another one"
     if more := left_over(folder, before):
         return f"left {sorted(more)}"
     finish(line, folder)
