@@ -11,8 +11,9 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def prepare(folder: Path) -> Path:
     (folder / "out.json").rename(folder / "given.json")
     (folder / "said").unlink()
     return folder
+
+
+@contextlib.contextmanager
+def prepared() -> Generator[Path]:
+    """What ``prepare`` makes, as long as the context lasts; forks compute on one thread."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        yield prepare(Path(name) / "given")
 
 
 def fresh(given: Path, folder: Path) -> Path:

@@ -12,18 +12,17 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from commands import COMMANDS, finish, fresh, prepare, results, start
+from commands import COMMANDS, finish, fresh, prepared, results, start
 from shared import Attempt, draws, script
 
-KINDS = ("no rename", "over quota", "folder gone", *(("full", "read-only") if os.geteuid() == 0 else ()))
+MOUNTED = "full", "read-only"
+KINDS = ("no rename", "over quota", "folder gone", *(MOUNTED if os.geteuid() == 0 else ()))
 BLOCK = 4096
 PROGRESS = ".training", ".jsonl"
 """Endings of files that tell how far a training has come."""
@@ -31,19 +30,15 @@ ROOM = 32 * 2**20
 """Bytes of the disk that is filled."""
 
 
-def nothing() -> None:
-    """Leave the command as it is."""
-
-
-def refuse(name: str, reason: int) -> Callable[[], None]:
+def refuse(names: tuple[str, ...], reason: int) -> Callable[[], None]:
     """Let functions of ``os`` fail for this reason, in the command's fork."""
 
-    def ready() -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise OSError(reason, os.strerror(reason))
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(reason, os.strerror(reason))
 
-        for one in name.split():
-            setattr(os, one, fail)
+    def ready() -> None:
+        for name in names:
+            setattr(os, name, fail)
 
     return ready
 
@@ -51,7 +46,6 @@ def refuse(name: str, reason: int) -> Callable[[], None]:
 @contextmanager
 def disk(folder: Path) -> Generator[None]:
     """A small file system of its own in this folder, which is empty."""
-    folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "trial", str(folder)], check=True)
     try:
         yield
@@ -59,18 +53,21 @@ def disk(folder: Path) -> Generator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder: Path, left: int) -> Path:
-    """Fill the disk until so many bytes are left; the file that does it."""
-    stats, filler = os.statvfs(folder), folder / "filler"
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, stats.f_bavail * stats.f_frsize - left))
-    return filler
-
-
-def copied(given: Path, folder: Path) -> None:
-    """Put what a command is given, and wrote before, into an empty folder."""
-    for path in given.iterdir():
-        shutil.copy2(path, folder)
+@contextmanager
+def failing(kind: str, folder: Path, left: int) -> Generator[None]:
+    """Let the disk be read-only, or full but for so many bytes, as long as the context lasts; else nothing happens."""
+    filler = folder / "filler"
+    if kind == "full":
+        stats = os.statvfs(folder)
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, stats.f_bavail * stats.f_frsize - left))
+    elif kind == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    yield
+    if kind == "full":
+        filler.unlink()
+    elif kind == "read-only":
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
 
 
 def ended(line: list[str], folder: Path, ready: Callable[[], None], said: Path, gone: float | None) -> tuple[int, str]:
@@ -93,49 +90,28 @@ def left_over(folder: Path, before: set[str]) -> set[str]:
 
 
 def tried(kind: str, command: str, given: Path, draw: random.Random, seconds: float, whole: dict[str, Any]) -> str:
-    """Say what is wrong after a command met such a disk; empty for nothing, and first how it ended."""
-    line, folder, said = COMMANDS[command], given.with_name("disk"), given.with_name("said")
-    before, ready = {path.name for path in given.iterdir()}, nothing
-    if kind == "no rename":
-        ready = refuse("replace rename", draw.choice([errno.ESTALE, errno.EBUSY, errno.EACCES]))
-    elif kind == "over quota":
-        ready = refuse("fsync", errno.EDQUOT)
+    """Say what is wrong after a command met such a disk; empty for nothing."""
+    line, folder, said, ready = COMMANDS[command], given.with_name("disk"), given.with_name("said"), lambda: None
     if kind == "folder gone":
         code, wrong = ended(line, fresh(given, folder), ready, said, draw.uniform(0, seconds))
         finish(line, fresh(given, folder))
         return wrong or ("" if code or results(folder) == whole else "made other files")
+    if kind == "no rename":
+        ready = refuse(("replace", "rename"), draw.choice([errno.ESTALE, errno.EBUSY, errno.EACCES]))
+    elif kind == "over quota":
+        ready = refuse(("fsync",), errno.EDQUOT)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    if kind in ("full", "read-only"):
-        with disk(folder):
-            copied(given, folder)
-            written = sum(path.stat().st_size for path in given.iterdir() if path.name.startswith("out"))
-            if kind == "full":
-                fill(folder, draw.randrange(0, 2 * written + BLOCK, BLOCK))
-            else:
-                subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-            return judged(line, folder, ready, said, before, whole, kind)
-    copied(given, folder)
-    return judged(line, folder, ready, said, before, whole, kind)
+    with disk(folder) if kind in MOUNTED else nullcontext():
+        shutil.copytree(given, folder, dirs_exist_ok=True)
+        written = sum(path.stat().st_size for path in given.glob("out*"))
+        with failing(kind, folder, draw.randrange(0, 2 * written + BLOCK, BLOCK)):
+            _, wrong = ended(line, folder, ready, said, None)
+        return wrong or judged(line, folder, {path.name for path in given.iterdir()}, whole)
 
 
-def judged(
-    line: list[str],
-    folder: Path,
-    ready: Callable[[], None],
-    said: Path,
-    before: set[str],
-    whole: dict[str, Any],
-    kind: str,
-) -> str:
-    """Say what is wrong while the disk fails and when it is mended; empty for nothing."""
-    _, wrong = ended(line, folder, ready, said, None)
-    if wrong:
-        return wrong
-    if kind == "full":
-        (folder / "filler").unlink()
-    elif kind == "read-only":
-        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+def judged(line: list[str], folder: Path, before: set[str], whole: dict[str, Any]) -> str:
+    """Say what is wrong once the disk is mended, and after the command was run again; empty for nothing."""
     for name, found in results(folder).items():  # ValueError or FileError: half a file
         if not name.endswith(PROGRESS) and found != whole[name]:
             return f"{name} was there, and is another one"
@@ -168,9 +144,8 @@ def disturbances(
 
 def run(tries: int, seed: int) -> Iterator[Attempt]:
     """Let the disk fail so many times."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        yield from disturbances(prepare(Path(name) / "given"), tries, seed)
+    with prepared() as given:
+        yield from disturbances(given, tries, seed)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ What was stopped ends with 130 or 143 and in one line that says how to go on.
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from commands import COMMANDS, finish, fresh, prepare, results, start
+from commands import COMMANDS, finish, fresh, prepared, results, start
 from shared import Attempt, draws, script
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -75,9 +73,8 @@ def disturbances(given: Path, tries: int, seed: int, names: tuple[str, ...] = tu
 
 def run(tries: int, seed: int) -> Iterator[Attempt]:
     """Disturb so many commands."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        yield from disturbances(prepare(Path(name) / "given"), tries, seed)
+    with prepared() as given:
+        yield from disturbances(given, tries, seed)
 
 
 if __name__ == "__main__":

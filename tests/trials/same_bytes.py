@@ -3,12 +3,10 @@
 ``python tests/trials/same_bytes.py --tries 36`` runs each command in two folders, in turn; ``--tries`` counts pairs.
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from commands import COMMANDS, finish, fresh, prepare, results
+from commands import COMMANDS, finish, fresh, prepared, results
 from shared import Attempt, script
 
 from equispike.files.checkpoint import kind_of
@@ -38,10 +36,8 @@ def pairs(given: Path, names: tuple[str, ...]) -> Iterator[Attempt]:
 
 def run(tries: int, seed: int) -> Iterator[Attempt]:
     """Run so many pairs, each command in its turn, from the one that the seed says."""
-    torch.set_num_threads(1)
     names = tuple(COMMANDS)
-    with tempfile.TemporaryDirectory() as name:
-        given = prepare(Path(name) / "given")
+    with prepared() as given:
         yield from pairs(given, tuple(names[number % len(names)] for number in range(seed, seed + tries)))
 
 
