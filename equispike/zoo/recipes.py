@@ -134,6 +134,7 @@ RECIPES: dict[str, Recipe] = {
     # Sengupta et al. (2019), section 7.1; moves and mirroring as in the ResNet code that they name
     "sengupta-cifar": replace(_SENGUPTA, schedule=Steps((81, 122)), shift=4),
     "sengupta-cifar-fast": replace(_CIFAR, batch=128, standardise=True),
+    "sengupta-cifar-grow": replace(_CIFAR, batch=128, standardise=True, sizes=((8, 16), (4, 24))),
     "sengupta-imagenet": replace(_SENGUPTA, epochs=100, schedule=Steps((30, 60))),
     "sengupta-imagenet-fast": replace(_CIFAR, epochs=10, batch=256, weight_decay=5e-5, shift=0, standardise=True),
     # Ding et al. (2021): rate and steps as in their code; moves and mirroring are ours
@@ -151,5 +152,6 @@ RECIPES: dict[str, Recipe] = {
     "sengupta-vgg-unbias": replace(_STRONG, epochs=6, lr=0.02, clip=0.5, unbias=3.0),
     "sengupta-resnet-unbias": replace(_CIFAR, epochs=12, lr=0.02, clip=0.5, unbias=4.0),
     "cifar-resnet": replace(_CIFAR, epochs=40),
+    "cifar-resnet-grow": replace(_CIFAR, epochs=40, sizes=((14, 16), (8, 24))),
     "ding-cifar-fast": replace(_CIFAR, batch=128),
 }  # fmt: skip
