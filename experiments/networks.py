@@ -1,4 +1,4 @@
-"""The networks that experiments convert: trained ones of the zoo, files, and ResNets that others trained."""
+"""The networks that experiments convert: trained ones of the zoo, files, a control, and ResNets that others trained."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,12 +10,16 @@ from torch import nn
 import equispike as es
 from equispike.conversion import digest
 from equispike.zoo.data import Dataset, default_folder, load
-from equispike.zoo.models import MODELS
+from equispike.zoo.models import MODELS, build
 from equispike.zoo.store import load_model, load_weights
+from equispike.zoo.unbias import folded
 from experiments.he import MEAN, SOURCE, STD, resnet
 
 STRANGERS = {"he-resnet20": (20, "he_resnet20_cifar10"), "he-resnet56": (56, "he_resnet56_cifar10")}
 """Depth and name of the file, by name."""
+WITHOUT_CEILINGS = {"vgg16-biased-cifar10": ("vgg16-slim-rnl-cifar10", "vgg16-cifar10")}
+"""A trained network whose Rate Norm layers become ReLUs, and a network with the same layers, by name: a control that
+keeps biases, in the form in which training without them begins."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ def find(source: str, data: str | None = None, folder: Path | None = None) -> Tr
     """The trained network and its data.
 
     Args:
-        source: a name of the zoo whose weights are in the package or the checkout; a file of ``equispike train``; or
-            "he-resnet20", "he-resnet56", with "=FILE" if the file is not in the folder models of the data folder.
+        source: a name of the zoo whose weights are in the package or the checkout; a file of ``equispike train``; one
+            of WITHOUT_CEILINGS; or "he-resnet20", "he-resnet56", with "=FILE" if the file is not in the folder models
+            of the data folder.
         data: another data set than the network's card names.
         folder: of data sets, as for ``zoo.data.load``.
     Raises:
@@ -49,6 +54,10 @@ def find(source: str, data: str | None = None, folder: Path | None = None) -> Tr
     name, _, path = source.partition("=")
     if name in STRANGERS:
         return _strangers(name, path, folder)
+    if source in WITHOUT_CEILINGS:
+        trained = find(WITHOUT_CEILINGS[source][0], data, folder)
+        model = folded(trained.model, build(WITHOUT_CEILINGS[source][1])).eval()
+        return replace(trained, name=source, model=model)
     try:
         model, card = load_model(source)
     except es.FileError as error:

@@ -5,6 +5,9 @@ constraints (junctions, unity thresholds in the blocks, plain layers in front); 
 layers from activations (section 7.3); without unity, unit spikes added as they are, which is the defect that unity is
 to cure (section 6.1); and without unity but with spikes weighted by their thresholds, which is not the paper's. Rows of
 the tables that cite other work are left out.
+
+``sengupta-biases`` is a control, since the paper's networks have neither bias nor batch norm: the VGG-16 without them,
+the trained one from which it was made (batch norm folded, ReLUs), and that one with its Rate Norm layers.
 """
 
 import equispike as es
@@ -75,4 +78,17 @@ def _tables() -> list[Entry]:
     return entries
 
 
-ENTRIES = tuple(_tables())
+BIASES = comparison(
+    "sengupta-biases",
+    "VGG-16: SPIKE-NORM with and without biases and ceilings",
+    [
+        Case("without biases", "vgg16-cifar10", (SPIKES,)),
+        Case("with biases", "vgg16-biased-cifar10", (SPIKES,)),
+        Case("with biases and ceilings", "vgg16-slim-rnl-cifar10", (SPIKES,)),
+    ],
+    (*STEPS, "loss"),
+    CIFAR,
+    paper="sengupta2019",
+    place="section 4.3, a control",
+)
+ENTRIES = (*_tables(), BIASES)

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import equispike as es
-from equispike.nn import with_levels
+from equispike.nn import rate_norms, with_levels
 from equispike.report.bibliography import PAPERS
 from equispike.zoo.data import Dataset, Split, load
 from equispike.zoo.models import MODELS, build, plain
@@ -74,7 +74,8 @@ def test_every_table_and_figure_is_there_with_its_source() -> None:
         assert bool(one.place) == (one.paper in PAPERS)
         assert {one.paper, *one.cites} - {""} <= set(PAPERS)
         assert one.source == "" or PAPERS[one.paper]["year"] in one.source
-        assert set(one.networks) - {"preact34-rnl-cifar100"} <= {*MODELS, *networks.STRANGERS}
+        made = {"preact34-rnl-cifar100", *networks.STRANGERS, *networks.WITHOUT_CEILINGS}
+        assert set(one.networks) - made <= set(MODELS)
 
 
 def published() -> Iterator[tuple[float, float, float]]:
@@ -159,6 +160,18 @@ def test_rows_are_shared_among_workers(tmp_path: Path, monkeypatch: pytest.Monke
     found = rows.row(way, digits(), replace(shared, on=Counting()))
     assert Counting.pieces == math.ceil(QUICK["images"] / 8)
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_the_control_keeps_biases_and_has_no_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(networks.WITHOUT_CEILINGS, "biased", ("mnist-cnn-rnl", "mnist-cnn"))
+    trained, control = digits("mnist-cnn-rnl"), digits("biased")
+    assert control.told["network"] == "biased"
+    assert not rate_norms(control.model)
+    assert any(name.endswith("bias") for name, _ in control.model.named_parameters())
+    images = trained.data.test.take(200).floats()
+    with torch.no_grad():
+        same = trained.model(images).argmax(1) == control.model(images).argmax(1)
+    assert same.float().mean() > 0.95
 
 
 @pytest.mark.usefixtures("undrawn")
