@@ -150,9 +150,10 @@ def omega(rate: Tensor) -> Tensor:
     >>> omega(torch.tensor([[1.0, 1.0, 0.0], [0.25, 0.25, 0.25], [0.0, 0.0, 0.0]]))
     tensor([1., 4., 0.])
     """
-    flat = rate.flatten(1).to(torch.promote_types(rate.dtype, torch.float32))
-    square = flat.square().sum(1)
-    return flat.sum(1) / square.where(square > 0, 1.0)
+    rate = rate.to(torch.promote_types(rate.dtype, torch.float32))
+    features = tuple(range(1, rate.ndim))  # not flattened, which would copy channels-last rates
+    square = rate.square().sum(features)
+    return rate.sum(features) / square.where(square > 0, 1.0)
 
 
 def rate_inference(rates: Sequence[Tensor]) -> Tensor:
