@@ -100,12 +100,17 @@ def _decay(_: Mapping[str, Any], content: Content) -> Verdict:
     return f"junctions {later[0]:.2f} ... {later[-1]:.2f}, later half {found['later junctions']:.2f}", later[-1] < 1.3
 
 
-def _sparser(rows: Mapping[str, Any], _: Content) -> Verdict:
+def _sparser(rows: Mapping[str, Any], content: Content) -> Verdict:
     (row,) = rows.values()
     rates = [spikes / row["neurons"][name] for name, spikes in row["spikes_per_image"].items()]
     third = len(rates) // 3
     first, last = sum(rates[:third]) / third, sum(rates[-third - 1 : -1]) / third
-    return f"first third {first:.1f}, last third {last:.1f} spikes per neuron", last < first
+    words = f"first third {first:.1f}, last third {last:.1f} spikes per neuron"
+    if asked := content["numbers"].get("asked for"):
+        *trained, _ = asked.values()
+        first_asked, last_asked = sum(trained[:third]) / third, sum(trained[-third:]) / third
+        words += f"; the trained network asks for {first_asked:.1f} and {last_asked:.1f}"
+    return words, last < first
 
 
 def _ratio(most: float) -> Callable[[Mapping[str, Any], Content], Verdict]:
@@ -159,9 +164,9 @@ CLAIMS = (
     ),
     Claim(("sengupta-table-3",), "Sengupta: unity cures sums of unlike spikes", "a curve", _plain_sums),
     Claim(("sengupta-figure-2c",), "Sengupta: the largest input decays to about one", "about 1", _decay),
-    Claim(("sengupta-figure-5",), "Sengupta: spikes become fewer with depth", "a figure", _sparser),
-    Claim(("sengupta-operations-vgg",), "Sengupta: additions per MAC", "1.975", _ratio(1.975)),
-    Claim(("sengupta-operations-resnet",), "Sengupta: additions per MAC", "2.4", _ratio(2.4)),
+    Claim(("sengupta-figure-5",), "Sengupta: spikes become fewer with depth", "a figure (ImageNet)", _sparser),
+    Claim(("sengupta-operations-vgg",), "Sengupta: additions per MAC", "1.975 (ImageNet, T = 500)", _ratio(1.975)),
+    Claim(("sengupta-operations-resnet",), "Sengupta: additions per MAC", "2.4 (ImageNet, T = 2,000)", _ratio(2.4)),
     Claim(("ding-table-1",), "Ding: learnt thresholds lose little", "low or negative", _loss("RNL", 0.5)),
     Claim(("ding-table-2",), "Ding: RNL + RIL after 32 steps", "85.40 % against 43.03 and 10.00", _fast),
     Claim(("ding-figure-7",), "Ding: less energy at equal accuracy", "0.265 of it, 8.6 times sooner", _energy),

@@ -31,6 +31,7 @@ from experiments.networks import Trained, find
 from experiments.page import write_page
 from experiments.rows import Row, Way, coder_of, convert
 from experiments.sengupta_figure_2c import unit
+from experiments.sengupta_figure_5 import asked_for
 
 QUICK = {"images": 20, "timesteps": 8, "calibration_images": 16, "observed_steps": 8}
 OPTIONS = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -160,6 +161,17 @@ def test_rows_are_shared_among_workers(tmp_path: Path, monkeypatch: pytest.Monke
     found = rows.row(way, digits(), replace(shared, on=Counting()))
     assert Counting.pieces == math.ceil(QUICK["images"] / 8)
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_spikes_are_as_many_as_the_trained_network_asks_for_where_input_is_constant() -> None:
+    trained, timesteps = digits(), 32
+    conditions = Conditions("constant", "potential", timesteps, images=20, calibration_images=16)
+    spiking = convert(Way("Max Norm", es.DataNorm()), trained, conditions)
+    asked = asked_for(spiking, trained, conditions)
+    run = es.simulate(spiking, trained.data.test.take(20).floats(), timesteps)
+    first = next(iter(asked))
+    assert asked.keys() == run.counts.keys()
+    assert asked[first] - 1 < float(run.counts[first].double().mean()) <= asked[first] + 1e-4  # rounded down
 
 
 def test_the_control_keeps_biases_and_has_no_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
