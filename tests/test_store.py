@@ -158,6 +158,26 @@ def test_a_message_of_sqlite_that_is_no_text_is_one_line(tmp_path: Path) -> None
             Store(file).read()
 
 
+def test_damage_is_told_whether_one_reads_or_writes(tmp_path: Path) -> None:
+    file = tmp_path / "points.sqlite"
+    Store(file).point({"n": 0}, lambda: {"square": 0})
+    whole = bytearray(file.read_bytes())
+    whole[100:4096] = bytes(3996)  # the first page: what tables there are
+    file.write_bytes(whole)
+    for use in (Store(file).read, lambda: Store(file).point({"n": 0}, dict)):
+        with pytest.raises(FileError, match=r"points\.sqlite: is damaged\. Delete it and run again \(.*\)$"):
+            use()
+
+
+def test_nobody_is_told_to_delete_a_file_that_is_not_ours(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("all that I know " * 100)
+    for use in (Store(file).read, lambda: Store(file).point({"n": 0}, dict)):
+        with pytest.raises(FileError, match=r"notes\.txt: is no file of 'equispike sweep'\. Choose another one"):
+            use()
+    assert file.read_text() == "all that I know " * 100
+
+
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is to delete results because the disk is full: SQLite needs some space to read them, too."""
     file = tmp_path / "points.sqlite"

@@ -31,6 +31,7 @@ POLL, PATIENCE = 0.2, 30.0
 _UNWRITTEN = "cannot be written. Choose another place or free some space"
 _UNREAD = "cannot be read. Free some space, or wait for whoever holds it"
 _DAMAGED = "is damaged. Delete it and run again"
+_FOREIGN = "is no file of 'equispike sweep'. Choose another one"
 _PASSING = {
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM,
@@ -248,8 +249,10 @@ def _opened(path: Path, complaint: str, options: str) -> Generator[sqlite3.Conne
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
     except (sqlite3.Error, UnicodeDecodeError) as error:  # a message of SQLite's may quote damaged bytes
-        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING
-        raise FileError(f"{path}: {_DAMAGED if complaint == _UNREAD and damaged else complaint} ({error})") from error
+        passing = getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
+        raise FileError(
+            f"{path}: {complaint if passing else _DAMAGED if is_store(path) else _FOREIGN} ({error})"
+        ) from error
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
@@ -259,7 +262,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise FileError(f"{path}: has version {marks[1]}; this release reads {_VERSION}. Run again into another file")
     schema = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     if marks[0] != ID or schema != [(table,) for table in _TABLES]:
-        raise FileError(f"{path}: is no file of 'equispike sweep'. Choose another one")
+        raise FileError(f"{path}: {_FOREIGN}")
 
 
 def _machine() -> str:
