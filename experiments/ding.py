@@ -2,9 +2,11 @@
 
 Stage 1 is the network as it was trained; stage 2 has its thresholds lowered by the rate inference loss: of several
 lambdas the one with the smallest Omega that costs at most TOLERANCE of validation accuracy. All layers share one p, as
-in the paper; in OWN each has its own, in RESTING batch norm stays as trained, in LOCKED the maxima do. The baselines
-take thresholds from the activations of stage 1, so that all rows are of the same network. Constant input, soft reset,
-the potential read out.
+in the paper; in OWN each has its own, in RESTING batch norm stays as trained, in LOCKED the maxima do.
+
+The baselines convert a network that was trained with ReLUs, as the paper's do: its section 3.3 takes the largest ReLU
+output as Max Norm's threshold. In CONTROLS they convert the Rate Norm network, which tells what training with Rate Norm
+does from what lowered thresholds do. Constant input, soft reset, the potential read out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +25,15 @@ from equispike.zoo.rate_inference import (
     lower_thresholds,
     recipe_of,
 )
-from experiments.compare import rows_of
+from experiments.compare import note, rows_of
 from experiments.entry import Conditions, Job
 from experiments.networks import Trained, find
 from experiments.rows import Row, Way
 
 CONDITIONS = Conditions("constant", "potential", 256, observed_steps=256)
-VGG, PREACT = "vgg16-rnl-cifar10", "preact18-rnl-cifar10"
+VGG = ("vgg16-rnl-cifar10", "vgg16-bn-cifar10")
+PREACT = ("preact18-rnl-cifar10", "preact18-cifar10")
+"""The network with Rate Norm layers, and the one with ReLUs."""
 TOLERANCE = 0.01
 
 STAGE_1, STAGE_2 = Way("RNL", es.RateNorm()), Way("RNL + RIL", es.RateNorm())
@@ -37,6 +41,8 @@ OWN, RESTING = Way("RNL + RIL, p by layer", es.RateNorm()), Way("RNL + RIL, rest
 LOCKED = Way("RNL + RIL, locked maxima", es.RateNorm())
 MAX_NORM, ROBUST_NORM = Way("Max Norm", es.DataNorm()), Way("Robust Norm", es.DataNorm(99.9))
 RMP = Way("RMP-SNN, scale 0.8", es.RMP(0.8))
+OF_RELUS = (MAX_NORM, ROBUST_NORM, RMP)
+CONTROLS = tuple(replace(way, label=f"{way.label}, Rate Norm network") for way in (MAX_NORM, ROBUST_NORM))
 
 SHORT = Settings(steps=80, batch=64)
 LEARNT: dict[str, tuple[tuple[float, ...], Settings]] = {
@@ -48,17 +54,22 @@ LEARNT: dict[str, tuple[tuple[float, ...], Settings]] = {
 """Lambdas and settings of the second stage; images are changed as in the network's own training."""
 
 
-def stages(ways: Sequence[Way], job: Job) -> tuple[Trained, dict[str, Row], dict[str, Any]]:
-    """The network as trained, the rows of all ways, and for the record what stage 2 led to."""
-    trained = find(job.networks[0], job.data, job.data_folder)
-    told: dict[str, Any] = {"network": trained.told}
+def stages(ways: Sequence[Way], job: Job) -> tuple[Trained, Trained, dict[str, Row], dict[str, Any]]:
+    """The network with Rate Norm, the one with ReLUs, the rows of all ways, and what stage 2 led to, for the record."""
+    trained, relus = (find(name, job.data, job.data_folder) for name in job.networks)
+    told: dict[str, Any] = {"network": trained.told, "network with ReLUs": relus.told}
     rows: dict[str, Row] = {}
     for way in ways:
-        network = trained
+        network = relus if way in OF_RELUS else trained
         if way.label in LEARNT:
             network, told[way.label] = lowered(trained, way, job)
         rows |= rows_of([way], network, job)
-    return trained, rows, told
+    return trained, relus, rows, told
+
+
+def both(trained: Trained, relus: Trained, one: Row) -> str:
+    """Both networks and the images."""
+    return f"{note(trained, one)}; Max Norm, Robust Norm and RMP-SNN: {relus.name}"
 
 
 def remarks(told: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,13 +10,26 @@ from torch import Tensor
 import equispike as es
 from equispike.analysis.fit import RateFit
 from equispike.analysis.plots import Panel, Series
-from experiments.compare import column, curves, note, sooner
-from experiments.ding import CONDITIONS, LOCKED, MAX_NORM, RMP, ROBUST_NORM, STAGE_2, VGG, lowered, stages
+from experiments.compare import column, curves, sooner
+from experiments.ding import (
+    CONDITIONS,
+    CONTROLS,
+    LOCKED,
+    MAX_NORM,
+    RMP,
+    ROBUST_NORM,
+    STAGE_1,
+    STAGE_2,
+    VGG,
+    both,
+    lowered,
+    stages,
+)
 from experiments.ding_figure_4 import SCALE, scaled
 from experiments.entry import Entry, Figures, Job, Line, Outcome, numbers
 from experiments.rows import BATCH, convert
 
-WAYS = (MAX_NORM, ROBUST_NORM, RMP, STAGE_2, LOCKED)
+WAYS = (MAX_NORM, ROBUST_NORM, RMP, *CONTROLS, STAGE_1, STAGE_2, LOCKED)
 IMAGES = 16  # for K and Omega
 SHOWN = 4  # layers whose K is drawn
 PUBLISHED: dict[str, Figures] = {
@@ -29,13 +42,13 @@ PUBLISHED: dict[str, Figures] = {
 
 def run(job: Job) -> Outcome:
     """K, accuracy, thresholds and Omega, before and after the thresholds were lowered."""
-    trained, rows, told = stages(WAYS, job)
+    trained, relus, rows, told = stages(WAYS, job)
     slow = rows[MAX_NORM.label]
     lines: list[Line] = []
     for label, one in rows.items():
         speed = sooner(one, slow) if one is not slow else {}
         lines.append(Line(label, {"T=32": column("T=32", one), **speed}, PUBLISHED.get(label, {})))
-    before = convert(MAX_NORM, trained, job.conditions)
+    before = convert(MAX_NORM, relus, job.conditions)
     spiking = {
         MAX_NORM.label: before,
         f"thresholds x {SCALE}": scaled(before),
@@ -51,7 +64,7 @@ def run(job: Job) -> Outcome:
         bars = tuple(Series(label, range(len(v)), v, "bars") for label, v in by.items())
         figure.append(Panel("", "", what, bars, ticks=names))
     kept = {**told, "rows": rows, "thresholds": thresholds, "omega": omegas, "layers": names}
-    words = f"{note(trained, slow)}; K and Omega: {IMAGES} images"
+    words = f"{both(trained, relus, slow)}; K and Omega: {IMAGES} images"
     return Outcome(lines, figure, words, (), kept)
 
 
@@ -72,7 +85,7 @@ def _k(fits: dict[str, RateFit], names: list[str]) -> Panel:
 
 ENTRIES = (
     Entry(
-        *("ding-figure-6", "VGG-16 on CIFAR-10: what lowered thresholds do", run, CONDITIONS, (VGG,)),
+        *("ding-figure-6", "VGG-16 on CIFAR-10: what lowered thresholds do", run, CONDITIONS, VGG),
         *("ding2021", "figure 6 and section 3.3", ("rueckauer2017", "han2020")),
     ),
 )

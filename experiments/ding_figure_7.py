@@ -13,12 +13,12 @@ import torch
 import equispike as es
 from equispike.analysis.energy import energy_until, power
 from equispike.analysis.plots import Panel, Series
-from experiments.compare import level_of, note
-from experiments.ding import CONDITIONS, MAX_NORM, OWN, STAGE_2, VGG, remarks, stages
+from experiments.compare import level_of
+from experiments.ding import CONDITIONS, MAX_NORM, OWN, STAGE_1, STAGE_2, VGG, both, remarks, stages
 from experiments.entry import Entry, Job, Line, Outcome, numbers
 from experiments.rows import Row
 
-WAYS = (MAX_NORM, STAGE_2, OWN)
+WAYS = (MAX_NORM, STAGE_1, STAGE_2, OWN)
 APART, LEVELS = 0.02, 6
 EQUAL = (0.0, "equal")
 PUBLISHED = {"times sooner": 8.6, "energy": 0.265}
@@ -33,7 +33,7 @@ def spikes(one: Row) -> torch.Tensor:
 
 def run(job: Job) -> Outcome:
     """Figure 7: power, and how much sooner than Max Norm, and at what energy, an accuracy is reached."""
-    trained, rows, told = stages(WAYS, job)
+    trained, relus, rows, told = stages(WAYS, job)
     slow = rows[MAX_NORM.label]
     lines: list[Line] = []
     compared: list[Panel] = []
@@ -48,7 +48,7 @@ def run(job: Job) -> Outcome:
     steps = range(1, job.conditions.timesteps + 1)
     powers = tuple(Series(label, steps, numbers(power(spikes(one)))) for label, one in rows.items())
     figure = (Panel("", "time-steps T", "alpha / s for one image", powers), *compared)
-    return Outcome(lines, figure, note(trained, slow), remarks(told), {**told, "rows": rows})
+    return Outcome(lines, figure, both(trained, relus, slow), remarks(told), {**told, "rows": rows})
 
 
 def _against(slow: Row, fast: Row, label: str) -> tuple[list[tuple[float, float, float]], list[Line]]:
@@ -75,7 +75,7 @@ def _until(one: Row, level: float) -> tuple[int, float]:
 
 ENTRIES = (
     Entry(
-        *("ding-figure-7", "VGG-16 on CIFAR-10: power, and speed against energy", run, CONDITIONS, (VGG,)),
+        *("ding-figure-7", "VGG-16 on CIFAR-10: power, and speed against energy", run, CONDITIONS, VGG),
         *("ding2021", "figure 7 and section 3.4", ("rueckauer2017",)),
     ),
 )

@@ -263,13 +263,14 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
 ) -> None:
     for way in (ding.STAGE_2, ding.LOCKED):
         monkeypatch.setitem(ding.LEARNT, way.label, ((0.01,), Settings(steps=1, maxima_move=way is ding.STAGE_2)))
-    monkeypatch.setattr(ding_tables, "WAYS", (ding.MAX_NORM, ding.STAGE_1, ding.STAGE_2, ding.LOCKED))
+    monkeypatch.setattr(ding_tables, "WAYS", (ding.MAX_NORM, *ding.CONTROLS, ding.STAGE_1, ding.STAGE_2, ding.LOCKED))
     monkeypatch.setattr(ding_figure_7, "WAYS", (ding.MAX_NORM, ding.STAGE_2))
     monkeypatch.setattr(ding, "TOLERANCE", 1.0)  # any accuracy will do, so the lowest thresholds are taken
     full = load("mnist-sample")
     few = Dataset(full.name, full.train.take(256), full.validation.take(100), full.test.take(50))
     monkeypatch.setattr(networks, "read_data", lambda *_: few)
-    job = quick("ding-table-2", tmp_path, ("mnist-cnn-rnl",), timesteps=16)
+    both = ("mnist-cnn-rnl", "mnist-cnn-bn")
+    job = quick("ding-table-2", tmp_path, both, timesteps=16)
     content, _ = result(CATALOGUE["ding-table-2"], job)
     first, *_, last = content["lines"]
     assert first["published"]["T=16"] == 10.07
@@ -278,9 +279,12 @@ def test_thresholds_are_learnt_and_lowered_once_for_all_entries(
     assert any(words.startswith("RNL + RIL: validation accuracy by lambda") for words in content["remarks"])
     monkeypatch.setattr(ding, "lower_thresholds", None)
     monkeypatch.setattr(rows, "measure", None)
-    power, _ = result(CATALOGUE["ding-figure-7"], quick("ding-figure-7", tmp_path, ("mnist-cnn-rnl",), timesteps=16))
+    power, _ = result(CATALOGUE["ding-figure-7"], quick("ding-figure-7", tmp_path, both, timesteps=16))
     assert power["lines"][-1]["published"] == {"times sooner": 8.6, "energy": 0.265}
     measured = content["numbers"]["rows"]
+    assert {label: row["network"] for label, row in measured.items()} == {
+        **dict.fromkeys(measured, "mnist-cnn-rnl"), "Max Norm": "mnist-cnn-bn"
+    }  # fmt: skip
     lowered = measured["RNL + RIL, locked maxima"]["thresholds"]
     assert all(lowered[name] < threshold for name, threshold in measured["RNL"]["thresholds"].items())
     assert measured["RNL + RIL"]["thresholds"] != measured["RNL"]["thresholds"]
