@@ -76,3 +76,12 @@ def test_other_things_than_results_and_axes_are_refused(wrong: Any) -> None:
     if wrong is not None:
         with pytest.raises(es.SimulationError, match="Give matplotlib axes"):
             plots.accuracy_curves(evaluated(), ax=wrong)
+
+
+def test_bars_of_one_colour_are_told_apart() -> None:
+    lines = tuple(plots.Series(f"line {number}", [0, 1], [1, 2]) for number in range(len(plots.COLOURS)))
+    bars = tuple(plots.Series(label, [0], [1], "bars") for label in ("line 0", "another", "line 1"))
+    figure: Any = plots.panels([plots.Panel("", "x", "y", lines), plots.Panel("", "x", "y", bars)], "")
+    drawn = [(patch.get_facecolor(), patch.get_hatch()) for patch in figure.axes[1].patches]
+    assert drawn[0][0] == drawn[1][0]  # colours come again after the last
+    assert len(set(drawn)) == len(bars)

@@ -274,6 +274,7 @@ def _panel(part: Panel, axes: Any, styles: Mapping[str, Mapping[str, Any]]) -> d
         return {}
     drawn: dict[str, Any] = {}
     bars = [s.label for s in part.series if s.kind == "bars"]
+    taken: set[str] = set()  # colours of bars so far
     for series in part.series:
         style = dict(styles[series.label])
         if series.like is not None:
@@ -281,7 +282,9 @@ def _panel(part: Panel, axes: Any, styles: Mapping[str, Mapping[str, Any]]) -> d
         if series.kind == "bars":
             wide = 0.8 / len(bars)
             shift = (bars.index(series.label) - (len(bars) - 1) / 2) * wide
-            drawn[series.label] = axes.bar([x + shift for x in series.x], series.y, wide, color=style["color"])
+            look = {"color": style["color"], "hatch": "//" if style["color"] in taken else "", "edgecolor": "white"}
+            drawn[series.label] = axes.bar([x + shift for x in series.x], series.y, wide, linewidth=0, **look)
+            taken.add(style["color"])
         elif series.kind == "dots":
             style |= {"linestyle": "", "marker": "o", "markersize": 3.5}
             (drawn[series.label],) = axes.plot(series.x, series.y, **style)
