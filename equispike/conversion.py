@@ -120,8 +120,8 @@ def convert(
 
 @dataclass(frozen=True, eq=False)
 class _Entered:
-    """A network that is ready for a method, the images that it is calibrated with, V(0) unless one is given, what
-    provenance says of them, and who measures.
+    """A network that is ready for a method, the images that it is calibrated with, V(0) unless one is given, the share
+    of the steps that scores leave out, what provenance says of them, and who measures.
     """
 
     network: Network
@@ -129,6 +129,7 @@ class _Entered:
     method: Method
     reset: Reset
     start: float
+    delay: float
     told: Mapping[str, object]
     on: Workers | None
 
@@ -140,9 +141,10 @@ class _Entered:
     def spiking(self, thresholds: Thresholds, v_init: float | str | None, spikes: SpikeKind) -> Network:
         """The network with these thresholds, which its method measured."""
         told = {"method": as_data(self.method), "scale": thresholds.scale, "reset": self.reset, **self.told}
+        told["delay"] = self.delay
         if thresholds.told:
             told["chosen"] = as_data(thresholds.told)
-        network = with_thresholds(self.network, thresholds, self.reset)
+        network = with_delay(with_thresholds(self.network, thresholds, self.reset), self.delay)
         network = dataclasses.replace(network, provenance={**network.provenance, **told})
         return with_spikes(with_v_init(network, self.start if v_init is None else v_init), spikes)
 
@@ -163,9 +165,9 @@ def _chosen(
     learnt: list[Method] = [RateNorm()] * any(op.threshold is not None for op in entered.network.neurons.values())
     methods = [method] if method is not None else [*learnt, *CANDIDATES]
     choice = choose(entered.network, hold(entered.images), timesteps, methods, install, delays)
-    network, told = with_delay(entered.network, choice.delay), {**entered.told, "delay": choice.delay}
-    told["chosen"] = choice.told
-    return dataclasses.replace(entered, network=network, method=choice.method, start=0.5, told=told), choice.corrections
+    told = {**entered.told, "chosen": choice.told}
+    chosen = dataclasses.replace(entered, method=choice.method, start=0.5, delay=choice.delay, told=told)
+    return chosen, choice.corrections
 
 
 def corrected(network: Network, batches: Batches, corrections: Sequence[AnyCorrection]) -> Network:
@@ -188,7 +190,8 @@ def with_spikes(network: Network, spikes: SpikeKind) -> Network:
 class Converter:
     """:func:`convert` for one model and one set of images; what several ways to convert share is measured once.
 
-    What ``RMP(..., after=True)`` measures serves all its scales, and no threshold depends on initial potentials.
+    What ``RMP(..., after=True)`` measures serves all its scales, and no threshold depends on initial potentials or on
+    which steps scores leave out.
     """
 
     def __init__(
@@ -226,36 +229,34 @@ class Converter:
             check_delay(delay)
         if timesteps is not None:
             start, delays = 0.5 if v_init is None else v_init, DELAYS if delay is None else (delay,)
-            entered = self._enter(method, reset, readout, delay)
+            entered = self._enter(method, reset, readout)
             entered, correct = _chosen(entered, timesteps, start, delays, spikes, method)
             thresholds = entered.measured()
         else:
-            entered, thresholds = self._thresholds(method, reset, readout, delay)
+            entered, thresholds = self._thresholds(method, reset, readout)
+            entered = entered if delay is None else dataclasses.replace(entered, delay=delay)
         return corrected(entered.spiking(thresholds, v_init, spikes), entered.images, correct)
 
     def _thresholds(
-        self, method: Method | None, reset: Reset | None, readout: ReadoutKind | None, delay: float | None
+        self, method: Method | None, reset: Reset | None, readout: ReadoutKind | None
     ) -> tuple[_Entered, Thresholds]:
         """Measure with the method, or take what it measured before."""
         after = method if isinstance(method, RMP) and method.after and method.scale is not None else None
         base = method if after is None else dataclasses.replace(after, scale=1.0)
-        key = f"{base!r}, {reset}, {readout}, {delay}"
+        key = f"{base!r}, {reset}, {readout}"
         if key not in self._measured:
-            entered = self._enter(base, reset, readout, delay)
+            entered = self._enter(base, reset, readout)
             self._measured[key] = entered, entered.measured()
         entered, thresholds = self._measured[key]
         if after is None or after.scale is None:
             return entered, thresholds
         return dataclasses.replace(entered, method=after), scaled(thresholds, after.scale)
 
-    def _enter(
-        self, method: Method | None, reset: Reset | None, readout: ReadoutKind | None, delay: float | None
-    ) -> _Entered:
+    def _enter(self, method: Method | None, reset: Reset | None, readout: ReadoutKind | None) -> _Entered:
         images, first, network, changes = self._prepared
         levelled = any(op.levels for op in network.neurons.values())
         start = 0.5 if method is None or levelled else 0.0
-        if delay is None:
-            delay = 0.5 if method is None and not levelled and depth(network) >= DEEP else 0.0
+        delay = 0.5 if method is None and not levelled and depth(network) >= DEEP else 0.0
         if method is None:
             method = RateNorm() if levelled else DEFAULT
         if self._on is not None and not isinstance(method, DataNorm):
@@ -268,18 +269,17 @@ class Converter:
             network = _with_output_neurons(network)
         scale, count = input_extent(images, network.input.shape, self._on)
         entrance = dataclasses.replace(network.input, scale=scale, amplitude=scale)
-        network = with_delay(network.replace_ops({network.nodes[0].name: entrance}), delay)
+        network = network.replace_ops({network.nodes[0].name: entrance})
         told: dict[str, object] = {
             "model": type(self._model).__name__,
             "readout": readout,
-            "delay": delay,
             "calibration_images": count,
             "changes": [f"{change.layer}: {change.text}" for change in changes],
             "versions": versions(),
         }
         if len(first.shapes) > 1:
             told["inputs"] = [list(shape) for shape in first.shapes]
-        return _Entered(network, images, method, reset, start, told, self._on)
+        return _Entered(network, images, method, reset, start, delay, told, self._on)
 
     @cached_property
     def _prepared(self) -> tuple[Batches, Batch, Network, list[Change]]:

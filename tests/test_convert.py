@@ -181,6 +181,24 @@ def test_the_default_is_a_percentile_per_channel_with_half_a_threshold_at_the_st
     assert again(named).neurons["1"].v_init == 0.0
 
 
+def test_thresholds_are_measured_once_for_all_starts_and_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[es.DataNorm] = []
+    measure = es.DataNorm.__call__
+
+    def counted(method: es.DataNorm, *arguments: Any) -> Thresholds:
+        measured.append(method)
+        return measure(method, *arguments)
+
+    monkeypatch.setattr(es.DataNorm, "__call__", counted)
+    images = torch.rand(50, 4)
+    converter = Converter(mlp(), images)
+    for v_init in (0.0, 0.5):
+        for delay in (None, 0.25, 0.75):
+            network = converter(es.DataNorm(), v_init=v_init, delay=delay)
+            assert network.readout.delay == network.provenance["delay"] == (delay or 0.0)
+    assert len(measured) == 1
+
+
 @pytest.mark.parametrize(("layers", "delay"), [(DEEP - 1, 0.0), (DEEP, 0.5)])
 def test_scores_of_a_deep_network_leave_out_the_first_half_of_the_steps(layers: int, delay: float) -> None:
     torch.manual_seed(0)
