@@ -135,6 +135,15 @@ def test_a_long_name_pushes_no_number_out_of_a_table(capsys: pytest.CaptureFixtu
     assert said.count("DataNorm(percentile=97)") == 9
 
 
+def test_long_headers_are_broken_and_push_nothing_out_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    header = ["", *(f"energy of layer {n} (times the trained network's)" for n in range(12))]
+    print_table([header, ["vgg16-slim-rnl-cifar10", *["1,656.57"] * 12]], "title")
+    said = capsys.readouterr().out
+    assert said.count("1,656.57") == 12
+    assert "vgg16-slim-rnl-cifar10" in said
+    assert max(map(len, said.splitlines())) < 300  # headers in one line would take 600
+
+
 def test_evaluate_rounds_and_stops_early(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--images", "40", "--timesteps", "48", "--bits", "8", "--stop", "8"]
     code, out, err = run(capsys, "evaluate", "mnist-cnn", *options)

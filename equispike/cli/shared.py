@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from cyclopts import Parameter
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # not squeezed into 80 columns where no terminal says how wide it is
 out = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+FIRST, HEADING = 24, 14
+"""Letters that a table's first column and the headers of numbers have at least before they are broken."""
 _DATA_SETS = (
     "mnist-sample (in the package), mnist, cifar10, cifar100 or imagenet (in --data-folder); a folder of pictures in "
     "train/CLASS/ and val/CLASS/, by its path or a URL that fsspec opens; or package.module:factory or "
@@ -240,15 +243,20 @@ def print_runs(runs: list[dict[str, Any]], title: str) -> None:
 def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1) -> None:
     """A header and rows; columns of numbers, those behind the first of words, to the right.
 
-    Where a line is too long, the first column is broken, and no number is lost.
+    Where a line is too long, headers and the first column are broken. No number is lost: rather is the table wider than
+    the terminal.
     """
     header, *body = rows
     grid = Table(title=title, title_justify="left")
-    for number, name in enumerate(header):
-        grid.add_column(name, justify="left" if number < words else "right", no_wrap=number > 0)
+    for number, (name, *cells) in enumerate(zip(header, *body, strict=True)):
+        width = max(HEADING, *map(len, cells)) if cells and number >= words else len(name) or 1
+        heading = "\n".join(wrap(name, width))
+        grid.add_column(heading, justify="left" if number < words else "right", no_wrap=number > 0)
     for row in body:
         grid.add_row(*row)
-    out.print(grid)
+    widest = max(len(first) for first, *_ in rows)
+    least = grid.__rich_measure__(out, out.options.update_width(10_000)).maximum - max(0, widest - FIRST)
+    Console(highlight=False, markup=False, soft_wrap=True, width=max(out.width, least)).print(grid)
 
 
 class Show(Protocol):
