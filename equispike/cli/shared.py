@@ -249,8 +249,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1) -> No
     header, *body = rows
     grid = Table(title=title, title_justify="left")
     for number, (name, *cells) in enumerate(zip(header, *body, strict=True)):
-        width = max(HEADING, *map(len, cells)) if cells and number >= words else len(name) or 1
-        heading = "\n".join(wrap(name, width))
+        heading = name if number < words else "\n".join(wrap(name, max([HEADING, *map(len, cells)])))
         grid.add_column(heading, justify="left" if number < words else "right", no_wrap=number > 0)
     for row in body:
         grid.add_row(*row)
