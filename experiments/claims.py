@@ -100,17 +100,19 @@ def _decay(_: Mapping[str, Any], content: Content) -> Verdict:
     return f"junctions {later[0]:.2f} ... {later[-1]:.2f}, later half {found['later junctions']:.2f}", later[-1] < 1.3
 
 
+def _thirds(values: Iterable[float]) -> tuple[float, float]:
+    """Means over the first and over the last third of the layers, output neurons left out."""
+    *layers, _ = values
+    third = (len(layers) + 1) // 3
+    return sum(layers[:third]) / third, sum(layers[-third:]) / third
+
+
 def _sparser(rows: Mapping[str, Any], content: Content) -> Verdict:
-    (row,) = rows.values()
-    rates = [spikes / row["neurons"][name] for name, spikes in row["spikes_per_image"].items()]
-    third = len(rates) // 3
-    first, last = sum(rates[:third]) / third, sum(rates[-third - 1 : -1]) / third
-    words = f"first third {first:.1f}, last third {last:.1f} spikes per neuron"
-    if asked := content["numbers"].get("asked for"):
-        *trained, _ = asked.values()
-        first_asked, last_asked = sum(trained[:third]) / third, sum(trained[-third:]) / third
-        words += f"; the trained network asks for {first_asked:.1f} and {last_asked:.1f}"
-    return words, last < first
+    counts = [(row["spikes_per_image"], row["neurons"]) for row in rows.values()]
+    hard, soft = (_thirds(n / neurons[name] for name, n in spikes.items()) for spikes, neurons in counts)
+    asked = _thirds(content["numbers"]["asked for"].values())
+    words = f"first third {hard[0]:.1f}, last third {hard[1]:.1f} spikes per neuron; soft reset {soft[0]:.1f} and"
+    return f"{words} {soft[1]:.1f}, the trained network asks for {asked[0]:.1f} and {asked[1]:.1f}", hard[1] < hard[0]
 
 
 def _ratio(most: float) -> Callable[[Mapping[str, Any], Content], Verdict]:

@@ -6,9 +6,11 @@ the spiking network per multiplication of the trained one, in the layers that sp
 borders of an image a spike reaches fewer synapses.
 
 Beside the spikes of figure 5 stand those that the trained network asks for, T times the mean rate clip(a / theta, 0, 1)
-of its activations: so one sees which layers are busy as trained, and what hard reset loses.
+of its activations, and those of soft reset at the same thresholds: so one sees which layers are busy as trained, and
+what hard reset loses.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,7 +23,7 @@ from equispike.analysis.plots import Panel, Series
 from experiments.compare import note
 from experiments.entry import Conditions, Entry, Job, Line, Outcome
 from experiments.networks import Trained, find
-from experiments.rows import BATCH, Way, coder_of, convert, row, test_images
+from experiments.rows import BATCH, Row, Way, coder_of, convert, row, test_images
 from experiments.sengupta_tables import SPIKES, UNITY
 
 NETWORKS: dict[str, tuple[str, Way, float]] = {
@@ -35,19 +37,21 @@ def sparsity(kind: str, job: Job) -> Outcome:
     """Figure 5: spikes of a neuron for an image, by layer."""
     (source,) = job.networks
     network = find(source, job.data, job.data_folder)
-    one = row(NETWORKS[kind][1], network, job)
-    per_neuron = {name: spikes / one["neurons"][name] for name, spikes in one["spikes_per_image"].items()}
-    asked = asked_for(convert(NETWORKS[kind][1], network, job.conditions), network, job.conditions)
-    lines = [Line(name, {"spikes per neuron": per_neuron[name], "asked for": asked[name]}) for name in per_neuron]
-    bars = (
-        Series("spikes", range(len(per_neuron)), list(per_neuron.values()), "bars"),
-        Series(
-            "asked for by the trained network", range(len(per_neuron)), [asked[name] for name in per_neuron], "bars"
-        ),
-    )
-    panel = Panel(network.name, "", "spikes per neuron", bars, ticks=list(per_neuron))
-    told = {"rows": {NETWORKS[kind][0]: one}, "asked for": asked, **network.told}
-    return Outcome(lines, (panel,), note(network, one), (), told)
+    way = NETWORKS[kind][1]
+    rows = {way.label: row(way, network, job), "soft reset": row(replace(way, reset="subtract"), network, job)}
+    hard, soft = map(per_neuron, rows.values())
+    asked = asked_for(convert(way, network, job.conditions), network, job.conditions)
+    columns = {"spikes per neuron": hard, "with soft reset": soft, "asked for": asked}
+    lines = [Line(layer, {name: values[layer] for name, values in columns.items()}) for layer in hard]
+    bars = tuple(Series(name, range(len(hard)), [v[layer] for layer in hard], "bars") for name, v in columns.items())
+    panel = Panel(network.name, "", "spikes per neuron", bars, ticks=list(hard))
+    told = {"rows": rows, "asked for": asked, **network.told}
+    return Outcome(lines, (panel,), note(network, rows[way.label]), (), told)
+
+
+def per_neuron(one: Row) -> dict[str, float]:
+    """Spikes of a neuron for an image, by layer."""
+    return {name: spikes / one["neurons"][name] for name, spikes in one["spikes_per_image"].items()}
 
 
 def asked_for(spiking: es.Network, network: Trained, conditions: Conditions) -> dict[str, float]:
