@@ -138,13 +138,14 @@ def _fast(rows: Mapping[str, Any], _: Content) -> Verdict:
 
 def _energy(_: Mapping[str, Any], content: Content) -> Verdict:
     last = {line["label"].rpartition(":")[0]: line["ours"] for line in content["lines"]}
-    told = {
-        label: f"{one['energy']:.2f} of it, {one['times sooner']:.1f} times sooner"
-        for label, one in last.items()
-        if one["energy"]
-    }
-    words = "; ".join(f"{label}: {words}" if label != "RNL + RIL" else words for label, words in told.items())
-    return words or "not reached", last["RNL + RIL"]["energy"] < 1 if told else None
+    told: list[str] = []
+    for label, ours in last.items():
+        words = (
+            f"{ours['energy']:.2f} of it, {ours['times sooner']:.1f} times sooner" if ours["energy"] else "not reached"
+        )
+        told.append(words if label == "RNL + RIL" else f"{label}: {words}")
+    energy = last["RNL + RIL"]["energy"]
+    return "; ".join(told), None if energy is None else energy < 1
 
 
 def _bound(_: Mapping[str, Any], content: Content) -> Verdict:

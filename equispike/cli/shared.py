@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -246,16 +247,29 @@ def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1) -> No
     Where a line is too long, headers and the first column are broken. No number is lost: rather is the table wider than
     the terminal.
     """
+    grid = _grid(rows, title, words)
+    if _width(grid) > out.width:
+        grid = _grid(rows, title, words, HEADING)
+    widest = max(len(first) for first, *_ in rows)
+    least = _width(grid) - max(0, widest - FIRST)
+    Console(highlight=False, markup=False, soft_wrap=True, width=max(out.width, least)).print(grid)
+
+
+def _grid(rows: Sequence[Sequence[str]], title: str, words: int, heading: int = 10_000) -> Table:
+    """The table, with headers of numbers broken at so many letters, or at as many as the longest number has."""
     header, *body = rows
     grid = Table(title=title, title_justify="left")
     for number, (name, *cells) in enumerate(zip(header, *body, strict=True)):
-        heading = name if number < words else "\n".join(wrap(name, max([HEADING, *map(len, cells)])))
-        grid.add_column(heading, justify="left" if number < words else "right", no_wrap=number > 0)
+        broken = name if number < words else "\n".join(wrap(name, max([heading, *map(len, cells)])))
+        grid.add_column(broken, justify="left" if number < words else "right", no_wrap=number > 0)
     for row in body:
         grid.add_row(*row)
-    widest = max(len(first) for first, *_ in rows)
-    least = grid.__rich_measure__(out, out.options.update_width(10_000)).maximum - max(0, widest - FIRST)
-    Console(highlight=False, markup=False, soft_wrap=True, width=max(out.width, least)).print(grid)
+    return grid
+
+
+def _width(grid: Table) -> int:
+    """Letters in a line of the table where nothing is broken."""
+    return Measurement.get(out, out.options.update_width(10_000), grid).maximum
 
 
 class Show(Protocol):
