@@ -115,6 +115,8 @@ class Recipe:
 #   cifar-cutout, from those weights   cifar10 (n = 10,000)   vgg13-narrow-rnl-cifar10 89.41 %, seed 0
 #   cifar-smooth                       cifar10 (n = 10,000)   vgg13-half-bn-cifar10 89.70 %, seed 0
 #   sengupta-resnet-unbias             cifar10 (n = 10,000)   resnet20-cifar10 from resnet20-bn-cifar10: 88.97 %, seed 0
+#   cifar-resnet-grow                  cifar100 (n = 10,000)  resnet20-bn-cifar100 64.28 %, seed 0
+#   sengupta-resnet-unbias             cifar100 (n = 10,000)  resnet20-cifar100 from those weights: 60.63 %, seed 0
 #   sengupta-vgg-unbias                cifar10 (n = 10,000)   vgg16-cifar10 from vgg16-slim-rnl-cifar10: 86.98 %, seed 0
 #   cifar-strong, from those weights   cifar10 (n = 10,000)   vgg13-half-rnl-cifar10 90.30 %, seed 0
 # Few settings were tried, and judged on validation accuracy: lr 0.05 reached less with seed 0; lr 0.1 and 0.2, and
