@@ -140,8 +140,8 @@ class _Entered:
 
     def spiking(self, thresholds: Thresholds, v_init: float | str | None, spikes: SpikeKind) -> Network:
         """The network with these thresholds, which its method measured."""
-        told = {"method": as_data(self.method), "scale": thresholds.scale, "reset": self.reset, **self.told}
-        told["delay"] = self.delay
+        set_by = {"method": as_data(self.method), "scale": thresholds.scale, "reset": self.reset, "delay": self.delay}
+        told = {**set_by, **self.told}
         if thresholds.told:
             told["chosen"] = as_data(thresholds.told)
         network = with_delay(with_thresholds(self.network, thresholds, self.reset), self.delay)

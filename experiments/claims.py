@@ -107,10 +107,9 @@ def _thirds(values: Iterable[float]) -> tuple[float, float]:
     return sum(layers[:third]) / third, sum(layers[-third:]) / third
 
 
-def _sparser(rows: Mapping[str, Any], content: Content) -> Verdict:
-    counts = [(row["spikes_per_image"], row["neurons"]) for row in rows.values()]
-    hard, soft = (_thirds(n / neurons[name] for name, n in spikes.items()) for spikes, neurons in counts)
-    asked = _thirds(content["numbers"]["asked for"].values())
+def _sparser(_: Mapping[str, Any], content: Content) -> Verdict:
+    columns = ("spikes per neuron", "with soft reset", "asked for")
+    hard, soft, asked = (_thirds(line["ours"][name] for line in content["lines"]) for name in columns)
     words = f"first third {hard[0]:.1f}, last third {hard[1]:.1f} spikes per neuron; soft reset {soft[0]:.1f} and"
     return f"{words} {soft[1]:.1f}, the trained network asks for {asked[0]:.1f} and {asked[1]:.1f}", hard[1] < hard[0]
 

@@ -252,7 +252,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str, words: int = 1) -> No
         grid = _grid(rows, title, words, HEADING)
     widest = max(len(first) for first, *_ in rows)
     least = _width(grid) - max(0, widest - FIRST)
-    Console(highlight=False, markup=False, soft_wrap=True, width=max(out.width, least)).print(grid)
+    Console(file=out.file, highlight=False, markup=False, soft_wrap=True, width=max(out.width, least)).print(grid)
 
 
 def _grid(rows: Sequence[Sequence[str]], title: str, words: int, heading: int = 10_000) -> Table:
