@@ -373,7 +373,7 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
     labelled["RMP, scale 0.2"]["accuracy"] = [0.2, 0.2]
     labelled["IF, hard reset"] = a_row([0.1, 0.1], trained_accuracy=0.88)
     speed = {"RMP, scale 1.0": {"times sooner": None}, "RMP, scale 0.6": {"times sooner": 9.0, "level": "85.0 %"}}
-    lines = [{"label": label, "ours": ours} for label, ours in speed.items()]
+    lines: list[dict[str, Any]] = [{"label": label, "ours": ours, "published": {}} for label, ours in speed.items()]
     stored = {"name": "han-figure-5", "lines": lines, "numbers": {"rows": labelled}, "note": "n", "conditions": QUICK}
     said = {words: holds for words, _, _, holds, _ in judged([stored])}
     sooner = "Han: soft reset is sooner than hard"
@@ -389,6 +389,20 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
         ((ours, holds),) = [(ours, holds) for claim, _, ours, holds, _ in judged([stored]) if claim == sooner]
         assert ours.startswith(words)
         assert holds == "open"
+    lowered = "Han: lowered thresholds are sooner still"
+    for times, verdict in ((8, "holds"), (9.5, "does not hold")):  # the paper's for that network
+        lines[1]["published"] = {"times sooner": times}
+        assert [holds for claim, _, _, holds, _ in judged([stored]) if claim == lowered] == [verdict]
+
+
+def test_constraints_are_judged_in_their_order() -> None:
+    losses = {"basic: a": 0.5, "constraint 1: a": 0.7, "constraints 1 and 2: b": 0.8}
+    stored = {"name": "sengupta-figure-3", "lines": [], "note": "n", "conditions": QUICK}
+    for last, verdict in ((0.85, "holds"), (0.6, "does not hold")):
+        rows_ = {label: a_row([accuracy], trained_accuracy=0.9) for label, accuracy in {**losses, "c: d": last}.items()}
+        ((_, _, ours, holds, _),) = judged([{**stored, "numbers": {"rows": rows_}}])
+        assert ours.startswith("basic 40.0, constraint 1 20.0")
+        assert holds == verdict
 
 
 def test_networks_of_others_are_read_as_they_were_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
