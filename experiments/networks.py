@@ -24,7 +24,7 @@ keeps biases, in the form in which training without them begins."""
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network with its data."""
+    """A trained network with its data. The name of one from a file is the file's: others may be of the same kind."""
 
     name: str
     model: nn.Module
@@ -34,7 +34,7 @@ class Trained:
     @property
     def told(self) -> dict[str, Any]:
         """For the record."""
-        training = {name: self.card[name] for name in ("seed", "test_accuracy", "recipe") if name in self.card}
+        training = {name: self.card[name] for name in ("name", "seed", "test_accuracy", "recipe") if name in self.card}
         return {"network": self.name, "weights": digest(self.model), "data": self.data.name, "training": training}
 
 
@@ -66,7 +66,7 @@ def find(source: str, data: str | None = None, folder: Path | None = None) -> Tr
         remedy = f"then add --network {source}.safetensors. Or put another network in its place with --network"
         raise es.EquispikeError(f"{error}; {remedy}") from error
     data = data or str(card["data"]).partition("/")[0]
-    return Trained(str(card["name"]), model, read_data(data, folder, bool(card.get("normalised"))), card)
+    return Trained(Path(source).name.removesuffix(".safetensors"), model, read_data(data, folder, bool(card.get("normalised"))), card)
 
 
 def _strangers(name: str, path: str, folder: Path | None) -> Trained:

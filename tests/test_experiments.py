@@ -405,6 +405,14 @@ def test_constraints_are_judged_in_their_order() -> None:
         assert holds == verdict
 
 
+def test_a_network_from_a_file_has_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "second.safetensors"
+    save_model(path, "mnist-cnn", build("mnist-cnn"), {"data": "mnist-sample", "seed": 3})
+    told = find(str(path)).told
+    assert told["network"] == "second"  # a table may have two of one kind
+    assert told["training"] == {"name": "mnist-cnn", "seed": 3}
+
+
 def test_networks_of_others_are_read_as_they_were_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = he.resnet(20).eval()
