@@ -65,8 +65,8 @@ def find(source: str, data: str | None = None, folder: Path | None = None) -> Tr
             raise
         remedy = f"then add --network {source}.safetensors. Or put another network in its place with --network"
         raise es.EquispikeError(f"{error}; {remedy}") from error
-    data = data or str(card["data"]).partition("/")[0]
-    return Trained(Path(source).name.removesuffix(".safetensors"), model, read_data(data, folder, bool(card.get("normalised"))), card)
+    found = read_data(data or str(card["data"]).partition("/")[0], folder, bool(card.get("normalised")))
+    return Trained(Path(source).name.removesuffix(".safetensors"), model, found, card)
 
 
 def _strangers(name: str, path: str, folder: Path | None) -> Trained:
