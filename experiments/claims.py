@@ -1,13 +1,14 @@
 """The papers' claims, judged by stored results: one table for a reader in a hurry."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import equispike as es
+from experiments.catalogue import CATALOGUE
 
 Content = Mapping[str, Any]
 Verdict = tuple[str, bool | None]
@@ -194,10 +195,21 @@ CLAIMS = (
 )
 
 
-def judged(results: Iterable[Content]) -> list[list[str]]:
-    """Rows of the table: claim, the paper's figure, ours, whether it holds, and the network with its images."""
+class Judged(NamedTuple):
+    """A claim, the paper's figure, ours, whether it holds; on which images, and on which network in short."""
+
+    claim: str
+    paper: str
+    ours: str
+    verdict: str
+    where: str
+    network: str
+
+
+def judged(results: Iterable[Content]) -> list[Judged]:
+    """Every claim on every result that bears on it, in the order of the claims."""
     held = list(results)
-    found: list[list[str]] = []
+    found: list[Judged] = []
     for claim in CLAIMS:
         for content in (content for content in held if content["name"].startswith(claim.entries)):
             try:
@@ -205,5 +217,26 @@ def judged(results: Iterable[Content]) -> list[list[str]]:
             except KeyError:
                 continue
             where = f"{content['note']}, T = {content['conditions']['timesteps']:,}"
-            found.append([claim.words, claim.paper, ours, VERDICTS[holds], where])
+            found.append(Judged(claim.words, claim.paper, ours, VERDICTS[holds], where, _network(content)))
     return found
+
+
+def in_short(found: Sequence[Judged]) -> list[list[str]]:
+    """A row for each claim: its words, and the networks by verdict."""
+    rows: list[list[str]] = []
+    for claim in dict.fromkeys(one.claim for one in found):
+        by_verdict = [[one for one in found if (one.claim, one.verdict) == (claim, v)] for v in VERDICTS.values()]
+        rows.append([claim, *(", ".join(dict.fromkeys(one.network for one in some)) for some in by_verdict)])
+    return rows
+
+
+def _network(content: Content) -> str:
+    """The first network of a result, and its input where that is not the paper's."""
+    named = named_networks(content["command"]) or CATALOGUE[content["name"]].networks or ("one neuron",)
+    return named[0] + (" (constant input)" if "--coder constant" in content["command"] else "")
+
+
+def named_networks(command: str) -> tuple[str, ...]:
+    """Names of the networks that are not the entry's own."""
+    words = command.split()
+    return tuple(following.removesuffix(".safetensors") for word, following in pairwise(words) if word == "--network")

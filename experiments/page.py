@@ -8,7 +8,7 @@ import equispike as es
 from equispike.files.disk import write_bytes
 from equispike.results import read_json
 from experiments.catalogue import CATALOGUE
-from experiments.claims import judged
+from experiments.claims import VERDICTS, in_short, judged, named_networks
 from experiments.entry import markdown, table
 
 HEAD = """# Results
@@ -17,11 +17,19 @@ The papers' claims, and what came of them here. Networks, images and conditions 
 [Reproduce](reproduce.md) tells how to run each again. `python -m experiments --page` writes this page from the files
 that the experiments left.
 
-{claims}
+{short}
 
-"Holds" compares with the paper's own number, or with its words where it has none; "open" needs more steps. Our networks
-are smaller or less accurate than the papers', and images fewer, where it says so: then sizes can be compared, not
-decimals.
+"Holds" compares with the paper's own number, or with its words where it has none; "open" needs more steps. Input is
+Poisson where it does not say constant, but for Ding's claims, which are about constant input.
+
+## The claims, with their figures
+
+Our networks are smaller or less accurate than the papers', and images fewer, where it says so: then sizes can be
+compared, not decimals.
+
+{full}
+
+## How to read the tables
 
 - Columns that end in "(paper)" are published, by the source named under the heading. All others were measured here.
 - All rows of a table share what stands behind "All rows": they differ in what the first column names, and in nothing
@@ -49,8 +57,10 @@ def write_page(folder: Path, path: Path) -> int:
         raise es.FileError(f"{folder}: holds no results. Run python -m experiments NAME --out {folder} first")
     files = sorted(found, key=lambda file: order[found[file]["name"]])
     sections = [_section(file, found[file], path.parent) for file in files]
-    claims = markdown([["claim", "paper", "here", "", "on"], *judged([found[file] for file in files])], words=5)
-    write_bytes(path, "\n".join([HEAD.format(claims=claims), *sections]).encode())
+    claims = judged([found[file] for file in files])
+    short = markdown([["claim", *(f"{verdict} on" for verdict in VERDICTS.values())], *in_short(claims)], words=4)
+    full = markdown([["claim", "paper", "here", "", "on"], *(claim[:5] for claim in claims)], words=5)
+    write_bytes(path, "\n".join([HEAD.format(short=short, full=full), *sections]).encode())
     return len(found)
 
 
@@ -60,8 +70,9 @@ def _section(file: Path, content: dict[str, Any], beside: Path) -> str:
         about = (
             f"{content['note']}. Threads: {content['threads']}, torch {used['torch']}, equispike {used['equispike']}."
         )
+        named = ", ".join(named_networks(content["command"]))
         parts = [
-            f"## {content['title']}" + (f" ({_networks(content)})" if _networks(content) else ""),
+            f"## {content['title']}" + (f" ({named})" if named else ""),
             (f"{content['source']}. " if content["source"] else "") + f"`{content['command']}`",
             about + (f" All rows: {content['all rows']}." if content["all rows"] else ""),
             *content["remarks"],
@@ -72,10 +83,3 @@ def _section(file: Path, content: dict[str, Any], beside: Path) -> str:
     if file.with_suffix(".png").is_file():
         parts.append(f"![{content['title']}]({os.path.relpath(file.with_suffix('.png'), beside)})")
     return "\n\n".join(parts) + "\n"
-
-
-def _networks(content: dict[str, Any]) -> str:
-    """The networks that are not the entry's own."""
-    words = content["command"].split()
-    named = [words[n + 1] for n, word in enumerate(words) if word == "--network"]
-    return ", ".join(name.removesuffix(".safetensors") for name in named)

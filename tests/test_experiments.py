@@ -24,7 +24,7 @@ from equispike.zoo.store import save_model
 from experiments import compare, ding, ding_figure_7, ding_tables, entry, he, networks, rows
 from experiments.__main__ import main
 from experiments.catalogue import CATALOGUE
-from experiments.claims import judged
+from experiments.claims import Judged, in_short, judged, named_networks
 from experiments.entry import CONSTANT, Conditions, Job, cell, command, file_name, result, table
 from experiments.han_figures_5_to_10 import FIGURES, SCALES, TABLES
 from experiments.networks import Trained, find
@@ -374,8 +374,15 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
     labelled["IF, hard reset"] = a_row([0.1, 0.1], trained_accuracy=0.88)
     speed = {"RMP, scale 1.0": {"times sooner": None}, "RMP, scale 0.6": {"times sooner": 9.0, "level": "85.0 %"}}
     lines: list[dict[str, Any]] = [{"label": label, "ours": ours, "published": {}} for label, ours in speed.items()]
-    stored = {"name": "han-figure-5", "lines": lines, "numbers": {"rows": labelled}, "note": "n", "conditions": QUICK}
-    said = {words: holds for words, _, _, holds, _ in judged([stored])}
+    stored = {
+        "name": "han-figure-5",
+        "lines": lines,
+        "numbers": {"rows": labelled},
+        "note": "n",
+        "conditions": QUICK,
+        "command": "",
+    }
+    said = {one.claim: one.verdict for one in judged([stored])}
     sooner = "Han: soft reset is sooner than hard"
     assert said == {
         "Han: thresholds at 0.6 lose nothing": "holds",
@@ -386,23 +393,30 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
     }
     for late, words in (([0.1, 0.87], "more than 1.0 times, at 44.0 %; after"), ([0.1, 0.2], "after all steps 20.0 %")):
         labelled["RMP, scale 1.0"]["accuracy"] = late
-        ((ours, holds),) = [(ours, holds) for claim, _, ours, holds, _ in judged([stored]) if claim == sooner]
-        assert ours.startswith(words)
-        assert holds == "open"
+        (one,) = (one for one in judged([stored]) if one.claim == sooner)
+        assert one.ours.startswith(words)
+        assert one.verdict == "open"
     lowered = "Han: lowered thresholds are sooner still"
     for times, verdict in ((8, "holds"), (9.5, "does not hold")):  # the paper's for that network
         lines[1]["published"] = {"times sooner": times}
-        assert [holds for claim, _, _, holds, _ in judged([stored]) if claim == lowered] == [verdict]
+        assert [one.verdict for one in judged([stored]) if one.claim == lowered] == [verdict]
 
 
 def test_constraints_are_judged_in_their_order() -> None:
     losses = {"basic: a": 0.5, "constraint 1: a": 0.7, "constraints 1 and 2: b": 0.8}
-    stored = {"name": "sengupta-figure-3", "lines": [], "note": "n", "conditions": QUICK}
+    stored = {"name": "sengupta-figure-3", "lines": [], "note": "n", "conditions": QUICK, "command": ""}
     for last, verdict in ((0.85, "holds"), (0.6, "does not hold")):
         rows_ = {label: a_row([accuracy], trained_accuracy=0.9) for label, accuracy in {**losses, "c: d": last}.items()}
-        ((_, _, ours, holds, _),) = judged([{**stored, "numbers": {"rows": rows_}}])
-        assert ours.startswith("basic 40.0, constraint 1 20.0")
-        assert holds == verdict
+        (one,) = judged([{**stored, "numbers": {"rows": rows_}}])
+        assert one.ours.startswith("basic 40.0, constraint 1 20.0")
+        assert one.verdict == verdict
+
+
+def test_claims_in_short_name_the_networks_by_verdict() -> None:
+    places = {"a": "holds", "b": "does not hold", "c": "holds", "d": "open"}
+    found = [Judged("it converts", "", "", verdict, "", network) for network, verdict in places.items()]
+    assert in_short([*found, found[0]]) == [["it converts", "a, c", "b", "d"]]
+    assert named_networks("python -m experiments x --network a --network b.safetensors --images 2") == ("a", "b")
 
 
 def test_a_network_from_a_file_has_the_files_name(tmp_path: Path) -> None:
