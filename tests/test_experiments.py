@@ -21,6 +21,7 @@ from equispike.zoo.data import Dataset, Split, load
 from equispike.zoo.models import MODELS, build, plain
 from equispike.zoo.rate_inference import Settings
 from equispike.zoo.store import save_model
+from equispike.zoo.train import accuracy_of
 from experiments import compare, ding, ding_figure_7, ding_tables, entry, he, networks, rows
 from experiments.__main__ import main
 from experiments.catalogue import CATALOGUE
@@ -365,6 +366,18 @@ def test_junctions_count_in_the_spikes_of_their_shortcut() -> None:
     assert unit(spiking, junction) == float(spiking.thresholds[before])
     path = list(spiking.neurons)[block - 1]
     assert unit(spiking, path) == float(spiking.thresholds[before])
+
+
+def test_the_trained_accuracy_is_the_models_own_where_sums_went_wrong(tmp_path: Path) -> None:
+    known = digits()
+    trained = Trained("mnist-resnet8", build("mnist-resnet8"), known.data, known.card)
+    plain_sums = Way("", es.SpikeNorm(residual="measured", sums="plain"))
+    job = quick("mnist-methods", tmp_path, ("mnist-resnet8",), images=200)
+    found = rows.row(plain_sums, trained, job)
+    images = known.data.test.take(200)
+    assert found["trained_accuracy"] == accuracy_of(trained.model, images)
+    converted = convert(plain_sums, trained, job.conditions)
+    assert found["trained_accuracy"] != float((converted(images.floats()).argmax(1) == images.labels).float().mean())
 
 
 def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:

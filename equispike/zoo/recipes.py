@@ -110,6 +110,8 @@ class Recipe:
 #   mnist, 10 epochs                 mnist (n = 10,000)   mnist-alexnet-quarter-rnl 99.44 %, seed 0
 #   mnist, 5 epochs                  the same             mnist-cnn-rnl from mnist-cnn-bn: 99.55 %, seed 0
 #   sengupta-cifar-fast, cifar-again   cifar10 (n = 10,000)   resnet20-cifar10 87.82 %, then 88.09 %, seed 0
+#   sengupta-cifar-grow                cifar10 (n = 10,000)   resnet20-cifar10 87.24 %, seed 0
+#   the same                           cifar10 (n = 10,000)   resnet20-basic- and -junctions- 87.49 and 87.74 %, seed 0
 #   ding-cifar-fast, 22 epochs         cifar10 (n = 10,000)   vgg11-half-rnl-cifar10 88.42 %, seed 0
 #   ding-cifar-fast, 26 epochs         cifar10 (n = 10,000)   vgg13-narrow-bn-cifar10 89.46 %, seed 0
 #   cifar-cutout, from those weights   cifar10 (n = 10,000)   vgg13-narrow-rnl-cifar10 89.41 %, seed 0
