@@ -99,10 +99,12 @@ def _plain_sums(rows: Mapping[str, Any], _: Content) -> Verdict:
     return f"unity {unity:.1f} %, unit spikes added as they are {plain:.1f} %", unity > plain + 1
 
 
-def _constraints(rows: Mapping[str, Any], _: Content) -> Verdict:
-    losses = {label.partition(":")[0]: _trained(row) - _last(row) for label, row in rows.items()}
-    words = ", ".join(f"{case} {loss:.1f}" for case, loss in losses.items())
-    return f"{words} points", all(after <= before for before, after in pairwise(losses.values()))
+def _constraint(before: str, after: str) -> Callable[[Mapping[str, Any], Content], Verdict]:
+    def judge(rows: Mapping[str, Any], _: Content) -> Verdict:
+        losses = {label.partition(":")[0]: _trained(row) - _last(row) for label, row in rows.items()}
+        return f"{losses[after]:.2f} points lost, {losses[before]:.2f} without", losses[after] < losses[before]
+
+    return judge
 
 
 def _decay(_: Mapping[str, Any], content: Content) -> Verdict:
@@ -183,7 +185,17 @@ CLAIMS = (
         _loss("all constraints, front from activations", 2.3),
     ),
     Claim(("sengupta-table-3",), "Sengupta: unity cures sums of unlike spikes", "a curve", _plain_sums),
-    Claim(("sengupta-figure-3",), "Sengupta: each constraint loses less than the one before", "curves", _constraints),
+    *(
+        Claim(("sengupta-figure-3",), f"Sengupta: {words} lose less (constraint {number})", "curves", judge)
+        for number, (words, judge) in enumerate(
+            (
+                ("ReLUs where paths meet", _constraint("basic", "constraint 1")),
+                ("equal thresholds in the blocks", _constraint("constraint 1", "constraints 1 and 2")),
+                ("two layers in front", _constraint("constraints 1 and 2", "constraints 1 to 3")),
+            ),
+            start=1,
+        )
+    ),
     Claim(("sengupta-figure-2c",), "Sengupta: the largest input decays to about one", "about 1", _decay),
     Claim(("sengupta-figure-5",), "Sengupta: spikes become fewer with depth", "a figure (ImageNet)", _sparser),
     Claim(("sengupta-operations-vgg",), "Sengupta: additions per MAC", "1.975 (ImageNet, T = 500)", _ratio(1.975)),

@@ -60,7 +60,7 @@ def compare(cases: Sequence[Case], columns: Sequence[str], faster: bool, job: Jo
     """The outcome of such an entry."""
     lines: list[Line] = []
     labelled: dict[str, Row] = {}
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
     told: list[object] = []
     for case, source in zip(cases, job.networks, strict=True):
         network = find(source, job.data, job.data_folder)
@@ -72,9 +72,9 @@ def compare(cases: Sequence[Case], columns: Sequence[str], faster: bool, job: Jo
             speed = sooner(one, first) if faster and one is not first else {}
             lines.append(Line(before + label, {**ours, **speed}, case.published.get(label, {})))
             labelled[before + label] = one
-        notes.append(before + note(network, first))
+        notes.append((before + network.name, images_of(network, first)))
         told.append(network.told)
-    return Outcome(lines, curves(labelled), "; ".join(notes), (), {"networks": told, "rows": labelled})
+    return Outcome(lines, curves(labelled), together(notes), (), {"networks": told, "rows": labelled})
 
 
 def rows_of(ways: Sequence[Way], network: Trained, job: Job) -> dict[str, Row]:
@@ -83,11 +83,28 @@ def rows_of(ways: Sequence[Way], network: Trained, job: Job) -> dict[str, Row]:
 
 
 def note(network: Trained, one: Row) -> str:
-    """The network, its accuracy and the images."""
+    """The network and the images."""
+    return f"{network.name}, {images_of(network, one)}"
+
+
+def together(notes: Sequence[tuple[str, str]]) -> str:
+    """Networks, each with its images; images that all of them have are said once.
+
+    >>> together([("a", "5 images"), ("b", "5 images")]), together([("a", "5 images"), ("b", "6 images")])
+    ('a; b, 5 images', 'a, 5 images; b, 6 images')
+    """
+    shared = {images for _, images in notes}
+    if len(shared) == 1:
+        return f"{'; '.join(name for name, _ in notes)}, {shared.pop()}"
+    return "; ".join(map(", ".join, notes))
+
+
+def images_of(network: Trained, one: Row) -> str:
+    """The number of images, their part and data set, and the coder if it draws."""
     available = len(network.data.test)
     coder = f", {in_words(one['coder'])}" if one["coder"]["name"] != "Constant" else ""
     part = one["data"].rpartition("/")[2]
-    return f"{network.name}, {one['images']:,} of {available:,} {part} images of {network.data.name}{coder}"
+    return f"{one['images']:,} of {available:,} {part} images of {network.data.name}{coder}"
 
 
 def _spread(one: Row, mean: float, sign: int = 1) -> Value:
