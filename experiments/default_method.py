@@ -15,6 +15,7 @@ from statistics import fmean
 
 import equispike as es
 from equispike.analysis.plots import Panel, Series
+from experiments.compare import images_of
 from experiments.entry import Conditions, Entry, Job, Line, Outcome, Value
 from experiments.networks import Trained, find
 from experiments.rows import Row, Way, row
@@ -43,14 +44,13 @@ def run(job: Job) -> Outcome:
     """One line for each candidate and network, and one with the mean over all networks."""
     steps = [t for t in (8, 16, 32, 64, 128, 256) if t <= job.conditions.timesteps]
     found: dict[str, dict[str, Row]] = {way.label: {} for way in (*CANDIDATES, *LEARNT)}
-    notes: list[str] = []
+    images: dict[str, list[str]] = {}
     for source in job.networks:
         network = on_validation(find(source, job.data, job.data_folder))
         learnt = any(isinstance(module, es.nn.RateNorm) for module in network.model.modules())
         for way in (*CANDIDATES, *LEARNT * learnt):
             found[way.label][network.name] = row(way, network, job)
-        held, used = len(network.data.test), found[CANDIDATES[0].label][network.name]["images"]
-        notes.append(f"{network.name}: {used:,} of {held:,} validation images of {network.data.name}")
+        images.setdefault(images_of(network, found[CANDIDATES[0].label][network.name]), []).append(network.name)
     lines = [Line(f"{label}: all", means(list(rows.values()), steps)) for label, rows in found.items() if rows]
     lines += [
         Line(f"{label}: {name}", means([one], steps)) for label, rows in found.items() for name, one in rows.items()
@@ -60,7 +60,9 @@ def run(job: Job) -> Outcome:
         for way in CANDIDATES
     )
     panel = Panel("mean of all networks", "time-steps T", "loss of accuracy (points)", curves, log_x=True)
-    return Outcome(lines, [panel], "; ".join(notes), (), {"rows": found})
+    note = "; ".join(f"{', '.join(names)}: {which}" for which, names in images.items())
+    shared = str(job.conditions).replace("test images", "validation images")
+    return Outcome(lines, [panel], note, (), {"rows": found}, shared)
 
 
 def on_validation(network: Trained) -> Trained:
