@@ -185,16 +185,17 @@ CLAIMS = (
         _loss("all constraints, front from activations", 2.3),
     ),
     Claim(("sengupta-table-3",), "Sengupta: unity cures sums of unlike spikes", "a curve", _plain_sums),
-    *(
-        Claim(("sengupta-figure-3",), f"Sengupta: {words} lose less (constraint {number})", "curves", judge)
-        for number, (words, judge) in enumerate(
-            (
-                ("ReLUs where paths meet", _constraint("basic", "constraint 1")),
-                ("equal thresholds in the blocks", _constraint("constraint 1", "constraints 1 and 2")),
-                ("two layers in front", _constraint("constraints 1 and 2", "constraints 1 to 3")),
-            ),
-            start=1,
-        )
+    Claim(
+        *(("sengupta-figure-3",), "Sengupta: ReLUs where paths meet lose less (constraint 1)", "curves"),
+        _constraint("basic", "constraint 1"),
+    ),
+    Claim(
+        *(("sengupta-figure-3",), "Sengupta: equal thresholds in the blocks lose less (constraint 2)", "curves"),
+        _constraint("constraint 1", "constraints 1 and 2"),
+    ),
+    Claim(
+        *(("sengupta-figure-3",), "Sengupta: two layers in front lose less (constraint 3)", "curves"),
+        _constraint("constraints 1 and 2", "constraints 1 to 3"),
     ),
     Claim(("sengupta-figure-2c",), "Sengupta: the largest input decays to about one", "about 1", _decay),
     Claim(("sengupta-figure-5",), "Sengupta: spikes become fewer with depth", "a figure (ImageNet)", _sparser),

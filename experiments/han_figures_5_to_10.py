@@ -24,6 +24,7 @@ AFTERWARDS = tuple(
     Way(f"RMP, scale {scale}, scaled after measuring", es.RMP(scale, after=True)) for scale in SCALES[1:]
 )
 AVERAGE = Way("RMP, mean input as threshold", es.RMP(1.0, statistic="average"))
+THRESHOLDS_OF_HARD = Way("soft reset, thresholds of hard reset", es.SpikeNorm(), reset="subtract")
 WAYS = (Way(HARD, es.SpikeNorm()), *IN_THE_LOOP)
 COLUMNS = ("T=32", "T=64", "T=128", "T=256", "T=512", "trained", "spiking", "loss", "spike rate")
 CIFAR = Conditions("poisson", "spikes", 2048, seeds=5)
@@ -105,11 +106,7 @@ READINGS = comparison(
 SAME_THRESHOLDS = comparison(
     "han-same-thresholds",
     "Soft reset at its own thresholds, and at hard reset's",
-    [
-        Case(
-            *NETWORKS[6][:2], (*WAYS[:2], Way("soft reset, thresholds of hard reset", es.SpikeNorm(), reset="subtract"))
-        )
-    ],
+    [Case(*NETWORKS[6][:2], (*WAYS[:2], THRESHOLDS_OF_HARD))],
     COLUMNS,
     CIFAR,
     faster=True,
