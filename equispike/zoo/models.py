@@ -367,6 +367,8 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
         for d in (18, 34)
         for data, n in _CLASSES.items()
     },
+    "preact18-half-cifar10": partial(preact_resnet, 18, width=0.5),
+    "preact18-half-rnl-cifar10": partial(_rate_norm, preact_resnet, 18, width=0.5),
 }
 
 
