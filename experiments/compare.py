@@ -1,6 +1,5 @@
 """Accuracy and spike rate against T for several ways to convert a network: what most tables and figures are."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +17,6 @@ from experiments.rows import Row, Way, row
 SHARES = (0.95, 0.9, 0.8, 0.5)
 """Ways are compared for speed at the highest of these shares of the trained accuracy that both keep. The first is near
 the levels of Han et al. (2020): 85 of 91.47 %, 90 of 93.63, 68.34 of 71.22, 64.06 of 68.72."""
-GRID = 0.005
-"""Where energy is compared at several levels, the highest is a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def compare(cases: Sequence[Case], columns: Sequence[str], faster: bool, job: Jo
         first = next(iter(rows.values()))
         for label, one in rows.items():
             ours: dict[str, Value] = {name: value for name in columns if (value := column(name, one)) is not None}
-            speed = sooner(one, first, share_of_trained(one, first)) if faster and one is not first else {}
+            speed = sooner(one, first) if faster and one is not first else {}
             lines.append(Line(before + label, {**ours, **speed}, case.published.get(label, {})))
             labelled[before + label] = one
         notes.append((before + network.name, images_of(network, first)))
@@ -141,21 +138,19 @@ def column(name: str, one: Row) -> Value:
     return 100 * one["accuracy"][t - 1] if t <= one["timesteps"] else None
 
 
-def level_of(*rows: Row) -> float | None:
-    """The highest multiple of half a percent that all rows have at the end; None below half the trained accuracy."""
-    lowest = min(one["accuracy"][-1] for one in rows)
-    level = math.floor(lowest / GRID + 1e-9) * GRID
-    return level if level >= rows[0]["trained_accuracy"] / 2 else None
+def level_of(one: Row, other: Row) -> float | None:
+    """The highest of SHARES of the trained accuracy that both rows have at the end; None below the last of them.
 
-
-def share_of_trained(*rows: Row) -> float | None:
-    """The highest of SHARES of the trained accuracy that all rows have at the end; None below the last of them."""
-    lowest, trained = min(one["accuracy"][-1] for one in rows), rows[0]["trained_accuracy"]
+    Of two networks the less accurate one counts.
+    """
+    lowest = min(one["accuracy"][-1], other["accuracy"][-1])
+    trained = min(one["trained_accuracy"], other["trained_accuracy"])
     return next((share * trained for share in SHARES if share * trained <= lowest + 1e-9), None)
 
 
-def sooner(one: Row, first: Row, level: float | None) -> Figures:
+def sooner(one: Row, first: Row) -> Figures:
     """From which step two rows stay at or above a level that both reach, and how many times sooner that one is."""
+    level = level_of(one, first)
     if level is None:
         return {"level": "one stays below half", "steps": None, "steps of the first": None, "times sooner": None}
     steps, others = (es.latency(torch.tensor(each["accuracy"]), level - 1e-9) for each in (one, first))

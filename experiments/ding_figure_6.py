@@ -10,7 +10,7 @@ from torch import Tensor
 import equispike as es
 from equispike.analysis.fit import RateFit
 from equispike.analysis.plots import Panel, Series
-from experiments.compare import column, curves, level_of, sooner
+from experiments.compare import column, curves, sooner
 from experiments.ding import (
     CONDITIONS,
     CONTROLS,
@@ -46,7 +46,7 @@ def run(job: Job) -> Outcome:
     slow = rows[MAX_NORM.label]
     lines: list[Line] = []
     for label, one in rows.items():
-        speed = sooner(one, slow, level_of(one, slow)) if one is not slow else {}
+        speed = sooner(one, slow) if one is not slow else {}
         lines.append(Line(label, {"T=32": column("T=32", one), **speed}, PUBLISHED.get(label, {})))
     before = convert(MAX_NORM, relus, job.conditions)
     spiking = {

@@ -3,7 +3,7 @@
 (a) P = spikes of a step / 1 ms x alpha (eq. 14), for one image, with alpha the energy of a spike. (b) At levels 2
 points apart, up to the highest that both reach: log2 of how many times sooner lowered thresholds reach it than Max
 Norm, and of their spikes until then against those of Max Norm. Published, section 3.4: at 90 % 8.6 times sooner with
-0.265 of the energy; they stand beside our highest level.
+0.265 of the energy; they stand beside our highest level, which is chosen as in all tables.
 """
 
 import math

@@ -38,8 +38,7 @@ compared, not decimals.
   images; "loss" is the difference, in points. Spike rate: percent of neurons that spike in a step, over all T steps.
 - Several Poisson runs: mean ± standard deviation. Constant input draws nothing: one run is all there is.
 - "Times sooner" compares the steps from which two rows stay at or above "level": the highest of 95, 90, 80 and 50 % of
-  the trained accuracy that both keep; in Ding's figures 6 and 7 the highest multiple of 0.5 % that both have at the
-  end.
+  the trained accuracy that both keep. Of two networks the less accurate one counts.
 """
 
 

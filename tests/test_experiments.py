@@ -340,11 +340,12 @@ def a_row(accuracy: list[float], **other: object) -> Row:
 def test_times_sooner_is_measured_at_a_level_that_both_keep() -> None:
     slow, fast = a_row([0.1] * 7 + [0.903]), a_row([0.1, 0.95] + [0.9] * 6)
     found = {"level": "90.0 %", "steps": 2, "steps of the first": 8, "times sooner": 4.0}
-    assert compare.sooner(fast, slow, compare.level_of(fast, slow)) == found
+    assert compare.sooner(fast, slow) == found
     collapsed = a_row([0.9] * 7 + [0.1])
-    assert compare.sooner(collapsed, slow, compare.share_of_trained(collapsed, slow))["times sooner"] is None
-    assert compare.share_of_trained(fast, slow) == 0.9
-    assert compare.share_of_trained(a_row([0.85], trained_accuracy=0.9), a_row([0.86])) == pytest.approx(0.81)
+    assert compare.sooner(collapsed, slow)["times sooner"] is None
+    assert compare.level_of(fast, slow) == 0.9
+    less_accurate, better = a_row([0.87], trained_accuracy=0.9), a_row([0.96])
+    assert compare.level_of(less_accurate, better) == compare.level_of(better, less_accurate) == 0.95 * 0.9
     assert compare.column("T=2", fast) == pytest.approx(95)
     assert compare.column("T=9", fast) is None
     assert compare.column("loss", fast) == pytest.approx(10)
