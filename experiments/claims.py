@@ -24,12 +24,14 @@ class Claim:
         entries: beginnings of the names of the entries that bear on it.
         words, paper: the claim, and the paper's figure.
         judge: from the result's rows by label, and the result, to the verdict; KeyError where it does not apply.
+        row: label, up to its colon, of the row whose network the claim is about; "" for the result's first network.
     """
 
     entries: tuple[str, ...]
     words: str
     paper: str
     judge: Callable[[Mapping[str, Any], Content], Verdict]
+    row: str = ""
 
 
 def _last(row: Any) -> float:
@@ -103,12 +105,12 @@ def _unity(rows: Mapping[str, Any], _: Content) -> Verdict:
     return words, unity > max(plain, weighted) + 1
 
 
-def _constraint(before: str, after: str) -> Callable[[Mapping[str, Any], Content], Verdict]:
+def _constraint(words: str, before: str, after: str) -> Claim:
     def judge(rows: Mapping[str, Any], _: Content) -> Verdict:
         losses = {label.partition(":")[0]: _trained(row) - _last(row) for label, row in rows.items()}
         return f"{losses[after]:.2f} points lost, {losses[before]:.2f} without", losses[after] < losses[before]
 
-    return judge
+    return Claim(("sengupta-figure-3",), f"Sengupta: {words}", "curves", judge, row=after)
 
 
 def _decay(_: Mapping[str, Any], content: Content) -> Verdict:
@@ -189,18 +191,9 @@ CLAIMS = (
         _loss("all constraints, front from activations", 2.3),
     ),
     Claim(("sengupta-table-3",), "Sengupta: thresholds of one in the blocks lose less", "a curve", _unity),
-    Claim(
-        *(("sengupta-figure-3",), "Sengupta: ReLUs where paths meet lose less (constraint 1)", "curves"),
-        _constraint("basic", "constraint 1"),
-    ),
-    Claim(
-        *(("sengupta-figure-3",), "Sengupta: equal thresholds in the blocks lose less (constraint 2)", "curves"),
-        _constraint("constraint 1", "constraints 1 and 2"),
-    ),
-    Claim(
-        *(("sengupta-figure-3",), "Sengupta: two layers in front lose less (constraint 3)", "curves"),
-        _constraint("constraints 1 and 2", "constraints 1 to 3"),
-    ),
+    _constraint("ReLUs where paths meet lose less (constraint 1)", "basic", "constraint 1"),
+    _constraint("equal thresholds in the blocks lose less (constraint 2)", "constraint 1", "constraints 1 and 2"),
+    _constraint("two layers in front lose less (constraint 3)", "constraints 1 and 2", "constraints 1 to 3"),
     Claim(("sengupta-figure-2c",), "Sengupta: the largest input decays to about one", "about 1", _decay),
     Claim(("sengupta-figure-5",), "Sengupta: spikes become fewer with depth", "a figure (ImageNet)", _sparser),
     Claim(("sengupta-operations-vgg",), "Sengupta: additions per MAC", "1.975 (ImageNet, T = 500)", _ratio(1.975)),
@@ -234,7 +227,7 @@ def judged(results: Iterable[Content]) -> list[Judged]:
             except KeyError:
                 continue
             where = f"{content['note']}, T = {content['conditions']['timesteps']:,}"
-            found.append(Judged(claim.words, claim.paper, ours, VERDICTS[holds], where, _network(content)))
+            found.append(Judged(claim.words, claim.paper, ours, VERDICTS[holds], where, _network(claim, content)))
     return found
 
 
@@ -247,10 +240,13 @@ def in_short(found: Sequence[Judged]) -> list[list[str]]:
     return rows
 
 
-def _network(content: Content) -> str:
-    """The first network of a result, and its input where that is not the paper's."""
-    named = named_networks(content["command"]) or CATALOGUE[content["name"]].networks or ("one neuron",)
-    return named[0] + (" (constant input)" if "--coder constant" in content["command"] else "")
+def _network(claim: Claim, content: Content) -> str:
+    """The network that a claim is about, and its input where that is not the paper's."""
+    network, *_ = named_networks(content["command"]) or CATALOGUE[content["name"]].networks or ("one neuron",)
+    if claim.row:
+        rows = content["numbers"]["rows"]
+        network = next(row["network"] for label, row in rows.items() if label.partition(":")[0] == claim.row)
+    return network + (" (constant input)" if "--coder constant" in content["command"] else "")
 
 
 def named_networks(command: str) -> tuple[str, ...]:

@@ -140,6 +140,13 @@ class Entry:
         """E.g. "Han et al., 2020, table 1"."""
         return f"{short(self.paper)}, {self.place}" if self.paper else ""
 
+    def heading(self, job: "Job") -> str:
+        """The title; other networks than the entry's own stand in place of those that it names before a colon."""
+        if not (others := other_networks(self, job)):
+            return self.title
+        names, (before, _, what) = ", ".join(dict.fromkeys(others)), self.title.rpartition(": ")
+        return f"{names}: {what}" if before else f"{what} ({names})"
+
     def job(self, networks: Sequence[str] = (), changes: Mapping[str, Any] | None = None, **where: Any) -> Job:
         """The entry's conditions with these changes, for these networks or its own.
 
@@ -173,12 +180,13 @@ def result(entry: Entry, job: Job) -> tuple[dict[str, Any], bool]:
     job.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     outcome = entry.run(job)
-    title = "\n".join([entry.title, *textwrap.wrap(outcome.note, 55 * min(3, len(outcome.figure)))])
+    heading = entry.heading(job)
+    title = "\n".join([heading, *textwrap.wrap(outcome.note, 55 * min(3, len(outcome.figure)))])
     panels(outcome.figure, title, [path.with_suffix(suffix) for suffix in (".png", ".pdf")])
     cited = dict.fromkeys(key for key in (entry.paper, *entry.cites) if key)
     content = {
         "name": entry.name,
-        "title": entry.title,
+        "title": heading,
         "source": entry.source,
         "command": command(entry, job),
         "note": outcome.note,
@@ -202,6 +210,12 @@ def changed(entry: Entry, job: Job) -> dict[str, Any]:
     return {name: value for name, value in here.items() if value != own[name]}
 
 
+def other_networks(entry: Entry, job: Job) -> list[str]:
+    """Names of the networks that are not the entry's own: in the zoo, or of their files without folder and ending."""
+    networks = () if job.networks == entry.networks else job.networks
+    return [Path(name.partition("=")[0]).name.removesuffix(".safetensors") for name in networks]
+
+
 def command(entry: Entry, job: Job) -> str:
     """The line to type for this result; where files lie is left out."""
     networks = () if job.networks == entry.networks else job.networks
@@ -213,8 +227,7 @@ def command(entry: Entry, job: Job) -> str:
 
 def file_name(entry: Entry, job: Job) -> str:
     """The entry's name, with other networks, coder and readout than its own."""
-    networks = () if job.networks == entry.networks else job.networks
-    words = [Path(name.partition("=")[0]).name.removesuffix(".safetensors") for name in networks]
+    words = other_networks(entry, job)
     words += [str(value) for name, value in changed(entry, job).items() if name in ("coder", "readout")]
     return "-".join([entry.name, *words])
 

@@ -8,7 +8,7 @@ import equispike as es
 from equispike.files.disk import write_bytes
 from equispike.results import read_json
 from experiments.catalogue import CATALOGUE
-from experiments.claims import VERDICTS, in_short, judged, named_networks
+from experiments.claims import VERDICTS, in_short, judged
 from experiments.entry import markdown, table
 
 HEAD = """# Results
@@ -70,9 +70,8 @@ def _section(file: Path, content: dict[str, Any], beside: Path) -> str:
         about = (
             f"{content['note']}. Threads: {content['threads']}, torch {used['torch']}, equispike {used['equispike']}."
         )
-        named = ", ".join(named_networks(content["command"]))
         parts = [
-            f"## {content['title']}" + (f" ({named})" if named else ""),
+            f"## {content['title']}",
             (f"{content['source']}. " if content["source"] else "") + f"`{content['command']}`",
             about + (f" All rows: {content['all rows']}." if content["all rows"] else ""),
             *content["remarks"],

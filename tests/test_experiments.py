@@ -217,6 +217,10 @@ def test_the_command_of_a_result_names_all_that_is_not_the_papers(tmp_path: Path
     words = "python -m experiments han-figure-5 --network x.safetensors --coder constant --images 5"
     assert command(figure, job) == words
     assert file_name(figure, job) == "han-figure-5-x-constant"
+    assert figure.heading(job) == "x: hard reset, soft reset, scaled thresholds"
+    assert figure.heading(figure.job()) == "ResNet-20 on CIFAR-10: hard reset, soft reset, scaled thresholds"
+    fit = CATALOGUE["ding-figure-4"]
+    assert fit.heading(fit.job(["mnist-cnn"])) == "Fit of rates by layer (mnist-cnn)"
     assert command(figure, figure.job()) == "python -m experiments han-figure-5"
 
 
@@ -421,10 +425,14 @@ def test_a_claim_is_judged_by_the_rows_that_it_is_about() -> None:
 
 def test_each_constraint_is_judged_beside_the_one_before() -> None:
     found = {"basic: a": 0.5, "constraint 1: a": 0.7, "constraints 1 and 2: b": 0.8, "constraints 1 to 3: b": 0.79}
-    labelled = {label: a_row([accuracy], trained_accuracy=0.9) for label, accuracy in found.items()}
+    labelled = {
+        label: a_row([accuracy], trained_accuracy=0.9, network=f"n{number}")
+        for number, (label, accuracy) in enumerate(found.items())
+    }
     stored = {"name": "sengupta-figure-3", "lines": [], "numbers": {"rows": labelled}, "note": "n"}
     claims = judged([{**stored, "conditions": QUICK, "command": ""}])
     assert [one.verdict for one in claims] == ["holds", "holds", "does not hold"]
+    assert [one.network for one in claims] == ["n1", "n2", "n3"]
     assert claims[0].ours == "20.00 points lost, 40.00 without"
 
 
