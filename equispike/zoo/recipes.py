@@ -118,6 +118,7 @@ class Recipe:
 #   cifar-smooth                       cifar10 (n = 10,000)   vgg13-half-bn-cifar10 89.70 %, seed 0
 #   sengupta-resnet-unbias             cifar10 (n = 10,000)   resnet20-cifar10 from resnet20-bn-cifar10: 88.97 %, seed 0
 #   cifar-resnet-grow                  cifar100 (n = 10,000)  resnet20-bn-cifar100 64.28 %, seed 0
+#   cifar-grow                         cifar10 (n = 10,000)   preact18-half-cifar10 89.91, -rnl- 89.11 %, seed 0
 #   cifar-grow                         cifar100 (n = 10,000)  vgg16-slim-rnl-cifar100 54.75 %, seed 0
 #   sengupta-vgg-unbias                cifar100 (n = 10,000)  vgg16-cifar100 from those weights: 47.98 %, seed 0
 #   sengupta-resnet-unbias             cifar100 (n = 10,000)  resnet20-cifar100 from those weights: 60.63 %, seed 0
