@@ -30,6 +30,8 @@ IN_L2, IN_MEMORY = 256 * 2**10, 256 * 2**20
 TURN = 0.05
 """Seconds that a contender's turn takes at least, in as many runs as that takes: the first finds the caches as others
 left them, which would be most of a short run's time."""
+FEWEST = 200
+"""Spikes below which a layer's difference is not taken as a share: rounding may move one of two."""
 
 Spikes = Mapping[str, float]
 """Spikes of each neuron layer over all images and steps."""
@@ -107,14 +109,14 @@ def _turn(run: Contender, least: float) -> tuple[float, float]:
 
 
 def disagreement(reference: Spikes, spikes: Spikes) -> float:
-    """Largest relative difference of a layer's spikes; infinite if the layers are not the same.
+    """Largest difference of a layer's spikes over its spikes, or over FEWEST; infinite if layers are not the same.
 
-    >>> disagreement({"a": 100, "b": 50}, {"a": 101, "b": 50})
+    >>> disagreement({"a": 1000, "b": 2}, {"a": 1010, "b": 1})
     0.01
     """
     if reference.keys() != spikes.keys():
         return float("inf")
-    return max(abs(spikes[name] - count) / max(count, 1) for name, count in reference.items())
+    return max(abs(spikes[name] - count) / max(count, FEWEST) for name, count in reference.items())
 
 
 def contenders(
