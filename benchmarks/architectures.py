@@ -21,7 +21,7 @@ from equispike.graph.reading.trace import examine
 
 CONVERTS, MAX_POOLS = "converts", "with its max pools asked for"
 ARCHITECTURES: dict[str, tuple[int, str]] = {
-    "torchvision/vgg13": (64, "no convolution has windows that differ"),
+    "torchvision/vgg13": (64, MAX_POOLS),
     "torchvision/alexnet": (224, MAX_POOLS),
     "torchvision/vgg11_bn": (32, MAX_POOLS),
     "torchvision/resnet18": (64, CONVERTS),
@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, tuple[int, str]] = {
     "own/in place": (32, CONVERTS),
     "own/residual of residual": (32, CONVERTS),
     "torchvision/regnet_y_400mf": (64, "multiplies two data-dependent tensors"),
-    "torchvision/shufflenet_v2_x0_5": (64, "Only a reshape to a vector converts"),
+    "torchvision/shufflenet_v2_x0_5": (64, CONVERTS),
     "torchvision/mobilenet_v3_small": (64, "no firing rate equals it"),
     "torchvision/efficientnet_b0": (64, "no firing rate equals it"),
     "torchvision/convnext_tiny": (64, "its statistics change with every image"),
