@@ -11,7 +11,7 @@ from equispike.checking import check
 from equispike.conversion import convert
 from equispike.zoo import data, store
 
-MODELS = "mnist-cnn", "mnist-cnn-bn", "mnist-cnn-rnl", "resnet20-cifar10"
+MODELS = "mnist-cnn", "mnist-cnn-bn", "mnist-cnn-rnl", "resnet20-cifar10", "resnet20-bn-cifar10"
 HEADER = "model", "predicted, training images", "predicted, noise", "needed", "images", "trained", "at the predicted T"
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     conditions = (
         f"Written by `benchmarks/prediction.py`. Predicted T, from 64 training images or noise; needed T: the "
         f"first after which accuracy stays within 1 point of the trained network's, on {arguments.images:,} validation "
-        f"images, up to T = {arguments.timesteps}; default method, 256 calibration images, constant input, soft reset, "
+        f"images, up to T = {arguments.timesteps}; default method, 256 calibration images, constant input, "
         f"one run, CPU, torch {torch.__version__}."
     )
     rows = (row(name, arguments.images, arguments.timesteps) for name in arguments.models)
