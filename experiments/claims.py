@@ -9,6 +9,7 @@ import torch
 
 import equispike as es
 from experiments.catalogue import CATALOGUE
+from experiments.entry import stem
 
 Content = Mapping[str, Any]
 Verdict = tuple[str, bool | None]
@@ -252,4 +253,4 @@ def _network(claim: Claim, content: Content) -> str:
 def named_networks(command: str) -> tuple[str, ...]:
     """Names of the networks that are not the entry's own."""
     words = command.split()
-    return tuple(following.removesuffix(".safetensors") for word, following in pairwise(words) if word == "--network")
+    return tuple(stem(following) for word, following in pairwise(words) if word == "--network")

@@ -144,7 +144,7 @@ class Entry:
         """The title; other networks than the entry's own stand in place of those that it names before a colon."""
         if not (others := other_networks(self, job)):
             return self.title
-        names, (before, _, what) = ", ".join(dict.fromkeys(others)), self.title.rpartition(": ")
+        names, (before, _, what) = ", ".join(dict.fromkeys(map(stem, others))), self.title.rpartition(": ")
         return f"{names}: {what}" if before else f"{what} ({names})"
 
     def job(self, networks: Sequence[str] = (), changes: Mapping[str, Any] | None = None, **where: Any) -> Job:
@@ -211,15 +211,19 @@ def changed(entry: Entry, job: Job) -> dict[str, Any]:
 
 
 def other_networks(entry: Entry, job: Job) -> list[str]:
-    """Names of the networks that are not the entry's own: in the zoo, or of their files without folder and ending."""
+    """The networks that are not the entry's own: their names in the zoo, or of their files without folders."""
     networks = () if job.networks == entry.networks else job.networks
-    return [Path(name.partition("=")[0]).name.removesuffix(".safetensors") for name in networks]
+    return [Path(name.partition("=")[0]).name for name in networks]
+
+
+def stem(network: str) -> str:
+    """The name of a network or of its file, without the file's ending."""
+    return network.removesuffix(".safetensors")
 
 
 def command(entry: Entry, job: Job) -> str:
     """The line to type for this result; where files lie is left out."""
-    networks = () if job.networks == entry.networks else job.networks
-    words = [f"--network {name.partition('=')[0].rpartition('/')[2]}" for name in networks]
+    words = [f"--network {name}" for name in other_networks(entry, job)]
     words += [f"--data {job.data}"] if job.data else []
     words += [f"--{name.replace('_', '-')} {value}" for name, value in changed(entry, job).items()]
     return " ".join(["python -m experiments", entry.name, *words])
@@ -227,7 +231,7 @@ def command(entry: Entry, job: Job) -> str:
 
 def file_name(entry: Entry, job: Job) -> str:
     """The entry's name, with other networks, coder and readout than its own."""
-    words = other_networks(entry, job)
+    words = list(map(stem, other_networks(entry, job)))
     words += [str(value) for name, value in changed(entry, job).items() if name in ("coder", "readout")]
     return "-".join([entry.name, *words])
 
